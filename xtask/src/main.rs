@@ -1,0 +1,86 @@
+//! Development tasks: `cargo xtask TASK`.
+//!
+//! Everything here is plain Rust on top of the standard library, so that the tasks start on a
+//! machine that has nothing but Rust and a linker; [`setup`] installs the rest.
+#![forbid(unsafe_code)]
+
+mod bpf;
+mod demo;
+mod dist;
+mod setup;
+mod shell;
+mod summary;
+mod test;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser;
+
+/// Development tasks of katran-xsk.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", max_term_width = 100)]
+enum Task {
+    /// Install what is missing to build and test (Debian and Ubuntu; elsewhere: say what it is).
+    Setup,
+    /// Balance real TCP and UDP flows over three real servers in network namespaces.
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Arguments of `katran-xsk demo`; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Formatting, lints, documentation, eBPF rebuild and all tests, with a summary at the end.
+    Test {
+        /// Leave out documentation and the eBPF rebuild.
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Build the eBPF objects from source.
+    Bpf {
+        /// Compare with the committed objects instead of replacing them.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the fully static binary in `target/dist`.
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Setup => setup::all(),
+        Task::Demo { args } => demo::run(&args),
+        Task::Test { fast } => return test::run(fast).unwrap_or_else(|error| report(&error)),
+        Task::Bpf { check: false } => bpf::build(),
+        Task::Bpf { check: true } => bpf::check(),
+        Task::Dist => dist::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Task::command().debug_assert();
+    }
+
+    #[test]
+    fn demo_passes_every_argument_through() {
+        let task = Task::try_parse_from(["xtask", "demo", "--keep", "--help", "-v"]);
+        let Ok(Task::Demo { args }) = task else {
+            panic!("demo takes any argument");
+        };
+        assert_eq!(args, ["--keep", "--help", "-v"]);
+    }
+}
