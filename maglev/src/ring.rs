@@ -94,10 +94,6 @@ impl Ring {
     }
 
     /// The number of slots.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a ring always has slots; `is_empty` asks whether any holds a real"
-    )]
     pub fn len(&self) -> usize {
         self.slots.len()
     }
@@ -155,7 +151,7 @@ impl fmt::Debug for Ring {
 }
 
 fn is_prime(n: u32) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..=n.isqrt()).all(|d| !n.is_multiple_of(d))
 }
 
 #[cfg(test)]

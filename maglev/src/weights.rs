@@ -10,10 +10,9 @@ use crate::Endpoint;
 /// unless their sum exceeds the ring.
 pub fn v1_weights_warning(endpoints: &[Endpoint], ring_size: u32) -> Option<String> {
     let weights = || endpoints.iter().map(|e| e.weight).filter(|&w| w > 0);
+    // A lone endpoint has the whole ring, whatever its weight.
+    weights().nth(1)?;
     let (least, most) = (weights().min()?, weights().max()?);
-    if weights().nth(1).is_none() {
-        return None;
-    }
     let sum: u64 = weights().map(u64::from).sum();
     let size = u64::from(ring_size);
     if sum > size {
