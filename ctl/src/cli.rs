@@ -1,0 +1,171 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{DEFAULT_SOCKET, IndexList, Queues, SocketMode, XdpMode};
+
+/// Layer-4 load balancer on AF_XDP, compatible with Katran.
+///
+/// Exit codes: 0 success, 1 failure (the reason is on standard error), 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "katran-xsk", version, propagate_version = true)]
+pub struct Cli {
+    /// Log more; twice for every detail. The environment variable KATRAN_XSK_LOG takes filters such
+    /// as `katran_xsk=debug` and wins
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Balance until SIGTERM or SIGINT; SIGHUP reads the configuration again
+    Run(RunArgs),
+    /// Validate a configuration and print what it means
+    Check(CheckArgs),
+    /// Run a capture through the forwarder, without sockets or privileges
+    Replay(ReplayArgs),
+    /// Manage a running balancer interactively
+    Shell(ClientArgs),
+    /// Send one command to a running balancer
+    Ctl(ClientArgs),
+    /// Strip tunnels on a real server and hand the inner packets to its stack
+    Decap(DecapArgs),
+    /// Build a lab of network namespaces and balance real connections in it
+    Demo(DemoArgs),
+}
+
+/// Arguments of `run`. Those that are given win over the configuration.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Configuration file; without one the balancer starts empty and is filled through its socket
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Network interface
+    #[arg(short, long, value_name = "NAME")]
+    pub iface: Option<String>,
+    /// RX queues, one worker each: 0-15, 0,2,4-7 or all
+    #[arg(short, long, value_name = "LIST")]
+    pub queues: Option<Queues>,
+    /// How sockets share memory with the driver: auto, zero-copy or copy
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<SocketMode>,
+    /// Where the XDP program runs: auto, native or generic
+    #[arg(long, value_name = "MODE")]
+    pub xdp_mode: Option<XdpMode>,
+    /// CPUs of the workers in the order of the queues: 0-15 or 0,2,4-7
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<IndexList>,
+    /// Admin socket [default: /run/katran-xsk.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// Configuration file; its [interface] section is not used
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Capture to read (pcap or pcapng, Ethernet)
+    #[arg(long = "in", value_name = "CAPTURE")]
+    pub input: PathBuf,
+    /// Capture to write (pcap): the frames that were transmitted or passed
+    #[arg(long = "out", value_name = "CAPTURE")]
+    pub output: PathBuf,
+    /// Verdicts to write, one JSON object per packet and line
+    #[arg(long, value_name = "FILE")]
+    pub verdicts: PathBuf,
+}
+
+/// Arguments of `shell` and `ctl`.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// Admin socket of the balancer
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print the balancer's answers as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Command and its words; `help` lists the commands
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub command: Vec<String>,
+}
+
+/// Arguments of `decap`.
+#[derive(Debug, Args)]
+pub struct DecapArgs {
+    /// Network interface on which tunnels arrive
+    #[arg(short, long, value_name = "NAME")]
+    pub iface: String,
+    /// UDP port of GUE; 0 leaves GUE alone
+    #[arg(long, value_name = "PORT", default_value_t = crate::config::DEFAULT_GUE_PORT)]
+    pub gue_port: u16,
+    /// Outer destinations to accept; left out: every address of this host, followed as it changes
+    #[arg(
+        long = "destination",
+        value_name = "ADDRESS",
+        conflicts_with = "any_destination"
+    )]
+    pub destinations: Vec<IpAddr>,
+    /// Accept every outer destination
+    #[arg(long)]
+    pub any_destination: bool,
+    /// Where the XDP program runs: auto, native or generic
+    #[arg(long, value_name = "MODE", default_value_t = XdpMode::Auto)]
+    pub xdp_mode: XdpMode,
+    /// Print the counters every so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub interval: Option<Duration>,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Leave the lab running and say how to look around, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+        _ => Err("give a whole number of seconds, 1 or more".into()),
+    }
+}
+
+/// Sends events to standard error: warnings and worse, or more with `verbose`.
+pub fn init_logging(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info,katran_xsk=debug",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("KATRAN_XSK_LOG").unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}

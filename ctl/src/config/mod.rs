@@ -1,0 +1,18 @@
+//! The configuration: what it holds ([`Config`]), how it is read from TOML and written back, and
+//! what must hold for it to make sense.
+//!
+//! A file is read in two steps. The first turns TOML into a [`Config`] and complains about unknown
+//! keys, wrong types and values that do not parse. The second, [`Config::problems`], needs no file:
+//! the admin socket's changes pass it as well. Both name the field, the value and the remedy; the
+//! first adds the line, and every problem is reported, not only the first.
+
+mod error;
+mod index_list;
+mod model;
+
+pub use error::{ConfigError, Problem};
+pub use index_list::{IndexList, IndexListError, Queues};
+pub use model::{
+    AdminConfig, BalancerConfig, Config, DEFAULT_GUE_PORT, DEFAULT_SOCKET, EncapsulationKind,
+    InterfaceConfig, ParseNameError, SocketMode, XdpMode,
+};

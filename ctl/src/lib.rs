@@ -1,0 +1,48 @@
+//! Control plane of `katran-xsk`: what the operator asks for, and how it is going.
+//!
+//! [`config`] is the file format and its checks. [`run`] starts and stops the balancer,
+//! [`control`] changes it while it runs, [`admin`] is the socket through which [`ctl`] and
+//! [`shell`] ask it to. [`check`] and [`replay`] need no privileges and no interface; [`decap`] is
+//! for the real servers and [`demo`] shows all of it.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod ctl;
+pub mod decap;
+pub mod demo;
+pub mod output;
+pub mod replay;
+pub mod run;
+pub mod shell;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+/// Runs the command line this process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli::init_logging(cli.verbose);
+    let result = match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Shell(args) => shell::run(args),
+        Command::Ctl(args) => ctl::run(args),
+        Command::Decap(args) => decap::run(args),
+        Command::Demo(args) => demo::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("katran-xsk: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
