@@ -1,0 +1,131 @@
+//! Flow keys: 5-tuples as they appear on the wire.
+
+use std::hash::{Hash, Hasher};
+
+/// What a [`FlowTable`](crate::FlowTable) can be keyed with.
+///
+/// Keys are copied into the table, so they should be small, and hashed for every packet, so `Hash`
+/// should feed the hasher few and wide integers. The default value fills unused entries; it is an
+/// ordinary key otherwise.
+pub trait FlowKey: Copy + Eq + Hash + Default {}
+
+/// An IPv4 flow. All fields are in network byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowKeyV4 {
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address.
+    pub destination: [u8; 4],
+    /// Source port.
+    pub source_port: [u8; 2],
+    /// Destination port.
+    pub destination_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl FlowKey for FlowKeyV4 {}
+
+impl Hash for FlowKeyV4 {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d] = self.source;
+        let [e, f, g, h] = self.destination;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        state.write_u64(ports_and_protocol(
+            self.source_port,
+            self.destination_port,
+            self.protocol,
+        ));
+    }
+}
+
+/// An IPv6 flow. All fields are in network byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowKeyV6 {
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+    /// Source port.
+    pub source_port: [u8; 2],
+    /// Destination port.
+    pub destination_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl FlowKey for FlowKeyV6 {}
+
+impl Hash for FlowKeyV6 {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_ne_bytes(self.source));
+        state.write_u128(u128::from_ne_bytes(self.destination));
+        state.write_u64(ports_and_protocol(
+            self.source_port,
+            self.destination_port,
+            self.protocol,
+        ));
+    }
+}
+
+#[inline]
+fn ports_and_protocol(source: [u8; 2], destination: [u8; 2], protocol: u8) -> u64 {
+    let [a, b] = source;
+    let [c, d] = destination;
+    u64::from_ne_bytes([a, b, c, d, protocol, 0, 0, 0])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_compact() {
+        assert_eq!(size_of::<FlowKeyV4>(), 13);
+        assert_eq!(size_of::<FlowKeyV6>(), 37);
+    }
+
+    /// Hashes of the default key and of all keys that differ from it in one bit.
+    fn hashes_of_single_bits<K: FlowKey>(bits: usize, flip: impl Fn(&mut K, usize)) -> usize {
+        let state = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut hashes = HashSet::from([state.hash_one(K::default())]);
+        for bit in 0..bits {
+            let mut key = K::default();
+            flip(&mut key, bit);
+            hashes.insert(state.hash_one(key));
+        }
+        hashes.len()
+    }
+
+    #[test]
+    fn every_bit_of_a_key_is_hashed() {
+        let different = hashes_of_single_bits::<FlowKeyV4>(13 * 8, |key, bit| {
+            let mask = 1 << (bit % 8);
+            match bit / 8 {
+                n @ 0..4 => key.source[n] ^= mask,
+                n @ 4..8 => key.destination[n - 4] ^= mask,
+                n @ 8..10 => key.source_port[n - 8] ^= mask,
+                n @ 10..12 => key.destination_port[n - 10] ^= mask,
+                _ => key.protocol ^= mask,
+            }
+        });
+        assert_eq!(different, 13 * 8 + 1);
+
+        let different = hashes_of_single_bits::<FlowKeyV6>(37 * 8, |key, bit| {
+            let mask = 1 << (bit % 8);
+            match bit / 8 {
+                n @ 0..16 => key.source[n] ^= mask,
+                n @ 16..32 => key.destination[n - 16] ^= mask,
+                n @ 32..34 => key.source_port[n - 32] ^= mask,
+                n @ 34..36 => key.destination_port[n - 34] ^= mask,
+                _ => key.protocol ^= mask,
+            }
+        });
+        assert_eq!(different, 37 * 8 + 1);
+    }
+}
