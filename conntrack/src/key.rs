@@ -29,9 +29,9 @@ impl FlowKey for FlowKeyV4 {}
 impl Hash for FlowKeyV4 {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let [a, b, c, d] = self.source;
-        let [e, f, g, h] = self.destination;
-        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        let source = u32::from_ne_bytes(self.source);
+        let destination = u32::from_ne_bytes(self.destination);
+        state.write_u64(u64::from(source) << 32 | u64::from(destination));
         state.write_u64(ports_and_protocol(
             self.source_port,
             self.destination_port,
@@ -80,7 +80,6 @@ fn ports_and_protocol(source: [u8; 2], destination: [u8; 2], protocol: u8) -> u6
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-    use std::hash::BuildHasher;
 
     use super::*;
 

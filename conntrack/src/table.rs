@@ -92,7 +92,6 @@ impl<K: FlowKey> FlowTable<K> {
     /// The key's hash under this table's seeds.
     #[inline]
     pub fn hash(&self, key: &K) -> u64 {
-        use std::hash::BuildHasher;
         self.hasher.hash_one(key)
     }
 
@@ -350,15 +349,18 @@ mod tests {
 
     #[test]
     fn the_seeds_key_the_hash() {
-        let differ = |seeds| {
+        let differing = |seeds| {
             let other = FlowTable::<u16>::new(1, seeds).unwrap();
-            let differing = (0..1000).filter(|key| other.hash(key) != table(1).hash(key));
-            differing.count()
+            let table = table(1);
+            let keys = 0..1000;
+            keys.filter(|key| other.hash(key) != table.hash(key))
+                .count()
         };
-        assert_eq!(differ([1, 2, 3, 4]), 0);
-        for seeds in [[0, 2, 3, 4], [1, 0, 3, 4], [1, 2, 0, 4], [1, 2, 3, 0]] {
-            assert_eq!(differ(seeds), 1000, "{seeds:?}");
-        }
+        assert_eq!(differing([1, 2, 3, 4]), 0);
+        assert_eq!(differing([5, 6, 7, 8]), 1000);
+        // The first two key every hash; the others only take part in wider keys.
+        assert_eq!(differing([0, 2, 3, 4]), 1000);
+        assert_eq!(differing([1, 0, 3, 4]), 1000);
     }
 
     #[derive(Clone, Debug)]

@@ -55,7 +55,7 @@ fn ipv4([a, b, c]: [u8; 3], count: u8) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Hosts 1 to `count` of the /48 that `site` names within 2001:db8::/32.
+/// Hosts 1 to `count` of the /48 that `site` names within `2001:db8::/32`.
 fn ipv6(site: u16, count: u16) -> Vec<IpAddr> {
     (1..=count)
         .map(|host| Ipv6Addr::new(0x2001, 0xdb8, site, 0, 0, 0, 0, host).into())

@@ -1,0 +1,200 @@
+//! The table against a plain map and a plain order of use, over random operations.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+
+use conntrack::{Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowTable, Insertion, Lookup};
+
+const OPERATIONS: u64 = 200_000;
+const SECOND: u64 = 1_000_000_000;
+const UDP_TIMEOUT: u64 = 30 * SECOND;
+
+/// A flow in a hash map, and the operation that used it last in an ordered map.
+struct Model<K> {
+    capacity: usize,
+    flows: HashMap<K, (Flow<K>, u64)>,
+    by_use: BTreeMap<u64, K>,
+    clock: u64,
+}
+
+impl<K: FlowKey> Model<K> {
+    fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            flows: HashMap::new(),
+            by_use: BTreeMap::new(),
+            clock: 0,
+        }
+    }
+
+    fn remove(&mut self, key: &K) -> Option<Flow<K>> {
+        let (flow, used) = self.flows.remove(key)?;
+        self.by_use.remove(&used);
+        Some(flow)
+    }
+
+    fn store(&mut self, flow: Flow<K>) {
+        self.clock += 1;
+        self.flows.insert(flow.key, (flow, self.clock));
+        self.by_use.insert(self.clock, flow.key);
+    }
+
+    fn peek(&self, key: &K) -> Option<Flow<K>> {
+        self.flows.get(key).map(|&(flow, _)| flow)
+    }
+
+    fn lookup(&mut self, key: &K, now: u64, timeout: Option<u64>) -> Lookup {
+        let Some(mut flow) = self.peek(key) else {
+            return Lookup::Miss;
+        };
+        if let Some(timeout) = timeout {
+            if now - flow.last_use > timeout {
+                return Lookup::Expired;
+            }
+            flow.last_use = now;
+        }
+        self.remove(key);
+        self.store(flow);
+        Lookup::Hit(flow.value)
+    }
+
+    fn insert(&mut self, flow: Flow<K>) -> Insertion<K> {
+        let mut done = Insertion::Added;
+        if let Some(previous) = self.remove(&flow.key) {
+            done = Insertion::Overwrote(previous.value);
+        } else if self.flows.len() == self.capacity {
+            let (_, oldest) = self.by_use.pop_first().unwrap();
+            done = Insertion::Evicted(self.flows.remove(&oldest).unwrap().0);
+        }
+        self.store(flow);
+        done
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Flow<K>) -> bool) -> usize {
+        let flows = self.flows.values().map(|(flow, _)| *flow);
+        let gone: Vec<_> = flows.filter(|flow| !keep(flow)).collect();
+        for flow in &gone {
+            self.remove(&flow.key);
+        }
+        gone.len()
+    }
+
+    fn newest_first(&self) -> Vec<Flow<K>> {
+        let keys = self.by_use.values().rev();
+        keys.map(|key| self.flows[key].0).collect()
+    }
+}
+
+/// `SplitMix64`.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+fn run<K: FlowKey + Debug>(capacity: usize, key_of: impl Fn(u64) -> K) {
+    let mut random = Random(capacity as u64);
+    let seeds = [(); 4].map(|()| random.next());
+    let mut table = FlowTable::new(capacity, seeds).unwrap();
+    let mut model = Model::new(capacity);
+    let universe = 2 * capacity as u64 + 2;
+    let purge_one_in = 50 * universe;
+    let mut now = 0;
+    let mut seen = [0_u32; 6];
+    for _ in 0..OPERATIONS {
+        now += random.below(SECOND * 60 / universe);
+        let key = key_of(random.below(universe));
+        let hash = table.hash(&key);
+        table.prefetch(hash);
+        match random.below(100) {
+            0..45 => {
+                let timeout = (random.below(2) == 0).then_some(UDP_TIMEOUT);
+                let found = table.lookup(hash, &key, now, timeout);
+                assert_eq!(found, model.lookup(&key, now, timeout));
+                seen[match found {
+                    Lookup::Hit(_) => 0,
+                    Lookup::Expired => 1,
+                    Lookup::Miss => 2,
+                }] += 1;
+            }
+            45..85 => {
+                let flow = Flow {
+                    key,
+                    value: random.next() as u32,
+                    last_use: if random.below(4) == 0 { 0 } else { now },
+                };
+                let done = table.insert(hash, flow.key, flow.value, flow.last_use);
+                assert_eq!(done, model.insert(flow));
+                seen[match done {
+                    Insertion::Added => 3,
+                    Insertion::Overwrote(_) => 4,
+                    Insertion::Evicted(_) => 5,
+                }] += 1;
+            }
+            85..92 => assert_eq!(table.remove(hash, &key), model.remove(&key)),
+            _ => assert_eq!(table.peek(hash, &key), model.peek(&key)),
+        }
+        if random.below(purge_one_in) == 0 {
+            let bit = 1 << random.below(32);
+            let keep = |flow: &Flow<K>| flow.value & bit == 0;
+            assert_eq!(table.retain(keep), model.retain(keep));
+        }
+        assert_eq!(table.len(), model.flows.len());
+        if random.below(2 * universe) == 0 {
+            let flows: Vec<_> = table.iter().collect();
+            assert_eq!(flows, model.newest_first());
+        }
+    }
+    let flows: Vec<_> = table.iter().collect();
+    assert_eq!(flows, model.newest_first());
+    assert!(
+        seen.iter().all(|&n| n > 100),
+        "an outcome is rare: {seen:?}"
+    );
+}
+
+fn key_v4(n: u64) -> FlowKeyV4 {
+    let [a, b, c, d, ..] = n.to_le_bytes();
+    FlowKeyV4 {
+        source: [192, 0, 2, a],
+        destination: [203, 0, 113, d],
+        source_port: [b, c],
+        destination_port: [1, 0xbb],
+        protocol: 6 + 11 * (a & 1),
+    }
+}
+
+fn key_v6(n: u64) -> FlowKeyV6 {
+    let [a, b, c, d, ..] = n.to_le_bytes();
+    FlowKeyV6 {
+        source: [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, d, a],
+        destination: [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        source_port: [b, c],
+        destination_port: [0, 53],
+        protocol: 6 + 11 * (a & 1),
+    }
+}
+
+#[test]
+fn ipv4_flows() {
+    for capacity in [1, 2, 3, 64, 1000] {
+        run(capacity, key_v4);
+    }
+}
+
+#[test]
+fn ipv6_flows() {
+    for capacity in [1, 2, 3, 64, 1000] {
+        run(capacity, key_v6);
+    }
+}
