@@ -1,0 +1,79 @@
+//! The system calls of the lab that have no safe wrapper.
+//!
+//! Two things need `unsafe`: code that runs between `fork` and `exec`, and the `ethtool` ioctl. Both
+//! are here and nowhere else; the functions that leave this module are safe to call.
+#![allow(unsafe_code, reason = "the one module of this crate that needs it")]
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
+
+/// `ETHTOOL_STXCSUM` of linux/ethtool.h: sets TX checksum offload.
+const ETHTOOL_STXCSUM: u32 = 0x17;
+
+/// `struct ethtool_value` of linux/ethtool.h.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
+
+/// Makes the child that `command` starts enter the network namespace and die with the thread that
+/// started it.
+pub(super) fn enter_namespace_on_exec(command: &mut Command, namespace: Arc<OwnedFd>) {
+    let parent = Pid::this();
+    let before_exec = move || {
+        setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
+        set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the signal was asked for; then nobody would send it.
+        if getppid() == parent {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
+    };
+    // SAFETY: the closure runs in a forked child of a process with several threads, so it may only
+    // make async-signal-safe calls: setns, prctl and getppid are bare system calls, and neither the
+    // error conversions nor `from_raw_os_error` allocate. It owns the descriptor it uses.
+    unsafe {
+        command.pre_exec(before_exec);
+    }
+}
+
+/// Turns off TX checksum offload of `interface` in the network namespace that `socket` belongs to.
+/// Segmentation offload goes with it.
+pub(super) fn disable_tx_checksum(socket: &UdpSocket, interface: &str) -> io::Result<()> {
+    let mut value = EthtoolValue {
+        cmd: ETHTOOL_STXCSUM,
+        data: 0,
+    };
+    let mut name: [libc::c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
+    // The last byte stays zero: the kernel wants a terminated string.
+    if interface.len() >= name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in name.iter_mut().zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    let mut request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_data: (&raw mut value).cast(),
+        },
+    };
+    // SAFETY: SIOCETHTOOL takes a pointer to an ifreq whose data pointer leads to the structure that
+    // the command expects; both live until the call returns.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! The lab of network namespaces that demo, tests and benchmarks share, the traffic that runs
+//! through it, and the demo itself.
+#![deny(unsafe_code)]
+
+pub mod lab;
