@@ -10,7 +10,7 @@ pub(crate) struct Entry<K> {
     pub(crate) value: u32,
     /// What the index knows the entry by.
     pub(crate) tag: u32,
-    /// The entry used next after this one, or `NONE`.
+    /// The entry used next after this one, or `NONE`; in the free list, the entry itself.
     newer: u32,
     /// The entry used last before this one, or `NONE`; in the free list, the next free entry.
     older: u32,
@@ -39,7 +39,7 @@ impl<K: Copy + Default> Slab<K> {
             last_use: 0,
             value: 0,
             tag: 0,
-            newer: NONE,
+            newer: next as u32 - 1,
             older: if next == capacity { NONE } else { next as u32 },
             key: K::default(),
         }));
@@ -94,6 +94,11 @@ impl<K: Copy + Default> Slab<K> {
         some(self.get(entry).older)
     }
 
+    /// Whether an entry is in use.
+    pub(crate) fn is_in_use(&self, entry: u32) -> bool {
+        self.get(entry).newer != entry
+    }
+
     /// Takes a free entry into use, as the newest.
     pub(crate) fn allocate(&mut self) -> Option<u32> {
         let entry = some(self.free)?;
@@ -106,7 +111,10 @@ impl<K: Copy + Default> Slab<K> {
     /// Frees an entry in use.
     pub(crate) fn release(&mut self, entry: u32) {
         self.unlink(entry);
-        self.get_mut(entry).older = self.free;
+        let next = self.free;
+        let links = self.get_mut(entry);
+        links.newer = entry;
+        links.older = next;
         self.free = entry;
         self.len -= 1;
     }

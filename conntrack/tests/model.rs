@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
+use std::net::Ipv4Addr;
 
 use conntrack::{Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowTable, Insertion, Lookup};
 
@@ -163,25 +164,26 @@ fn run<K: FlowKey + Debug>(capacity: usize, key_of: impl Fn(u64) -> K) {
     );
 }
 
+/// The number's bits end up in source address, ports and protocol.
 fn key_v4(n: u64) -> FlowKeyV4 {
-    let [a, b, c, d, ..] = n.to_le_bytes();
+    let bytes = n.to_le_bytes();
     FlowKeyV4 {
-        source: [192, 0, 2, a],
-        destination: [203, 0, 113, d],
-        source_port: [b, c],
-        destination_port: [1, 0xbb],
-        protocol: 6 + 11 * (a & 1),
+        source: [192, 0, 2, bytes[0]],
+        destination: [203, 0, 113, 10],
+        source_port: [bytes[1], bytes[2]],
+        destination_port: 443_u16.to_be_bytes(),
+        protocol: if n.is_multiple_of(2) { 6 } else { 17 },
     }
 }
 
 fn key_v6(n: u64) -> FlowKeyV6 {
-    let [a, b, c, d, ..] = n.to_le_bytes();
+    let v4 = key_v4(n);
     FlowKeyV6 {
-        source: [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, d, a],
-        destination: [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
-        source_port: [b, c],
-        destination_port: [0, 53],
-        protocol: 6 + 11 * (a & 1),
+        source: Ipv4Addr::from(v4.source).to_ipv6_mapped().octets(),
+        destination: Ipv4Addr::from(v4.destination).to_ipv6_mapped().octets(),
+        source_port: v4.source_port,
+        destination_port: v4.destination_port,
+        protocol: v4.protocol,
     }
 }
 
