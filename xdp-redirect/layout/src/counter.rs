@@ -1,0 +1,177 @@
+//! Counters of the eBPF programs: one table each, from which the programs take the index and
+//! userspace the name.
+
+/// Makes an enumeration of counters: index, name and meaning from one line each.
+macro_rules! counters {
+    ($(#[$attribute:meta])* $enumeration:ident { $($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+ }) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum $enumeration {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl $enumeration {
+            /// Every counter, in the order of its index.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+            /// Number of counters.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// Place of the counter in its map.
+            #[inline(always)]
+            #[must_use]
+            pub const fn index(self) -> u32 {
+                self as u32
+            }
+
+            /// Name, in lower case with underscores.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// What is counted, for humans.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets that the `redirect` program saw: each packet counts once, under its outcome.
+    RedirectCounter {
+        /// Passed: neither IPv4 nor IPv6, or too short for its header.
+        PassedNotIp = "passed_not_ip",
+        /// Passed: the destination is no VIP's address.
+        PassedNotVip = "passed_not_vip",
+        /// Passed: a VIP's address, but no VIP has this port and protocol.
+        PassedOtherPort = "passed_other_port",
+        /// Passed: a VIP's address, but a protocol or ICMP type that is not balanced.
+        PassedOtherProtocol = "passed_other_protocol",
+        /// Passed: an ICMP error to a VIP's address about a packet that no VIP sent.
+        PassedOtherError = "passed_other_error",
+        /// Passed: for a VIP, but no socket is bound to the queue.
+        PassedNoSocket = "passed_no_socket",
+        /// Passed: for a VIP, but the driver leaves too little head room.
+        PassedNoHeadRoom = "passed_no_head_room",
+        /// Passed: for a VIP, but the socket was gone at the moment of the redirect.
+        PassedNoRedirect = "passed_no_redirect",
+        /// Redirected: TCP or UDP of a VIP.
+        RedirectedService = "redirected_service",
+        /// Redirected: echo request to a VIP's address.
+        RedirectedEcho = "redirected_echo",
+        /// Redirected: ICMP error about a packet of a VIP.
+        RedirectedError = "redirected_error",
+        /// Redirected: fragment to a VIP's address.
+        RedirectedFragment = "redirected_fragment",
+        /// Redirected: IPv4 header length other than 20 bytes, to a VIP's address.
+        RedirectedOptions = "redirected_options",
+        /// Redirected: TCP, UDP, ICMP or quoted header cut short, to a VIP's address.
+        RedirectedTruncated = "redirected_truncated",
+    }
+}
+
+impl RedirectCounter {
+    /// Whether the packets of this counter went to a socket.
+    #[must_use]
+    pub const fn is_redirect(self) -> bool {
+        self.index() >= Self::RedirectedService.index()
+    }
+}
+
+counters! {
+    /// Packets and bytes that the `decap` program saw: each packet counts once, under its outcome.
+    DecapCounter {
+        /// Stripped: IPv4 in IPv4.
+        Ipip4In4 = "ipip_v4_in_v4",
+        /// Stripped: IPv4 in IPv6.
+        Ipip4In6 = "ipip_v4_in_v6",
+        /// Stripped: IPv6 in IPv6.
+        Ipip6In6 = "ipip_v6_in_v6",
+        /// Stripped: GUE, IPv4 in IPv4.
+        Gue4In4 = "gue_v4_in_v4",
+        /// Stripped: GUE, IPv6 in IPv4.
+        Gue6In4 = "gue_v6_in_v4",
+        /// Stripped: GUE, IPv4 in IPv6.
+        Gue4In6 = "gue_v4_in_v6",
+        /// Stripped: GUE, IPv6 in IPv6.
+        Gue6In6 = "gue_v6_in_v6",
+        /// Passed: not a tunnel packet.
+        NotTunnel = "passed_not_tunnel",
+        /// Passed: a tunnel packet whose outer destination is not ours.
+        NotOurs = "passed_not_ours",
+        /// Passed: a tunnel packet with a fragmented outer header.
+        OuterFragment = "passed_outer_fragment",
+        /// Passed: a tunnel packet with options in its outer IPv4 header.
+        OuterOptions = "passed_outer_options",
+        /// Passed: a tunnel packet without a whole inner header.
+        InnerTruncated = "passed_inner_truncated",
+        /// Passed: a tunnel packet whose inner IP version is not what the tunnel carries.
+        InnerVersion = "passed_inner_version",
+        /// Passed: the driver refused to move the start of the packet.
+        AdjustFailed = "passed_adjust_failed",
+    }
+}
+
+impl DecapCounter {
+    /// Whether the packets of this counter lost their outer header.
+    #[must_use]
+    pub const fn is_stripped(self) -> bool {
+        self.index() <= Self::Gue6In6.index()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_is_the_place_in_the_table() {
+        for (index, counter) in RedirectCounter::ALL.iter().enumerate() {
+            assert_eq!(counter.index() as usize, index);
+        }
+        for (index, counter) in DecapCounter::ALL.iter().enumerate() {
+            assert_eq!(counter.index() as usize, index);
+        }
+    }
+
+    #[test]
+    fn names_say_whether_the_packet_was_taken() {
+        for counter in RedirectCounter::ALL {
+            assert_eq!(
+                counter.name().starts_with("redirected_"),
+                counter.is_redirect()
+            );
+            assert_eq!(
+                counter.help().starts_with("Redirected: "),
+                counter.is_redirect()
+            );
+        }
+        for counter in DecapCounter::ALL {
+            assert_eq!(
+                !counter.name().starts_with("passed_"),
+                counter.is_stripped()
+            );
+            assert_eq!(
+                counter.help().starts_with("Stripped: "),
+                counter.is_stripped()
+            );
+        }
+    }
+
+    #[test]
+    fn names_differ() {
+        let mut names: std::collections::HashSet<_> = RedirectCounter::ALL
+            .iter()
+            .map(|counter| counter.name())
+            .collect();
+        names.extend(DecapCounter::ALL.iter().map(|counter| counter.name()));
+        assert_eq!(names.len(), RedirectCounter::COUNT + DecapCounter::COUNT);
+    }
+}
