@@ -41,6 +41,8 @@ use plan::{BALANCER_INTERFACE, BALANCER_V4, BALANCER_V6, MAX_CLIENTS, MAX_REALS,
 pub const CLIENT_MTU: u32 = 1500;
 /// MTU of the links that carry encapsulated packets.
 pub const TUNNEL_MTU: u32 = 1600;
+// The longest outer header is IPv6's, with UDP and no option behind it for GUE.
+const _: () = assert!(TUNNEL_MTU >= CLIENT_MTU + 40 + 8);
 /// Most queues a lab's balancer can have.
 pub const MAX_QUEUES: u32 = 8;
 
