@@ -169,6 +169,7 @@ pub(crate) mod tests {
             let (mut newer, mut cursor) = (None, self.newest());
             while let Some(entry) = cursor {
                 assert_eq!(some(self.get(entry).newer), newer);
+                assert!(self.is_in_use(entry));
                 used.push(entry);
                 assert!(
                     used.len() <= self.capacity(),
@@ -183,6 +184,7 @@ pub(crate) mod tests {
             let mut free = some(self.free);
             let mut all = used.clone();
             while let Some(entry) = free {
+                assert!(!self.is_in_use(entry));
                 all.push(entry);
                 assert!(all.len() <= self.capacity(), "the lists overlap");
                 free = self.older(entry);

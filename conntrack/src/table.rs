@@ -177,7 +177,8 @@ impl<K: FlowKey> FlowTable<K> {
 
     /// The flows in these of the table's [`capacity`](Self::capacity) slots, in no order of use.
     ///
-    /// A walk over the whole table can be cut into steps, between which flows may come and go.
+    /// A walk over the whole table can be cut into steps, between which flows may come and go: a
+    /// flow that stays is seen exactly once.
     pub fn iter_slots(&self, slots: Range<usize>) -> impl Iterator<Item = Flow<K>> {
         let end = slots.end.min(self.capacity());
         (slots.start..end)
@@ -235,6 +236,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::FlowKeyV4;
 
     impl FlowKey for u16 {}
 
