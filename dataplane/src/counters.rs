@@ -1,0 +1,230 @@
+//! Counters of one worker.
+//!
+//! The worker is the only writer, so it adds with a relaxed load and a relaxed store instead of a
+//! locked instruction; others read with relaxed loads. Invariant, once the worker is between bursts:
+//! received = transmitted + passed + Σ drops, in packets and in bytes of the arriving frame.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::service::{MAX_REALS, MAX_VIPS};
+
+/// One number that only its worker changes.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Replaces the value (gauges). Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Current value.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Packets and bytes.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: Counter,
+    /// Bytes; which bytes is said where the field is.
+    pub bytes: Counter,
+}
+
+impl Traffic {
+    /// Counts one packet.
+    #[inline]
+    pub fn count(&self, bytes: u64) {
+        self.packets.add(1);
+        self.bytes.add(bytes);
+    }
+
+    /// Current values, packets first.
+    pub fn get(&self) -> (u64, u64) {
+        (self.packets.get(), self.bytes.get())
+    }
+}
+
+/// One table gives every drop reason its variant, its name in statistics and its explanation.
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $help:literal;)*) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $help] $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Name in statistics, verdicts and captures.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for operators.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    TooShort = "too-short", "The frame ends before its Ethernet, IPv4 or IPv6 header does.";
+    BadTag = "bad-tag", "The head room in front of the frame is not what the XDP program writes.";
+    Ipv4Options = "ipv4-options", "The IPv4 header length is not 20 bytes.";
+    Fragment = "fragment", "The packet is an IP fragment; ports are unknown.";
+    L4Truncated = "l4-truncated", "The frame ends before the TCP, UDP or ICMP header does.";
+    QuoteTruncated = "quote-truncated", "The packet quoted in an ICMP error is too short or has IP options.";
+    FrameTooLong = "frame-too-long", "The frame is longer than max_frame.";
+    NoReal = "no-real", "The VIP has no real with a weight above zero.";
+    FamilyMismatch = "family-mismatch", "An IPv6 packet selected an IPv4 real.";
+    NoNextHop = "no-next-hop", "The next hop's Ethernet address is not known yet.";
+    NoRoom = "no-room", "The buffer cannot hold the frame with its outer header.";
+    TxStalled = "tx-stalled", "The TX ring stayed full.";
+    PassFailed = "pass-failed", "The packet was for the kernel and could not be handed up.";
+}
+
+/// Everything one worker counts.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    /// Frames taken from the RX ring; bytes are those of the arriving frame, room not included.
+    pub received: Traffic,
+    /// Frames put on the TX ring; bytes of the arriving frame.
+    pub transmitted: Traffic,
+    /// Frames handed to the kernel; bytes of the arriving frame.
+    pub passed: Traffic,
+    /// Frames dropped, by [`DropReason`]; bytes of the arriving frame.
+    pub drops: Box<[Traffic]>,
+    /// Per VIP number: packets, and bytes by the IPv4 total length or the IPv6 payload length
+    /// (katran-compat section 10).
+    pub vips: Box<[Traffic]>,
+    /// Per real index, as per VIP.
+    pub reals: Box<[Traffic]>,
+    /// Packets to VIPs after the size check (katran-compat counter 0 v1).
+    pub vip_packets: Counter,
+    /// Selections by ring (counter 0 v2).
+    pub ring_selections: Counter,
+    /// TCP SYN that selected by ring (counter 1 v1).
+    pub tcp_syn_misses: Counter,
+    /// TCP packets without SYN that missed the flow table (counter 1 v2).
+    pub tcp_non_syn_misses: Counter,
+    /// Flow-table entries written for flows that had none.
+    pub flow_inserts: Counter,
+    /// Flows that left the table because it was full.
+    pub flow_evictions: Counter,
+    /// Inserts left out because more than the allowed new connections came within a second.
+    pub flood_suppressed: Counter,
+    /// Flows in the table (gauge).
+    pub flows: Counter,
+    /// Echo requests answered.
+    pub echo_replies: Counter,
+    /// ICMP errors steered by the packet they quote.
+    pub icmp_errors: Counter,
+    /// Too-big replies sent for IPv4 (counter 4 v1).
+    pub too_big_v4: Counter,
+    /// Too-big replies sent for IPv6 (counter 4 v2).
+    pub too_big_v6: Counter,
+    /// Packets whose bytes had to be moved because the room was not what the header needs.
+    pub payload_moves: Counter,
+    /// Tags of an older generation that were answered by a lookup.
+    pub stale_tags: Counter,
+    /// Generation of the service table in use (gauge).
+    pub generation: Counter,
+    /// What the rings did.
+    pub io: IoCounters,
+}
+
+/// What the worker's loop did around the forwarder.
+#[derive(Debug, Default)]
+pub struct IoCounters {
+    /// Bursts received.
+    pub bursts: Counter,
+    /// Times the worker went to sleep in poll.
+    pub sleeps: Counter,
+    /// System calls that asked the kernel to transmit.
+    pub tx_kicks: Counter,
+    /// Times the TX ring was full and the worker had to wait.
+    pub tx_ring_full: Counter,
+    /// Times the fill ring could not take every free frame at once.
+    pub fill_ring_full: Counter,
+    /// System calls that asked the kernel to look at the fill ring.
+    pub fill_kicks: Counter,
+    /// Descriptors from the kernel that lay outside the UMEM or were too long.
+    pub invalid_descriptors: Counter,
+    /// Frames the worker does not account for (must be zero).
+    pub frames_lost: Counter,
+}
+
+impl WorkerCounters {
+    /// All zero.
+    pub fn new() -> Self {
+        let traffic = |n: usize| (0..n).map(|_| Traffic::default()).collect();
+        Self {
+            received: Traffic::default(),
+            transmitted: Traffic::default(),
+            passed: Traffic::default(),
+            drops: traffic(DropReason::ALL.len()),
+            vips: traffic(MAX_VIPS),
+            reals: traffic(MAX_REALS),
+            vip_packets: Counter::default(),
+            ring_selections: Counter::default(),
+            tcp_syn_misses: Counter::default(),
+            tcp_non_syn_misses: Counter::default(),
+            flow_inserts: Counter::default(),
+            flow_evictions: Counter::default(),
+            flood_suppressed: Counter::default(),
+            flows: Counter::default(),
+            echo_replies: Counter::default(),
+            icmp_errors: Counter::default(),
+            too_big_v4: Counter::default(),
+            too_big_v6: Counter::default(),
+            payload_moves: Counter::default(),
+            stale_tags: Counter::default(),
+            generation: Counter::default(),
+            io: IoCounters::default(),
+        }
+    }
+
+    /// Counts a drop; `bytes` are those of the arriving frame.
+    #[inline]
+    pub fn drop(&self, reason: DropReason, bytes: u64) {
+        self.drops[reason as usize].count(bytes);
+    }
+
+    /// Packets and bytes dropped for one reason.
+    pub fn dropped(&self, reason: DropReason) -> (u64, u64) {
+        self.drops[reason as usize].get()
+    }
+
+    /// Packets received that are neither transmitted, passed nor dropped: zero between bursts.
+    pub fn unaccounted(&self) -> i128 {
+        let drops: u64 = self.drops.iter().map(|drop| drop.packets.get()).sum();
+        i128::from(self.received.packets.get())
+            - i128::from(self.transmitted.packets.get())
+            - i128::from(self.passed.packets.get())
+            - i128::from(drops)
+    }
+}
+
+impl Default for WorkerCounters {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,257 @@
+//! The packets of a burst that belong to one IP version and need a real, and that version's flow
+//! table.
+
+use arrayvec::ArrayVec;
+use conntrack::{FlowTable, Insertion, Lookup};
+
+use super::{
+    BURST,
+    connection_rate::ConnectionRate,
+    family::Family,
+    flow_hash::flow_hash,
+    packet_slot::{Outcome, Packet, Selection, Verdict},
+    rewrite,
+};
+use crate::{
+    counters::{DropReason, WorkerCounters},
+    packet::{
+        emit::Inner,
+        parse::{FlowTuple, IpPacket, tcp_flags},
+        protocol,
+    },
+    service::{Real, RealId, ServiceTable, Vip, VipFlags},
+};
+
+/// A UDP flow that was idle for longer has ended (katran-compat section 1).
+const UDP_TIMEOUT_NS: u64 = 30_000_000_000;
+
+/// A packet that waits for its real.
+#[derive(Clone, Copy, Debug)]
+struct Pending<A> {
+    /// Place in the burst.
+    slot: usize,
+    vip: u16,
+    tos: u8,
+    length: u16,
+    /// The flow with the ports that table and hash take.
+    flow: FlowTuple<A>,
+    table_hash: u64,
+}
+
+/// One IP version's share of a burst.
+#[derive(Debug)]
+pub(super) struct Lane<A: Family> {
+    pub(super) flows: FlowTable<A::Key>,
+    pending: ArrayVec<Pending<A>, BURST>,
+}
+
+/// What the stages of a burst share.
+pub(super) struct Stage<'a> {
+    pub(super) table: &'a ServiceTable,
+    pub(super) counters: &'a WorkerCounters,
+    pub(super) connection_rate: &'a mut ConnectionRate,
+    pub(super) now_ns: u64,
+}
+
+impl<A: Family> Lane<A> {
+    pub(super) fn new(flows: FlowTable<A::Key>) -> Self {
+        Self {
+            flows,
+            pending: ArrayVec::new(),
+        }
+    }
+
+    /// Takes a packet for `vip` into the lane.
+    #[inline]
+    pub(super) fn push(&mut self, slot: usize, ip: &IpPacket<A>, flow: &FlowTuple<A>, vip: &Vip) {
+        let flow = with_port_rules(flow, vip);
+        self.pending.push(Pending {
+            slot,
+            vip: vip.number,
+            tos: ip.tos,
+            length: ip.length,
+            table_hash: self.flows.hash(&A::key(&flow)),
+            flow,
+        });
+    }
+
+    /// Finds a real for each packet in the lane and encapsulates it; empties the lane.
+    #[inline]
+    pub(super) fn resolve(
+        &mut self,
+        stage: &mut Stage<'_>,
+        burst: &mut [Packet<'_>],
+        outcomes: &mut [Outcome; BURST],
+    ) {
+        for pending in &self.pending {
+            self.flows.prefetch(pending.table_hash);
+        }
+        let pending = std::mem::take(&mut self.pending);
+        for pending in &pending {
+            let Some(vip) = stage.table.vip(pending.vip) else {
+                continue;
+            };
+            let (real, selection) = self.select(stage, pending, vip);
+            outcomes[pending.slot] = Outcome {
+                verdict: deliver(stage, &mut burst[pending.slot], pending, vip, real),
+                vip: vip.number,
+                real: real.map_or(RealId::NONE, |real| real.id),
+                selection,
+            };
+        }
+    }
+
+    /// The order of katran-compat section 5.2, as far as the VIP's flags ask for it.
+    #[inline]
+    fn select<'t>(
+        &mut self,
+        stage: &mut Stage<'t>,
+        pending: &Pending<A>,
+        vip: &Vip,
+    ) -> (Option<&'t Real>, Selection) {
+        let Pending {
+            flow, table_hash, ..
+        } = pending;
+        let is_udp = flow.protocol == protocol::UDP;
+        let syn = flow.tcp_flags & tcp_flags::SYN != 0;
+        let uses_table = uses_table(vip);
+        if uses_table && !syn {
+            let timeout = is_udp.then_some(UDP_TIMEOUT_NS);
+            let found = self
+                .flows
+                .lookup(*table_hash, &A::key(flow), stage.now_ns, timeout);
+            if let Lookup::Hit(bits) = found
+                && let Some(real) = current_real(stage.table, RealId::from_bits(bits))
+            {
+                return (Some(real), Selection::Table);
+            }
+        }
+        let counters = stage.counters;
+        if !is_udp {
+            if syn {
+                counters.tcp_syn_misses.add(1);
+            } else {
+                counters.tcp_non_syn_misses.add(1);
+            }
+        }
+        let flooded = stage.connection_rate.is_over(stage.now_ns);
+        counters.ring_selections.add(1);
+        let index = vip.ring.select(ring_hash(flow, vip));
+        let Some(real) = stage.table.real(usize::from(index)) else {
+            return (None, Selection::Ring);
+        };
+        let rst = flow.tcp_flags & tcp_flags::RST != 0;
+        if uses_table && !rst {
+            if flooded {
+                counters.flood_suppressed.add(1);
+            } else {
+                let time = if is_udp { stage.now_ns } else { 0 };
+                let inserted = self
+                    .flows
+                    .insert(*table_hash, A::key(flow), real.id.bits(), time);
+                count_insertion(counters, &inserted);
+            }
+        }
+        (Some(real), Selection::Ring)
+    }
+}
+
+/// Counts and encapsulates a packet whose real is known.
+#[inline]
+fn deliver<A: Family>(
+    stage: &Stage<'_>,
+    packet: &mut Packet<'_>,
+    pending: &Pending<A>,
+    vip: &Vip,
+    real: Option<&Real>,
+) -> Verdict {
+    let Some(real) = real else {
+        return Verdict::Drop(DropReason::NoReal);
+    };
+    let bytes = u64::from(pending.length);
+    stage.counters.vips[usize::from(vip.number)].count(bytes);
+    stage.counters.reals[real.id.index()].count(bytes);
+    let inner = Inner {
+        tos: pending.tos,
+        length: pending.length,
+        source: outer_source_of(&pending.flow, vip),
+        source_port: pending.flow.source_port,
+    };
+    match rewrite::encapsulate(
+        packet,
+        &inner,
+        real.address,
+        stage.table.settings(),
+        stage.counters,
+    ) {
+        Ok(len) => Verdict::Transmit { len },
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+fn count_insertion<K>(counters: &WorkerCounters, inserted: &Insertion<K>) {
+    match inserted {
+        Insertion::Added => counters.flow_inserts.add(1),
+        Insertion::Overwrote(_) => {}
+        Insertion::Evicted(_) => {
+            counters.flow_inserts.add(1);
+            counters.flow_evictions.add(1);
+        }
+    }
+}
+
+/// The real a flow stored, unless its index was given to another real since then.
+#[inline]
+pub(super) fn current_real(table: &ServiceTable, id: RealId) -> Option<&Real> {
+    table.real(id.index()).filter(|real| real.id == id)
+}
+
+/// Whether the flow table takes part. With DPORT_ONLY the entry would be written under a changed key
+/// and never found again (katran-compat section 5.3), so it is not written at all.
+#[inline]
+pub(super) fn uses_table(vip: &Vip) -> bool {
+    !vip.flags
+        .intersects(VipFlags::LRU_BYPASS.union(VipFlags::DPORT_ONLY))
+}
+
+/// Applies the first two rules of katran-compat section 2 to the ports.
+#[inline]
+pub(super) fn with_port_rules<A: Family>(flow: &FlowTuple<A>, vip: &Vip) -> FlowTuple<A> {
+    let mut flow = *flow;
+    let keeps_port = VipFlags::DPORT_ONLY.union(VipFlags::SRC_DST_PORT);
+    if vip.is_wildcard() && !vip.flags.intersects(keeps_port) {
+        flow.destination_port = [0; 2];
+    }
+    if vip.flags.contains(VipFlags::NO_SRC_PORT) {
+        flow.source_port = [0; 2];
+    }
+    flow
+}
+
+/// The ring's hash of a flow whose ports have gone through [`with_port_rules`].
+#[inline]
+pub(super) fn ring_hash<A: Family>(flow: &FlowTuple<A>, vip: &Vip) -> u32 {
+    if vip.flags.contains(VipFlags::DPORT_ONLY) {
+        flow_hash(&A::ZERO, flow.destination_port, flow.destination_port)
+    } else {
+        flow_hash(&flow.source, flow.source_port, flow.destination_port)
+    }
+}
+
+/// The address that the outer source is made of (katran-compat section 6).
+#[inline]
+pub(super) fn outer_source_of<A: Family>(flow: &FlowTuple<A>, vip: &Vip) -> A {
+    if vip.flags.contains(VipFlags::DPORT_ONLY) {
+        A::ZERO
+    } else {
+        flow.source
+    }
+}
+
+/// Whether an idle UDP flow, or any TCP flow, still counts.
+pub(super) const fn timeout(protocol: u8) -> Option<u64> {
+    match protocol {
+        protocol::UDP => Some(UDP_TIMEOUT_NS),
+        _ => None,
+    }
+}

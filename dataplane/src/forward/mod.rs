@@ -1,0 +1,279 @@
+//! Bursts in, verdicts out.
+//!
+//! [`Forwarder::process`] runs a burst through four stages, each a plain loop, so that the memory
+//! latency of one packet overlaps with the work of the others: read the headers and decide what
+//! needs no flow; hash and prefetch; find the real in the flow table or the ring; write the outer
+//! headers. See katran-compat sections 4.1 and 5.2 for the order of decisions.
+
+mod connection_rate;
+mod family;
+mod flow_hash;
+mod lane;
+mod packet_slot;
+mod questions;
+mod rewrite;
+
+use std::{net::IpAddr, sync::Arc};
+
+use conntrack::FlowTable;
+
+use self::{
+    connection_rate::ConnectionRate,
+    family::Family,
+    lane::{Lane, Stage},
+};
+use crate::{
+    counters::{DropReason, WorkerCounters},
+    packet::parse::{self, Frame, IpPacket, Kind},
+    service::{Protocol, RealId, ServiceTable, Vip},
+};
+
+pub use flow_hash::{HashAddress, flow_hash};
+pub use packet_slot::{Outcome, Packet, Selection, Verdict};
+pub use questions::{Explanation, FlowId, FlowIdError, FlowRecord};
+
+/// Packets that are processed together.
+pub const BURST: usize = 64;
+
+/// What a forwarder is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwarderConfig {
+    /// Flows that each address family's table can hold.
+    pub flow_table_capacity: usize,
+    /// Secret of the flow tables' hash; random, so that nobody can aim collisions.
+    pub seeds: [u64; 4],
+    /// New flows that may be inserted per second; above it flows are still balanced, by ring alone.
+    pub connection_rate_cap: u32,
+}
+
+impl ForwarderConfig {
+    /// Katran's cap on new connections per second and core.
+    pub const CONNECTION_RATE_CAP: u32 = 125_000;
+}
+
+/// Decides what becomes of packets. Owned by one worker.
+#[derive(Debug)]
+pub struct Forwarder {
+    table: Arc<ServiceTable>,
+    counters: Arc<WorkerCounters>,
+    v4: Lane<[u8; 4]>,
+    v6: Lane<[u8; 16]>,
+    connection_rate: ConnectionRate,
+}
+
+impl Forwarder {
+    /// Allocates the flow tables; nothing is allocated afterwards.
+    ///
+    /// # Errors
+    ///
+    /// The capacity is zero or too large.
+    pub fn new(
+        config: &ForwarderConfig,
+        table: Arc<ServiceTable>,
+        counters: Arc<WorkerCounters>,
+    ) -> Result<Self, conntrack::NewError> {
+        counters.generation.set(u64::from(table.generation()));
+        Ok(Self {
+            table,
+            counters,
+            v4: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
+            v6: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
+            connection_rate: ConnectionRate::new(config.connection_rate_cap),
+        })
+    }
+
+    /// Bytes of flow-table memory that a forwarder of this capacity takes.
+    pub fn memory_for(flow_table_capacity: usize) -> usize {
+        FlowTable::<<[u8; 4] as Family>::Key>::memory_for(flow_table_capacity)
+            + FlowTable::<<[u8; 16] as Family>::Key>::memory_for(flow_table_capacity)
+    }
+
+    /// Bytes of flow-table memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.v4.flows.memory_bytes() + self.v6.flows.memory_bytes()
+    }
+
+    /// The service table in use.
+    pub const fn table(&self) -> &Arc<ServiceTable> {
+        &self.table
+    }
+
+    /// Uses another service table from now on. Flows keep their reals.
+    pub fn set_table(&mut self, table: Arc<ServiceTable>) {
+        self.counters.generation.set(u64::from(table.generation()));
+        self.table = table;
+    }
+
+    /// What this forwarder counts into.
+    pub const fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.counters
+    }
+
+    /// Decides up to [`BURST`] packets; `outcomes[n]` belongs to `burst[n]`.
+    ///
+    /// Received packets and drops are counted here. The caller counts a packet as transmitted or
+    /// passed once it has gone there, or as dropped if it could not.
+    ///
+    /// # Panics
+    ///
+    /// The burst is longer than [`BURST`].
+    pub fn process(
+        &mut self,
+        now_ns: u64,
+        burst: &mut [Packet<'_>],
+        outcomes: &mut [Outcome; BURST],
+    ) {
+        assert!(burst.len() <= BURST, "a burst of {} packets", burst.len());
+        let mut stage = Stage {
+            table: &self.table,
+            counters: &self.counters,
+            connection_rate: &mut self.connection_rate,
+            now_ns,
+        };
+        let mut lengths = [0_u16; BURST];
+        let mut received_bytes = 0;
+        for (slot, packet) in burst.iter_mut().enumerate() {
+            lengths[slot] = packet.len.min(usize::from(u16::MAX)) as u16;
+            received_bytes += packet.len as u64;
+            outcomes[slot] = match parse::frame(packet.frame()) {
+                Frame::V4(ip) => admit(&mut self.v4, &stage, slot, packet, &ip),
+                Frame::V6(ip) => admit(&mut self.v6, &stage, slot, packet, &ip),
+                Frame::NotIp => Outcome::new(Verdict::Pass),
+            };
+        }
+        self.v4.resolve(&mut stage, burst, outcomes);
+        self.v6.resolve(&mut stage, burst, outcomes);
+
+        let counters = &*self.counters;
+        counters.received.packets.add(burst.len() as u64);
+        counters.received.bytes.add(received_bytes);
+        for (outcome, len) in outcomes.iter().zip(lengths).take(burst.len()) {
+            if let Verdict::Drop(reason) = outcome.verdict {
+                counters.drop(reason, u64::from(len));
+            }
+        }
+        counters
+            .flows
+            .set((self.v4.flows.len() + self.v6.flows.len()) as u64);
+    }
+}
+
+/// Decides a packet that needs no flow, or puts it in the lane, where it gets its outcome later.
+#[inline]
+fn admit<A: Family>(
+    lane: &mut Lane<A>,
+    stage: &Stage<'_>,
+    slot: usize,
+    packet: &mut Packet<'_>,
+    ip: &IpPacket<A>,
+) -> Outcome {
+    let Stage {
+        table, counters, ..
+    } = stage;
+    let (flow, vip) = match &ip.kind {
+        Kind::Data(flow) => {
+            let vip = tagged_vip(stage, packet).or_else(|| {
+                lookup(
+                    table,
+                    flow.destination.into(),
+                    flow.destination_port,
+                    flow.protocol,
+                )
+            });
+            (flow, vip)
+        }
+        kind => {
+            if !table.is_vip_address(ip.destination.into()) {
+                return Outcome::new(Verdict::Pass);
+            }
+            match kind {
+                Kind::IcmpError(flow) => {
+                    let port = flow.destination_port;
+                    let vip = lookup(table, flow.destination.into(), port, flow.protocol);
+                    if vip.is_some() {
+                        counters.icmp_errors.add(1);
+                    }
+                    (flow, vip)
+                }
+                Kind::Echo => {
+                    let reply = rewrite::echo_reply::<A>(packet, counters);
+                    if reply.is_ok() {
+                        counters.echo_replies.add(1);
+                    }
+                    return Outcome::new(reply_verdict(reply));
+                }
+                Kind::Malformed(reason) => return Outcome::new(Verdict::Drop(*reason)),
+                Kind::Other | Kind::Data(_) => return Outcome::new(Verdict::Pass),
+            }
+        }
+    };
+    let Some(vip) = vip else {
+        return Outcome::new(Verdict::Pass);
+    };
+    let max_frame = table.settings().max_frame;
+    if packet.len > usize::from(max_frame) {
+        return Outcome {
+            vip: vip.number,
+            ..Outcome::new(too_long::<A>(stage, packet, max_frame))
+        };
+    }
+    counters.vip_packets.add(1);
+    lane.push(slot, ip, flow, vip);
+    Outcome::new(Verdict::Pass)
+}
+
+fn too_long<A: Family>(stage: &Stage<'_>, packet: &mut Packet<'_>, max_frame: u16) -> Verdict {
+    if !stage.table.settings().icmp_too_big {
+        return Verdict::Drop(DropReason::FrameTooLong);
+    }
+    if A::IS_V4 {
+        stage.counters.too_big_v4.add(1);
+    } else {
+        stage.counters.too_big_v6.add(1);
+    }
+    reply_verdict(rewrite::too_big_reply::<A>(
+        packet,
+        max_frame,
+        stage.counters,
+    ))
+}
+
+fn reply_verdict(reply: Result<u16, DropReason>) -> Verdict {
+    match reply {
+        Ok(len) => Verdict::Transmit { len },
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// The VIP that the XDP program found, if its number still belongs to the same VIP.
+#[inline]
+fn tagged_vip<'t>(stage: &Stage<'t>, packet: &Packet<'_>) -> Option<&'t Vip> {
+    if packet.tag.vip == xdp_layout::Tag::NO_VIP {
+        return None;
+    }
+    let vip = stage
+        .table
+        .vip(packet.tag.vip)
+        .filter(|vip| vip.generation == packet.tag.generation);
+    if vip.is_none() {
+        stage.counters.stale_tags.add(1);
+    }
+    vip
+}
+
+fn lookup(table: &ServiceTable, address: IpAddr, port: [u8; 2], protocol: u8) -> Option<&Vip> {
+    let protocol = Protocol::from_number(protocol)?;
+    table.lookup(address, u16::from_be_bytes(port), protocol)
+}
+
+impl Outcome {
+    /// A verdict in which no VIP and no real took part.
+    const fn new(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            vip: xdp_layout::Tag::NO_VIP,
+            real: RealId::NONE,
+            selection: Selection::None,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! One packet of a burst, and what became of it.
+
+use xdp_layout::Tag;
+
+use crate::{counters::DropReason, service::RealId};
+
+/// A frame with room in front of it, in a buffer that the forwarder may rewrite.
+///
+/// ```text
+/// buffer: | room | frame (Ethernet header first) | spare |
+///         0      room                            room + len
+/// ```
+#[derive(Debug)]
+pub struct Packet<'a> {
+    pub(super) buffer: &'a mut [u8],
+    pub(super) room: usize,
+    pub(super) len: usize,
+    pub(super) tag: Tag,
+}
+
+impl<'a> Packet<'a> {
+    /// A frame as the XDP program redirected it: `received` bytes from the start of `buffer`, a
+    /// [`Tag`] first. The tag says how much room there is. `None` when the room in the tag is not
+    /// inside the received bytes.
+    #[inline]
+    pub fn tagged(buffer: &'a mut [u8], received: usize) -> Option<Self> {
+        let tag = Tag::from_bytes(*buffer.get(..received)?.first_chunk()?);
+        let room = usize::from(tag.room);
+        if room < Tag::SIZE || room > received {
+            return None;
+        }
+        Some(Self {
+            room,
+            len: received - room,
+            tag,
+            buffer,
+        })
+    }
+
+    /// A frame of `len` bytes at `room`, for which no VIP was looked up yet (replay, tests). `None`
+    /// when it is not inside the buffer.
+    #[inline]
+    pub fn untagged(buffer: &'a mut [u8], room: usize, len: usize) -> Option<Self> {
+        if room.checked_add(len)? > buffer.len() {
+            return None;
+        }
+        Some(Self {
+            room,
+            len,
+            tag: Tag {
+                generation: 0,
+                vip: Tag::NO_VIP,
+                room: 0,
+                zero: 0,
+            },
+            buffer,
+        })
+    }
+
+    /// The arriving frame; after [`Verdict::Transmit`] its bytes are no longer the arriving ones.
+    #[inline]
+    pub fn frame(&self) -> &[u8] {
+        &self.buffer[self.room..self.room + self.len]
+    }
+
+    /// Bytes of the arriving frame.
+    #[inline]
+    pub const fn frame_len(&self) -> usize {
+        self.len
+    }
+
+    /// The buffer, to read what is to be transmitted.
+    #[inline]
+    pub fn buffer(&self) -> &[u8] {
+        self.buffer
+    }
+}
+
+/// What is to be done with a packet's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the first `len` bytes of the buffer out of the interface it came from.
+    Transmit {
+        /// Bytes to send, from the start of the buffer.
+        len: u16,
+    },
+    /// Give the untouched frame ([`Packet::frame`]) to the kernel.
+    Pass,
+    /// Forget it.
+    Drop(DropReason),
+}
+
+/// How the real was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// No real took part.
+    None,
+    /// The flow table had it.
+    Table,
+    /// The VIP's ring.
+    Ring,
+}
+
+impl Selection {
+    /// Name in verdict files and `explain`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Table => "table",
+            Self::Ring => "ring",
+        }
+    }
+}
+
+/// Verdict and how it came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What to do.
+    pub verdict: Verdict,
+    /// VIP number, or [`Tag::NO_VIP`].
+    pub vip: u16,
+    /// The real, or [`RealId::NONE`].
+    pub real: RealId,
+    /// How the real was found.
+    pub selection: Selection,
+}

@@ -1,0 +1,686 @@
+//! From desired state to [`ServiceTable`]: validation, numbering, ring generation.
+//!
+//! VIP and real numbers follow katran-compat section 3.6: first-in-first-out free lists, so that a
+//! number that was given back is reused last.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
+
+use super::{
+    spec::{Encapsulation, RealSpec, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
+    table::{MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip},
+};
+
+/// Smallest `max_frame`: Ethernet, IPv6 and TCP headers.
+const MIN_MAX_FRAME: u16 = 14 + 40 + 20;
+/// Smallest `max_frame` with too-big replies: IPv6's minimum MTU and the Ethernet header.
+const MIN_MAX_FRAME_TOO_BIG: u16 = 14 + 1280;
+/// Largest `max_frame`: what fits a UMEM chunk beside the kernel's and our head room.
+const MAX_MAX_FRAME: u16 = 3_500;
+
+/// A desired state that cannot be compiled. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}; {remedy}")]
+pub struct ServiceError {
+    /// What is wrong, as in `vip 203.0.113.10:80/tcp, real 198.51.100.11, weight`.
+    pub field: String,
+    /// The value and what is wrong about it.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl ServiceError {
+    fn new(
+        field: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct RealSlot {
+    real: Real,
+    /// VIP memberships; a slot without any keeps its address for the flows that still use it.
+    references: u32,
+}
+
+/// Ring inputs of one VIP, in the order of `VipSpec::reals`.
+type RingInputs = (HashFunction, Vec<(IpAddr, u32)>);
+
+#[derive(Clone, Debug)]
+struct VipSlot {
+    vip: Vip,
+    ring_inputs: RingInputs,
+    reals: Vec<u16>,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    vips: Vec<Option<VipSlot>>,
+    free_vips: VecDeque<u16>,
+    vip_numbers: HashMap<VipKey, u16, RandomState>,
+    reals: Vec<Option<RealSlot>>,
+    free_reals: VecDeque<u16>,
+    real_numbers: HashMap<IpAddr, u16, RandomState>,
+}
+
+/// Holds the numbering between tables and makes a new table of each desired state.
+#[derive(Clone, Debug)]
+pub struct ServiceControl {
+    generation: u32,
+    state: State,
+    table: Arc<ServiceTable>,
+}
+
+impl Default for ServiceControl {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ServiceControl {
+    /// No VIPs, generation 1.
+    pub fn new() -> Self {
+        let state = State {
+            vips: vec![None; MAX_VIPS],
+            free_vips: (0..MAX_VIPS as u16).collect(),
+            vip_numbers: HashMap::default(),
+            reals: vec![None; MAX_REALS],
+            free_reals: (1..MAX_REALS as u16).collect(),
+            real_numbers: HashMap::default(),
+        };
+        let table = Arc::new(state.table(1, Settings::default()));
+        Self {
+            generation: 1,
+            state,
+            table,
+        }
+    }
+
+    /// The table made last.
+    pub fn table(&self) -> Arc<ServiceTable> {
+        Arc::clone(&self.table)
+    }
+
+    /// Makes a table of the desired state.
+    ///
+    /// VIPs that stay keep their number, reals that stay keep their index, and a VIP whose reals,
+    /// weights and hash function stay shares its ring with the previous table.
+    ///
+    /// # Errors
+    ///
+    /// The first thing in `spec` that cannot be served; the previous table stays the newest.
+    pub fn apply(&mut self, spec: &ServiceSpec) -> Result<Arc<ServiceTable>, ServiceError> {
+        validate(spec)?;
+        let generation = self.generation.wrapping_add(1).max(1);
+        let mut state = self.state.clone();
+        state.apply(spec, generation)?;
+        self.table = Arc::new(state.table(generation, spec.settings));
+        self.state = state;
+        self.generation = generation;
+        Ok(self.table())
+    }
+}
+
+impl State {
+    fn apply(&mut self, spec: &ServiceSpec, generation: u32) -> Result<(), ServiceError> {
+        let wanted: HashSet<VipKey> = spec.vips.iter().map(|vip| vip.key).collect();
+        let mut released: Vec<u16> = Vec::new();
+        for slot in &mut self.vips {
+            if let Some(old) = slot.take_if(|old| !wanted.contains(&old.vip.key)) {
+                self.vip_numbers.remove(&old.vip.key);
+                self.free_vips.push_back(old.vip.number);
+                released.extend(old.reals);
+            }
+        }
+        // References are taken before any is given back, so that a real which only moves between
+        // VIPs keeps its index.
+        for vip in &spec.vips {
+            released.extend(self.put_vip(vip, spec, generation)?);
+        }
+        for index in released {
+            self.release_real(index);
+        }
+        Ok(())
+    }
+
+    /// Adds or changes a VIP; returns the real indices it referenced before.
+    fn put_vip(
+        &mut self,
+        spec: &VipSpec,
+        all: &ServiceSpec,
+        generation: u32,
+    ) -> Result<Vec<u16>, ServiceError> {
+        let reals = spec
+            .reals
+            .iter()
+            .map(|real| self.acquire_real(spec, real))
+            .collect::<Result<Vec<u16>, _>>()?;
+        let number = match self.vip_numbers.get(&spec.key) {
+            Some(number) => *number,
+            None => self.free_vips.pop_front().ok_or_else(|| {
+                ServiceError::new(
+                    format!("vip {}", spec.key),
+                    format!("all {MAX_VIPS} VIP numbers are in use"),
+                    "remove a VIP first",
+                )
+            })?,
+        };
+        let old = self.vips[usize::from(number)].take();
+        let ring_inputs: RingInputs = (
+            spec.hash,
+            spec.reals
+                .iter()
+                .map(|real| (real.address, real.weight))
+                .collect(),
+        );
+        let reusable = old
+            .as_ref()
+            .filter(|old| old.ring_inputs == ring_inputs && old.reals == reals);
+        let ring = match reusable {
+            Some(old) => Arc::clone(&old.vip.ring),
+            None => build_ring(spec, &reals)?,
+        };
+        let vip = Vip {
+            key: spec.key,
+            number,
+            generation: old.as_ref().map_or(generation, |old| old.vip.generation),
+            room: room(spec, all),
+            flags: spec.flags,
+            hash: spec.hash,
+            ring,
+        };
+        self.vip_numbers.insert(spec.key, number);
+        self.vips[usize::from(number)] = Some(VipSlot {
+            vip,
+            ring_inputs,
+            reals,
+        });
+        Ok(old.map(|old| old.reals).unwrap_or_default())
+    }
+
+    fn acquire_real(&mut self, vip: &VipSpec, spec: &RealSpec) -> Result<u16, ServiceError> {
+        if let Some(&index) = self.real_numbers.get(&spec.address)
+            && let Some(slot) = &mut self.reals[usize::from(index)]
+        {
+            if slot.references == 0 {
+                self.free_reals.retain(|free| *free != index);
+            }
+            slot.references += 1;
+            slot.real.local |= spec.local;
+            return Ok(index);
+        }
+        let index = self.free_reals.pop_front().ok_or_else(|| {
+            ServiceError::new(
+                format!("vip {}, real {}", vip.key, spec.address),
+                format!("all {} real numbers are in use", MAX_REALS - 1),
+                "remove a real first",
+            )
+        })?;
+        let previous = self.reals[usize::from(index)].take();
+        let epoch = previous.map_or(0, |previous| {
+            self.real_numbers.remove(&previous.real.address);
+            previous.real.id.epoch().wrapping_add(1)
+        });
+        self.real_numbers.insert(spec.address, index);
+        self.reals[usize::from(index)] = Some(RealSlot {
+            real: Real {
+                address: spec.address,
+                id: RealId::new(index, epoch),
+                local: spec.local,
+            },
+            references: 1,
+        });
+        Ok(index)
+    }
+
+    fn release_real(&mut self, index: u16) {
+        if let Some(slot) = &mut self.reals[usize::from(index)] {
+            slot.references -= 1;
+            if slot.references == 0 {
+                self.free_reals.push_back(index);
+            }
+        }
+    }
+
+    fn table(&self, generation: u32, settings: Settings) -> ServiceTable {
+        let vips: Vec<Option<Vip>> = self
+            .vips
+            .iter()
+            .map(|slot| slot.as_ref().map(|slot| slot.vip.clone()))
+            .collect();
+        let mut exact = HashMap::default();
+        let mut addresses: HashMap<IpAddr, u16, RandomState> = HashMap::default();
+        let mut prefixes = Vec::new();
+        for vip in vips.iter().flatten() {
+            if vip.key.is_single_address() {
+                let VipKey {
+                    address,
+                    port,
+                    protocol,
+                    ..
+                } = vip.key;
+                exact.insert((address, port, protocol), vip.number);
+                *addresses.entry(address).or_default() += 1;
+            } else {
+                prefixes.push((vip.key, vip.number));
+            }
+        }
+        prefixes.sort_by_key(|(key, number)| (std::cmp::Reverse(key.prefix_len), *number));
+        let reals = self
+            .reals
+            .iter()
+            .map(|slot| slot.as_ref().map(|slot| slot.real))
+            .collect();
+        ServiceTable {
+            generation,
+            settings,
+            vips,
+            exact,
+            prefixes,
+            addresses,
+            reals,
+        }
+    }
+}
+
+fn build_ring(spec: &VipSpec, reals: &[u16]) -> Result<Arc<Ring>, ServiceError> {
+    let endpoints: Vec<Endpoint> = spec
+        .reals
+        .iter()
+        .zip(reals)
+        .map(|(real, index)| Endpoint::new(u32::from(*index), real.weight, real.address))
+        .collect();
+    Ring::build(spec.hash, DEFAULT_RING_SIZE, &endpoints)
+        .map(Arc::new)
+        .map_err(|error| {
+            ServiceError::new(
+                format!("vip {}", spec.key),
+                format!("its ring cannot be built: {error}"),
+                "correct the list of reals",
+            )
+        })
+}
+
+/// Head room for the largest outer header among the VIP's reals, or for its own family when it has
+/// none.
+fn room(spec: &VipSpec, all: &ServiceSpec) -> u8 {
+    let encapsulation = all.settings.encapsulation;
+    let largest = spec
+        .reals
+        .iter()
+        .map(|real| encapsulation.overhead(real.address.is_ipv4()))
+        .max()
+        .unwrap_or_else(|| encapsulation.overhead(spec.key.address.is_ipv4()));
+    largest as u8
+}
+
+fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
+    validate_settings(&spec.settings)?;
+    for (section, used) in [
+        ("server_id", !spec.server_ids.is_empty()),
+        ("source_route", !spec.source_routes.is_empty()),
+        ("decap", !spec.decap.is_empty()),
+        ("balancer.tcp_server_id", spec.settings.tcp_server_id),
+    ] {
+        if used {
+            return Err(not_supported(section, section));
+        }
+    }
+    let mut keys = HashSet::new();
+    for vip in &spec.vips {
+        let field = format!("vip {}", vip.key);
+        if !keys.insert(vip.key) {
+            return Err(ServiceError::new(
+                field,
+                "is there twice",
+                "merge the two into one VIP",
+            ));
+        }
+        validate_vip(vip, &field)?;
+        validate_reals(vip, &field, spec)?;
+    }
+    Ok(())
+}
+
+fn validate_settings(settings: &Settings) -> Result<(), ServiceError> {
+    let max_frame = settings.max_frame;
+    if !(MIN_MAX_FRAME..=MAX_MAX_FRAME).contains(&max_frame) {
+        return Err(ServiceError::new(
+            "balancer.max_frame",
+            format!("{max_frame} is out of range"),
+            format!("give {MIN_MAX_FRAME} to {MAX_MAX_FRAME} bytes"),
+        ));
+    }
+    if settings.icmp_too_big && max_frame < MIN_MAX_FRAME_TOO_BIG {
+        return Err(ServiceError::new(
+            "balancer.icmp_too_big",
+            format!("max_frame = {max_frame} would announce an MTU below IPv6's minimum of 1280"),
+            format!("give max_frame at least {MIN_MAX_FRAME_TOO_BIG} or turn icmp_too_big off"),
+        ));
+    }
+    match settings.encapsulation {
+        Encapsulation::Gue { port: 0, .. } => Err(ServiceError::new(
+            "balancer.gue_port",
+            "0 is not a port",
+            "give 1 to 65535; 6080 is usual",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn validate_vip(vip: &VipSpec, field: &str) -> Result<(), ServiceError> {
+    let unsupported = vip.flags - VipFlags::SUPPORTED;
+    if let Some((name, _)) = VipFlags::NAMES
+        .iter()
+        .find(|(_, flag)| unsupported.contains(*flag))
+    {
+        return Err(not_supported(field, &format!("flag {name}")));
+    }
+    let VipKey {
+        address,
+        prefix_len,
+        ..
+    } = vip.key;
+    let address_bits = if address.is_ipv4() { 32 } else { 128 };
+    let host_bits_set = match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
+            address.to_bits() & mask != 0
+        }
+    };
+    if prefix_len == 0 || prefix_len > address_bits {
+        Err(ServiceError::new(
+            field,
+            format!("prefix length {prefix_len} is out of range"),
+            format!("give 1 to {address_bits}"),
+        ))
+    } else if address.is_ipv4() && prefix_len != 32 {
+        Err(ServiceError::new(
+            field,
+            "an IPv4 VIP cannot be a prefix",
+            "list the addresses one by one",
+        ))
+    } else if host_bits_set {
+        Err(ServiceError::new(
+            field,
+            format!("bits after the first {prefix_len} are set"),
+            "clear the host part of the prefix",
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+fn validate_reals(vip: &VipSpec, field: &str, spec: &ServiceSpec) -> Result<(), ServiceError> {
+    let mut addresses = HashSet::new();
+    for real in &vip.reals {
+        let field = format!("{field}, real {}", real.address);
+        if !addresses.insert(real.address) {
+            return Err(ServiceError::new(
+                field,
+                "is there twice",
+                "list each real of a VIP once and add the weights up",
+            ));
+        }
+        if real.local {
+            return Err(not_supported(&field, "local = true"));
+        }
+        if vip.key.address.is_ipv6() && real.address.is_ipv4() {
+            return Err(ServiceError::new(
+                field,
+                "an IPv6 VIP cannot have an IPv4 real: an IPv6 packet does not fit IPv4 IPIP",
+                "give the real's IPv6 address",
+            ));
+        }
+        if let Encapsulation::Gue {
+            source_v4,
+            source_v6,
+            ..
+        } = spec.settings.encapsulation
+        {
+            let (unset, key) = match real.address {
+                IpAddr::V4(_) => (source_v4.is_unspecified(), "balancer.source_v4"),
+                IpAddr::V6(_) => (source_v6.is_unspecified(), "balancer.source_v6"),
+            };
+            if unset {
+                return Err(ServiceError::new(
+                    field,
+                    format!("GUE to it needs {key}, which is not set"),
+                    format!("set {key} to an address of this host"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_supported(field: &str, what: &str) -> ServiceError {
+    ServiceError::new(field, format!("not supported yet: {what}"), "leave it out")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Protocol;
+
+    fn vip(address: &str, reals: &[(&str, u32)]) -> VipSpec {
+        VipSpec {
+            key: VipKey::exact(address.parse().unwrap(), 80, Protocol::Tcp),
+            hash: HashFunction::MaglevV2,
+            flags: VipFlags::empty(),
+            reals: reals
+                .iter()
+                .map(|(address, weight)| RealSpec {
+                    address: address.parse().unwrap(),
+                    weight: *weight,
+                    local: false,
+                })
+                .collect(),
+        }
+    }
+
+    fn spec(vips: Vec<VipSpec>) -> ServiceSpec {
+        ServiceSpec {
+            vips,
+            ..ServiceSpec::default()
+        }
+    }
+
+    fn index_of(table: &ServiceTable, address: &str) -> usize {
+        let address: IpAddr = address.parse().unwrap();
+        table
+            .reals()
+            .find(|real| real.address == address)
+            .unwrap()
+            .id
+            .index()
+    }
+
+    #[test]
+    fn numbers_follow_the_order_of_listing() {
+        let mut control = ServiceControl::new();
+        let table = control
+            .apply(&spec(vec![
+                vip("203.0.113.1", &[("198.51.100.1", 1), ("198.51.100.2", 1)]),
+                vip("203.0.113.2", &[("198.51.100.2", 1), ("198.51.100.3", 1)]),
+            ]))
+            .unwrap();
+        assert_eq!(index_of(&table, "198.51.100.1"), 1);
+        assert_eq!(index_of(&table, "198.51.100.2"), 2);
+        assert_eq!(index_of(&table, "198.51.100.3"), 3);
+        assert_eq!(
+            table.vips().map(|vip| vip.number).collect::<Vec<_>>(),
+            [0, 1]
+        );
+    }
+
+    #[test]
+    fn unchanged_vips_keep_number_generation_and_ring() {
+        let mut control = ServiceControl::new();
+        let stays = vip("203.0.113.1", &[("198.51.100.1", 1), ("198.51.100.2", 1)]);
+        let changes = vip("203.0.113.2", &[("198.51.100.3", 1)]);
+        let before = control.apply(&spec(vec![changes, stays.clone()])).unwrap();
+        let changed = vip("203.0.113.2", &[("198.51.100.3", 1), ("198.51.100.4", 1)]);
+        let after = control
+            .apply(&spec(vec![stays.clone(), changed.clone()]))
+            .unwrap();
+        let (old, new) = (
+            before.find(&stays.key).unwrap(),
+            after.find(&stays.key).unwrap(),
+        );
+        assert_eq!((old.number, old.generation), (new.number, new.generation));
+        assert!(Arc::ptr_eq(&old.ring, &new.ring));
+        let (old, new) = (
+            before.find(&changed.key).unwrap(),
+            after.find(&changed.key).unwrap(),
+        );
+        assert_eq!((old.number, old.generation), (new.number, new.generation));
+        assert!(!Arc::ptr_eq(&old.ring, &new.ring));
+    }
+
+    #[test]
+    fn a_vip_that_comes_back_has_a_new_generation() {
+        let mut control = ServiceControl::new();
+        let only = vip("203.0.113.1", &[("198.51.100.1", 1)]);
+        let first = control.apply(&spec(vec![only.clone()])).unwrap();
+        control.apply(&spec(vec![])).unwrap();
+        let second = control.apply(&spec(vec![only.clone()])).unwrap();
+        let (old, new) = (
+            first.find(&only.key).unwrap(),
+            second.find(&only.key).unwrap(),
+        );
+        assert_ne!(old.generation, new.generation);
+        assert_eq!((old.number, new.number), (0, 1), "numbers are reused last");
+    }
+
+    #[test]
+    fn a_removed_real_keeps_its_address_until_its_index_is_reused() {
+        let mut control = ServiceControl::new();
+        let both = spec(vec![vip(
+            "203.0.113.1",
+            &[("198.51.100.1", 1), ("198.51.100.2", 1)],
+        )]);
+        let one = spec(vec![vip("203.0.113.1", &[("198.51.100.1", 1)])]);
+        let id = |table: &ServiceTable| table.real(index_of(table, "198.51.100.2")).unwrap().id;
+        let before = id(&control.apply(&both).unwrap());
+        let without = control.apply(&one).unwrap();
+        assert_eq!(id(&without), before, "flows in the table still reach it");
+        assert_eq!(id(&control.apply(&both).unwrap()), before);
+        control.apply(&one).unwrap();
+        // 4,093 other reals use up every other index.
+        let many: Vec<String> = (0..MAX_REALS - 2)
+            .map(|n| format!("10.0.{}.{}", n / 256, n % 256))
+            .collect();
+        let mut reals: Vec<(&str, u32)> =
+            many.iter().map(|address| (address.as_str(), 1)).collect();
+        reals.push(("198.51.100.1", 1));
+        let full = control
+            .apply(&spec(vec![vip("203.0.113.1", &reals)]))
+            .unwrap();
+        let reused = full.real(before.index()).unwrap();
+        assert_ne!(reused.address, "198.51.100.2".parse::<IpAddr>().unwrap());
+        assert_ne!(
+            reused.id, before,
+            "a flow of the old real is recognised as stale"
+        );
+    }
+
+    #[test]
+    fn a_failed_change_changes_nothing() {
+        let mut control = ServiceControl::new();
+        let good = spec(vec![vip("203.0.113.1", &[("198.51.100.1", 1)])]);
+        let before = control.apply(&good).unwrap();
+        let mut bad = good.clone();
+        bad.vips.push(vip("2001:db8::1", &[("198.51.100.1", 1)]));
+        let error = control.apply(&bad).unwrap_err();
+        assert_eq!(error.field, "vip [2001:db8::1]:80/tcp, real 198.51.100.1");
+        assert!(Arc::ptr_eq(&before, &control.table()));
+    }
+
+    #[test]
+    fn what_is_not_built_yet_is_refused() {
+        let mut control = ServiceControl::new();
+        let mut quic = vip("203.0.113.1", &[]);
+        quic.flags = VipFlags::QUIC;
+        let error = control.apply(&spec(vec![quic])).unwrap_err();
+        assert_eq!(error.problem, "not supported yet: flag quic");
+    }
+
+    #[test]
+    fn room_is_that_of_the_largest_outer_header() {
+        let mut control = ServiceControl::new();
+        let table = control
+            .apply(&spec(vec![
+                vip("203.0.113.1", &[("198.51.100.1", 1)]),
+                vip("203.0.113.2", &[("198.51.100.1", 1), ("2001:db8::2", 1)]),
+                vip("203.0.113.3", &[]),
+            ]))
+            .unwrap();
+        assert_eq!(
+            table.vips().map(|vip| vip.room).collect::<Vec<_>>(),
+            [20, 40, 20]
+        );
+    }
+
+    #[test]
+    fn lookup_order_is_exact_prefix_any_port_prefix_any_port() {
+        let mut control = ServiceControl::new();
+        let address: IpAddr = "2001:db8:a::10".parse().unwrap();
+        let network: IpAddr = "2001:db8:a::".parse().unwrap();
+        let with = |address, prefix_len, port| VipSpec {
+            key: VipKey {
+                address,
+                prefix_len,
+                port,
+                protocol: Protocol::Tcp,
+            },
+            ..vip("203.0.113.1", &[])
+        };
+        let table = control
+            .apply(&spec(vec![
+                with(network, 72, 0),
+                with(network, 96, 443),
+                with(network, 80, 443),
+                with(address, 128, 0),
+                with(address, 128, 80),
+            ]))
+            .unwrap();
+        let found = |address: &str, port| {
+            table
+                .lookup(address.parse().unwrap(), port, Protocol::Tcp)
+                .map(|vip| vip.number)
+        };
+        assert_eq!(found("2001:db8:a::10", 80), Some(4));
+        assert_eq!(
+            found("2001:db8:a::10", 443),
+            Some(1),
+            "prefix with port before any port"
+        );
+        assert_eq!(found("2001:db8:a::10", 22), Some(3));
+        assert_eq!(found("2001:db8:a::11", 22), Some(0));
+        assert_eq!(
+            found("2001:db8:a::1:0:11", 443),
+            Some(2),
+            "longest prefix that contains it"
+        );
+        assert_eq!(found("2001:db8:b::10", 80), None);
+        assert!(table.is_vip_address("2001:db8:a::ffff".parse().unwrap()));
+        assert!(!table.is_vip_address("2001:db8:b::".parse().unwrap()));
+    }
+}

@@ -1,0 +1,17 @@
+//! Services: what is to be balanced ([`spec`]), the form in which the forwarder reads it
+//! ([`table`]), the step between the two ([`control`]) and the way to the workers ([`publish`]).
+
+mod control;
+mod publish;
+mod spec;
+mod table;
+
+pub use maglev::HashFunction;
+
+pub use control::{ServiceControl, ServiceError};
+pub use publish::{Publisher, Subscription};
+pub use spec::{
+    DecapSpec, Encapsulation, MacAddress, Protocol, RealSpec, ServerIdSpec, ServiceSpec, Settings,
+    SourceRouteSpec, VipFlags, VipKey, VipSpec,
+};
+pub use table::{MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip};

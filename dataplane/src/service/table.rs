@@ -1,0 +1,188 @@
+//! The compiled, immutable form of the services: what the forwarder reads.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::spec::{MacAddress, Protocol, Settings, VipFlags, VipKey};
+use ahash::RandomState;
+use hashbrown::HashMap;
+use maglev::{HashFunction, Ring};
+
+/// VIPs a table can hold, and the value the flow hash seeds derive from (katran-compat section 1).
+pub const MAX_VIPS: usize = xdp_layout::MAX_VIPS as usize;
+/// Slots for reals; index 0 is never a real.
+pub const MAX_REALS: usize = 4096;
+
+/// A real's index together with the epoch in which the index was given to it.
+///
+/// The flow table stores this, so that an index that was given to another real since then is
+/// recognised and the flow selects anew. Bits 0–11 are the index, bits 12–31 the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct RealId(u32);
+
+impl RealId {
+    /// No real.
+    pub const NONE: Self = Self(0);
+    const INDEX_BITS: u32 = 12;
+
+    /// Joins index and epoch; the epoch is kept modulo 2²⁰.
+    pub const fn new(index: u16, epoch: u32) -> Self {
+        Self((epoch << Self::INDEX_BITS) | (index as u32 & (MAX_REALS as u32 - 1)))
+    }
+
+    /// Reads the stored form back.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// The stored form.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// How often the index was given to another real before, modulo 2²⁰.
+    pub const fn epoch(self) -> u32 {
+        self.0 >> Self::INDEX_BITS
+    }
+
+    /// Index into [`ServiceTable::reals`], below [`MAX_REALS`].
+    pub const fn index(self) -> usize {
+        (self.0 & (MAX_REALS as u32 - 1)) as usize
+    }
+}
+
+/// A real as packets need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Real {
+    /// Where encapsulated packets go.
+    pub address: IpAddr,
+    /// This real's current id; flows that store another one for the same index are stale.
+    pub id: RealId,
+    /// The real is this host.
+    pub local: bool,
+}
+
+/// One VIP, compiled.
+#[derive(Clone, Debug)]
+pub struct Vip {
+    /// Identity.
+    pub key: VipKey,
+    /// Index into the table and into the counters; keeps its value while the VIP exists.
+    pub number: u16,
+    /// Table generation in which the number was given to this VIP (the tag repeats it).
+    pub generation: u32,
+    /// Head room that the XDP program opens: the largest overhead among the reals' families.
+    pub room: u8,
+    /// Behaviour.
+    pub flags: VipFlags,
+    /// How the ring was generated.
+    pub hash: HashFunction,
+    /// Real indices by flow hash; unchanged VIPs share it between tables.
+    pub ring: Arc<Ring>,
+}
+
+impl Vip {
+    /// Whether a match of this VIP is a wildcard match (katran-compat section 4.7): any port, or a
+    /// prefix.
+    pub const fn is_wildcard(&self) -> bool {
+        self.key.port == 0 || !self.key.is_single_address()
+    }
+}
+
+/// Everything the forwarder reads, immutable.
+#[derive(Debug)]
+pub struct ServiceTable {
+    pub(super) generation: u32,
+    pub(super) settings: Settings,
+    pub(super) vips: Vec<Option<Vip>>,
+    pub(super) exact: HashMap<(IpAddr, u16, Protocol), u16, RandomState>,
+    /// Prefix VIPs, longest prefix first.
+    pub(super) prefixes: Vec<(VipKey, u16)>,
+    /// How many VIPs have this address.
+    pub(super) addresses: HashMap<IpAddr, u16, RandomState>,
+    pub(super) reals: Vec<Option<Real>>,
+}
+
+impl ServiceTable {
+    /// Increases with every table that [`super::ServiceControl`] makes.
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// What holds for all VIPs.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// MAC of the next hop, when known.
+    pub const fn next_hop_mac(&self) -> Option<MacAddress> {
+        self.settings.next_hop_mac
+    }
+
+    /// VIPs in ascending number.
+    pub fn vips(&self) -> impl Iterator<Item = &Vip> {
+        self.vips.iter().flatten()
+    }
+
+    /// The VIP with this number.
+    pub fn vip(&self, number: u16) -> Option<&Vip> {
+        self.vips.get(usize::from(number))?.as_ref()
+    }
+
+    /// The VIP with exactly this key.
+    pub fn find(&self, key: &VipKey) -> Option<&Vip> {
+        self.vips().find(|vip| vip.key == *key)
+    }
+
+    /// Looks a destination up in the order of katran-compat section 4.7: exact, longest prefix with
+    /// this port, any port, longest prefix with any port.
+    pub fn lookup(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<&Vip> {
+        let number = self
+            .exact
+            .get(&(address, port, protocol))
+            .copied()
+            .or_else(|| self.lookup_prefix(address, port, protocol))
+            .or_else(|| self.exact.get(&(address, 0, protocol)).copied())
+            .or_else(|| self.lookup_prefix(address, 0, protocol))?;
+        self.vip(number)
+    }
+
+    fn lookup_prefix(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<u16> {
+        self.prefixes
+            .iter()
+            .find(|(key, _)| {
+                key.port == port && key.protocol == protocol && prefix_contains(key, address)
+            })
+            .map(|(_, number)| *number)
+    }
+
+    /// Whether some VIP has this address, on whatever port.
+    pub fn is_vip_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains_key(&address)
+            || self
+                .prefixes
+                .iter()
+                .any(|(key, _)| prefix_contains(key, address))
+    }
+
+    /// The real at this index.
+    pub fn real(&self, index: usize) -> Option<&Real> {
+        self.reals.get(index)?.as_ref()
+    }
+
+    /// Reals in ascending index, including those that only flows still use.
+    pub fn reals(&self) -> impl Iterator<Item = &Real> {
+        self.reals.iter().flatten()
+    }
+}
+
+fn prefix_contains(key: &VipKey, address: IpAddr) -> bool {
+    match (key.address, address) {
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
+            let host_bits = 128 - u32::from(key.prefix_len.min(128));
+            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+            network.to_bits() == address.to_bits() & mask
+        }
+        (IpAddr::V4(_), IpAddr::V4(_)) => key.address == address,
+        _ => false,
+    }
+}
