@@ -8,7 +8,13 @@
 
 mod error;
 mod index_list;
+mod limits;
 mod model;
+mod origins;
+mod parse;
+mod problems;
+mod reader;
+mod write;
 
 pub use error::{ConfigError, Problem};
 pub use index_list::{IndexList, IndexListError, Queues};

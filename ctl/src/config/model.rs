@@ -8,9 +8,10 @@ use std::{
 };
 
 use dataplane::service::{
-    DecapSpec, Encapsulation, HashFunction, MacAddress, ServerIdSpec, ServiceSpec, Settings,
-    SourceRouteSpec, VipSpec,
+    DecapSpec, Encapsulation, MacAddress, ServerIdSpec, ServiceSpec, Settings, SourceRouteSpec,
+    VipSpec,
 };
+use maglev::HashFunction;
 
 use super::{IndexList, Queues};
 

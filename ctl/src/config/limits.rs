@@ -1,0 +1,17 @@
+//! Ranges of the values that are not ranges of their types.
+
+use std::ops::RangeInclusive;
+
+/// Flows per worker and address family. The largest table takes tens of gigabytes.
+pub(super) const FLOW_TABLE_CAPACITY: RangeInclusive<usize> = 1..=1 << 27;
+/// Bytes of a frame towards a VIP: Ethernet, IPv6 and TCP headers at least; what a UMEM chunk holds
+/// beside its head room at most.
+pub(super) const MAX_FRAME: RangeInclusive<u16> = 74..=3500;
+/// UMEM chunks of one queue: four bursts at least; 4 GiB at most.
+pub(super) const FRAMES: RangeInclusive<u32> = 256..=1 << 20;
+/// Longer than this, a worker that waits for packets would not answer questions in time.
+pub(super) const MAX_BUSY_POLL_US: u32 = 10_000;
+/// As for busy polling.
+pub(super) const MAX_SPIN_US: u32 = 1_000_000;
+/// What fits a Unix socket address beside the closing zero.
+pub(super) const MAX_SOCKET_PATH: usize = 107;

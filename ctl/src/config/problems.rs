@@ -1,0 +1,609 @@
+//! What must hold between the parts of a configuration, whether it came from a file or not.
+
+use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
+
+use dataplane::service::{MAX_REALS, MAX_VIPS, VipFlags, VipKey, VipSpec};
+use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
+
+use super::{
+    BalancerConfig, Config, EncapsulationKind, Problem, Queues,
+    limits::{FLOW_TABLE_CAPACITY, FRAMES, MAX_FRAME},
+    origins::{ElementOrigin, Origins},
+    parse::is_interface_name,
+};
+
+/// Distinct reals a balancer can hold; index 0 is never a real.
+const USABLE_REALS: usize = MAX_REALS - 1;
+/// Queues of one interface that can have a socket.
+const MAX_QUEUES: u32 = xdp_layout::MAX_QUEUES;
+
+impl Config {
+    /// Everything that keeps this configuration from being used, without lines.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.problems_at(None)
+    }
+
+    /// As [`Config::problems`], with lines where `origins` has them.
+    pub(super) fn problems_at(&self, origins: Option<&Origins>) -> Vec<Problem> {
+        let mut checker = Checker {
+            config: self,
+            origins,
+            problems: Vec::new(),
+        };
+        checker.interface();
+        checker.balancer();
+        checker.vips();
+        checker.server_ids();
+        checker.source_routes();
+        checker.decap();
+        checker.problems
+    }
+
+    /// What is allowed and probably not meant.
+    pub fn warnings(&self) -> Vec<Problem> {
+        let mut checker = Checker {
+            config: self,
+            origins: None,
+            problems: Vec::new(),
+        };
+        checker.warnings();
+        checker.problems
+    }
+}
+
+/// A part of a configuration; elements of arrays by their position in [`Config`].
+#[derive(Clone, Copy)]
+enum Place {
+    Interface(&'static str),
+    Balancer(&'static str),
+    Admin(&'static str),
+    /// The array as a whole.
+    Vips,
+    Vip(usize, &'static str),
+    Real(usize, usize, &'static str),
+    ServerId(usize, &'static str),
+    SourceRoute(usize, &'static str),
+    Decap(usize, &'static str),
+}
+
+struct Checker<'c> {
+    config: &'c Config,
+    origins: Option<&'c Origins>,
+    problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn report(&mut self, place: Place, problem: impl Into<String>, remedy: impl Into<String>) {
+        let problem = Problem {
+            line: self.line(place),
+            field: self.field(place),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        };
+        self.problems.push(problem);
+    }
+
+    fn element_origin(&self, place: Place) -> Option<(&ElementOrigin, &'static str)> {
+        let origins = self.origins?;
+        match place {
+            Place::Vip(vip, key) => Some((&origins.vips.get(vip)?.element, key)),
+            Place::Real(vip, real, key) => Some((origins.vips.get(vip)?.reals.get(real)?, key)),
+            Place::ServerId(index, key) => Some((origins.server_ids.get(index)?, key)),
+            Place::SourceRoute(index, key) => Some((origins.source_routes.get(index)?, key)),
+            Place::Decap(index, key) => Some((origins.decap.get(index)?, key)),
+            Place::Interface(_) | Place::Balancer(_) | Place::Admin(_) | Place::Vips => None,
+        }
+    }
+
+    fn line(&self, place: Place) -> Option<usize> {
+        let origins = self.origins?;
+        match place {
+            Place::Interface(key) => origins.interface.get(key).copied(),
+            Place::Balancer(key) => origins.balancer.get(key).copied(),
+            Place::Admin(key) => origins.admin.get(key).copied(),
+            Place::Vips => None,
+            _ => {
+                let (element, key) = self.element_origin(place)?;
+                Some(element.keys.get(key).copied().unwrap_or(element.line))
+            }
+        }
+    }
+
+    fn field(&self, place: Place) -> String {
+        // Positions in the file; elements that could not be read count there.
+        let index = |index| {
+            self.element_origin(place)
+                .map_or(index, |(origin, _)| origin.index)
+        };
+        let (mut field, key) = match place {
+            Place::Interface(key) => ("interface".to_owned(), key),
+            Place::Balancer(key) => ("balancer".to_owned(), key),
+            Place::Admin(key) => ("admin".to_owned(), key),
+            Place::Vips => ("vip".to_owned(), ""),
+            Place::Vip(vip, key) => (
+                format!("vip[{}] ({})", index(vip), self.config.vips[vip].key),
+                key,
+            ),
+            Place::Real(vip, real, key) => (
+                format!("{}.reals[{}]", self.field(Place::Vip(vip, "")), index(real)),
+                key,
+            ),
+            Place::ServerId(id, key) => (format!("server_id[{}]", index(id)), key),
+            Place::SourceRoute(route, key) => (format!("source_route[{}]", index(route)), key),
+            Place::Decap(decap, key) => (format!("decap[{}]", index(decap)), key),
+        };
+        if !key.is_empty() {
+            let _ = write!(field, ".{key}");
+        }
+        field
+    }
+
+    /// `vip[1]`, or `vip[1] on line 12` when there are lines.
+    fn earlier(&self, place: Place, what: &str) -> String {
+        match self.element_origin(place) {
+            Some((origin, _)) => format!("{what}[{}] on line {}", origin.index, origin.line),
+            None => match place {
+                Place::Vip(index, _)
+                | Place::Real(_, index, _)
+                | Place::ServerId(index, _)
+                | Place::SourceRoute(index, _)
+                | Place::Decap(index, _) => format!("{what}[{index}]"),
+                _ => what.to_owned(),
+            },
+        }
+    }
+
+    fn interface(&mut self) {
+        let interface = &self.config.interface;
+        if let Some(name) = &interface.name
+            && !is_interface_name(name)
+        {
+            self.report(
+                Place::Interface("name"),
+                format!("{name:?} is not an interface name"),
+                "give 1 to 15 characters without slash, colon or space, as `ip link` shows them",
+            );
+        }
+        if let Some(Queues::List(list)) = &interface.queues
+            && let Some(queue) = list.indices().iter().find(|&&queue| queue >= MAX_QUEUES)
+        {
+            self.report(
+                Place::Interface("queues"),
+                format!("queue {queue} is too large"),
+                format!("name queues from 0 to {}", MAX_QUEUES - 1),
+            );
+        }
+        if let Some(mac) = interface.next_hop_mac {
+            if mac.0[0] & 1 != 0 {
+                self.report(
+                    Place::Interface("next_hop_mac"),
+                    format!("{mac} is a group address"),
+                    "give the router's own Ethernet address, whose first octet is even",
+                );
+            } else if mac.0 == [0; 6] {
+                self.report(
+                    Place::Interface("next_hop_mac"),
+                    format!("{mac} is no station's address"),
+                    "give the router's own Ethernet address, or leave the key out to have it resolved",
+                );
+            }
+        }
+        if !interface.frames.is_power_of_two() || !FRAMES.contains(&interface.frames) {
+            self.report(
+                Place::Interface("frames"),
+                format!("{} is not a power of two", interface.frames),
+                format!(
+                    "give a power of two from {} to {}",
+                    FRAMES.start(),
+                    FRAMES.end()
+                ),
+            );
+        }
+    }
+
+    fn balancer(&mut self) {
+        let balancer = &self.config.balancer;
+        if !MAX_FRAME.contains(&balancer.max_frame) {
+            self.report(
+                Place::Balancer("max_frame"),
+                format!("{} is not a frame length in bytes", balancer.max_frame),
+                format!(
+                    "give a whole number from {} to {}",
+                    MAX_FRAME.start(),
+                    MAX_FRAME.end()
+                ),
+            );
+        }
+        if !FLOW_TABLE_CAPACITY.contains(&balancer.flow_table_capacity) {
+            self.report(
+                Place::Balancer("flow_table_capacity"),
+                format!("{} is not a number of flows", balancer.flow_table_capacity),
+                format!(
+                    "give a whole number from {} to {}",
+                    FLOW_TABLE_CAPACITY.start(),
+                    FLOW_TABLE_CAPACITY.end()
+                ),
+            );
+        }
+        if balancer.gue_port == 0 {
+            self.report(
+                Place::Balancer("gue_port"),
+                "0 is not a UDP port",
+                "give a whole number from 1 to 65535",
+            );
+        }
+        if let Some(source) = balancer.source_v4 {
+            self.unicast(Place::Balancer("source_v4"), source.into());
+        }
+        if let Some(source) = balancer.source_v6 {
+            self.unicast(Place::Balancer("source_v6"), source.into());
+        }
+        if balancer.encapsulation == EncapsulationKind::Gue {
+            self.gue_sources(balancer);
+        }
+        if balancer.tcp_server_id {
+            self.unsupported(
+                Place::Balancer("tcp_server_id"),
+                "tcp_server_id = true",
+                "the line",
+            );
+        }
+    }
+
+    fn gue_sources(&mut self, balancer: &BalancerConfig) {
+        // A source that is there and could not be read has had its complaint.
+        let written = |key| {
+            self.origins
+                .is_some_and(|origins| origins.balancer.contains_key(key))
+        };
+        let has_v4 = balancer.source_v4.is_some() || written("source_v4");
+        let has_v6 = balancer.source_v6.is_some() || written("source_v6");
+        if !has_v4 && !has_v6 {
+            self.report(
+                Place::Balancer("encapsulation"),
+                "\"gue\" needs an outer source address",
+                "give source_v4 or source_v6 in [balancer], or encapsulation = \"ipip\"",
+            );
+            return;
+        }
+        for (missing, is_v4, key, family) in [
+            (!has_v4, true, "source_v4", "IPv4"),
+            (!has_v6, false, "source_v6", "IPv6"),
+        ] {
+            if !missing {
+                continue;
+            }
+            let user = self.config.vips.iter().enumerate().find_map(|(vip, spec)| {
+                let of_family =
+                    |real: &dataplane::service::RealSpec| real.address.is_ipv4() == is_v4;
+                let real = spec.reals.iter().position(of_family)?;
+                Some(Place::Real(vip, real, "address"))
+            });
+            if let Some(place) = user {
+                self.report(
+                    place,
+                    format!("GUE to an {family} real needs an {family} source"),
+                    format!("give {key} in [balancer]"),
+                );
+            }
+        }
+    }
+
+    fn unsupported(&mut self, place: Place, what: &str, remove: &str) {
+        self.report(
+            place,
+            format!("not supported yet: {what}"),
+            format!("remove {remove}"),
+        );
+    }
+
+    /// Complains about addresses that no packet can be sent to or from.
+    fn unicast(&mut self, place: Place, address: IpAddr) -> bool {
+        let what = match address {
+            _ if address.is_unspecified() => "the unspecified address",
+            _ if address.is_multicast() => "a multicast address",
+            IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+                let v4 = v6
+                    .to_ipv4_mapped()
+                    .map_or_else(String::new, |v4| v4.to_string());
+                self.report(
+                    place,
+                    format!("{address} is an IPv4-mapped address"),
+                    format!("write {v4}"),
+                );
+                return false;
+            }
+            _ => return true,
+        };
+        self.report(
+            place,
+            format!("{address} is {what}"),
+            "give the address of one host",
+        );
+        false
+    }
+
+    /// Complains about bits that a prefix of this length leaves to hosts.
+    fn host_bits(&mut self, place: Place, address: IpAddr, prefix_len: u8) {
+        let network = mask(address, prefix_len);
+        if network != address {
+            self.report(
+                place,
+                format!("{address}/{prefix_len} has host bits set"),
+                format!("write {network}/{prefix_len}"),
+            );
+        }
+    }
+
+    fn vips(&mut self) {
+        let vips = &self.config.vips;
+        if vips.len() > MAX_VIPS {
+            self.report(
+                Place::Vips,
+                format!("{} VIPs are too many", vips.len()),
+                format!("keep at most {MAX_VIPS}"),
+            );
+        }
+        let mut keys: HashMap<VipKey, usize> = HashMap::new();
+        let mut reals: HashMap<IpAddr, (usize, usize)> = HashMap::new();
+        for (index, vip) in vips.iter().enumerate() {
+            if let Some(&first) = keys.get(&vip.key) {
+                let earlier = self.earlier(Place::Vip(first, ""), "vip");
+                self.report(
+                    Place::Vip(index, "address"),
+                    format!("the same address, port and protocol as {earlier}"),
+                    "merge the two or remove one",
+                );
+            } else {
+                keys.insert(vip.key, index);
+            }
+            self.vip(index, vip);
+            for (position, real) in vip.reals.iter().enumerate() {
+                reals.entry(real.address).or_insert((index, position));
+            }
+        }
+        if reals.len() > USABLE_REALS {
+            self.report(
+                Place::Vips,
+                format!("{} different reals are too many", reals.len()),
+                format!("keep at most {USABLE_REALS}"),
+            );
+        }
+    }
+
+    fn vip(&mut self, index: usize, vip: &VipSpec) {
+        let VipKey {
+            address,
+            prefix_len,
+            ..
+        } = vip.key;
+        let place = Place::Vip(index, "address");
+        if vip.key.is_single_address() {
+            self.unicast(place, address);
+        } else if address.is_ipv4() {
+            self.report(
+                place,
+                format!("{address}/{prefix_len} is an IPv4 prefix"),
+                "give a VIP for each address; prefixes are for IPv6",
+            );
+        } else if self.unicast(place, address) {
+            self.host_bits(place, address, prefix_len);
+        }
+        let missing: Vec<_> = VipFlags::NAMES
+            .iter()
+            .filter(|(_, flag)| vip.flags.contains(*flag) && !VipFlags::SUPPORTED.contains(*flag))
+            .map(|(name, _)| *name)
+            .collect();
+        if !missing.is_empty() {
+            let plural = if missing.len() > 1 { "s" } else { "" };
+            self.unsupported(
+                Place::Vip(index, "flags"),
+                &format!("flag{plural} {}", missing.join(", ")),
+                &format!("the flag{plural} or the VIP"),
+            );
+        }
+        let mut addresses: HashMap<IpAddr, usize> = HashMap::new();
+        for (position, real) in vip.reals.iter().enumerate() {
+            let place = Place::Real(index, position, "address");
+            if let Some(&first) = addresses.get(&real.address) {
+                let earlier = self.earlier(Place::Real(index, first, ""), "reals");
+                self.report(
+                    place,
+                    format!("{} is already {earlier}", real.address),
+                    "name each real of a VIP once",
+                );
+            } else {
+                addresses.insert(real.address, position);
+            }
+            let unicast = self.unicast(place, real.address);
+            if unicast && vip.key.address.is_ipv6() && real.address.is_ipv4() {
+                self.report(
+                    place,
+                    format!("{} is an IPv4 real of an IPv6 VIP", real.address),
+                    "give the real's IPv6 address",
+                );
+            }
+            if real.local {
+                self.unsupported(
+                    Place::Real(index, position, "local"),
+                    "local = true",
+                    "the key or the real",
+                );
+            }
+        }
+    }
+
+    fn server_ids(&mut self) {
+        let mut ids: HashMap<u32, usize> = HashMap::new();
+        for (index, server_id) in self.config.server_ids.iter().enumerate() {
+            if server_id.id == 0 {
+                self.report(
+                    Place::ServerId(index, "id"),
+                    "0 means no server id",
+                    format!("give a whole number from 1 to {}", u32::MAX),
+                );
+            }
+            if let Some(&first) = ids.get(&server_id.id) {
+                let earlier = self.earlier(Place::ServerId(first, ""), "server_id");
+                self.report(
+                    Place::ServerId(index, "id"),
+                    format!("{} is already the id of {earlier}", server_id.id),
+                    "give each id once",
+                );
+            } else {
+                ids.insert(server_id.id, index);
+            }
+            self.unicast(Place::ServerId(index, "real"), server_id.real);
+        }
+        if !self.config.server_ids.is_empty() {
+            self.unsupported(Place::ServerId(0, ""), "[[server_id]]", "these sections");
+        }
+    }
+
+    fn source_routes(&mut self) {
+        let mut prefixes: HashMap<(IpAddr, u8), usize> = HashMap::new();
+        for (index, route) in self.config.source_routes.iter().enumerate() {
+            let prefix = (route.prefix, route.prefix_len);
+            if let Some(&first) = prefixes.get(&prefix) {
+                let earlier = self.earlier(Place::SourceRoute(first, ""), "source_route");
+                self.report(
+                    Place::SourceRoute(index, "prefix"),
+                    format!(
+                        "{}/{} is already the prefix of {earlier}",
+                        prefix.0, prefix.1
+                    ),
+                    "give each prefix once",
+                );
+            } else {
+                prefixes.insert(prefix, index);
+            }
+            self.host_bits(Place::SourceRoute(index, "prefix"), prefix.0, prefix.1);
+            let unicast = self.unicast(Place::SourceRoute(index, "real"), route.real);
+            if unicast && route.prefix.is_ipv6() && route.real.is_ipv4() {
+                self.report(
+                    Place::SourceRoute(index, "real"),
+                    format!("{} is an IPv4 real for IPv6 clients", route.real),
+                    "give the real's IPv6 address",
+                );
+            }
+        }
+        if !self.config.source_routes.is_empty() {
+            self.unsupported(
+                Place::SourceRoute(0, ""),
+                "[[source_route]]",
+                "these sections",
+            );
+        }
+    }
+
+    fn decap(&mut self) {
+        let mut addresses: HashMap<IpAddr, usize> = HashMap::new();
+        for (index, decap) in self.config.decap.iter().enumerate() {
+            if let Some(&first) = addresses.get(&decap.address) {
+                let earlier = self.earlier(Place::Decap(first, ""), "decap");
+                self.report(
+                    Place::Decap(index, "address"),
+                    format!("{} is already the address of {earlier}", decap.address),
+                    "give each address once",
+                );
+            } else {
+                addresses.insert(decap.address, index);
+            }
+            self.unicast(Place::Decap(index, "address"), decap.address);
+        }
+        if !self.config.decap.is_empty() {
+            self.unsupported(Place::Decap(0, ""), "[[decap]]", "these sections");
+        }
+    }
+
+    fn warnings(&mut self) {
+        let config = self.config;
+        if config.admin.mode & 0o002 != 0 {
+            self.report(
+                Place::Admin("mode"),
+                format!(
+                    "{:04o} lets every user of this host manage the balancer",
+                    config.admin.mode
+                ),
+                "use \"0660\" and a group",
+            );
+        }
+        let vip_addresses: HashMap<IpAddr, usize> = config
+            .vips
+            .iter()
+            .enumerate()
+            .filter(|(_, vip)| vip.key.is_single_address())
+            .map(|(index, vip)| (vip.key.address, index))
+            .collect();
+        for (index, vip) in config.vips.iter().enumerate() {
+            if vip.reals.is_empty() {
+                self.report(
+                    Place::Vip(index, "reals"),
+                    "the VIP has no reals: its packets are dropped",
+                    "add a real",
+                );
+            } else if vip.reals.iter().all(|real| real.weight == 0) {
+                self.report(
+                    Place::Vip(index, "reals"),
+                    "all weights are 0: packets of new flows are dropped",
+                    "give a real a weight above 0",
+                );
+            }
+            for (position, real) in vip.reals.iter().enumerate() {
+                if let Some(&looping) = vip_addresses.get(&real.address) {
+                    self.report(
+                        Place::Real(index, position, "address"),
+                        format!(
+                            "{} is also the address of vip[{looping}]: packets may come back",
+                            real.address
+                        ),
+                        "give the real's own address",
+                    );
+                }
+            }
+            if vip.hash == HashFunction::MaglevV1 {
+                let endpoints: Vec<_> = (1..)
+                    .zip(&vip.reals)
+                    .map(|(number, real)| Endpoint::new(number, real.weight, real.address))
+                    .collect();
+                if let Some(warning) = v1_weights_warning(&endpoints, DEFAULT_RING_SIZE) {
+                    let (problem, remedy) = warning.split_once("; ").unwrap_or((&warning, ""));
+                    self.report(Place::Vip(index, "reals"), problem, remedy);
+                }
+            }
+        }
+    }
+}
+
+/// The network's address: host bits zero.
+fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
+    let shift = |bits: u32| bits - u32::from(prefix_len).min(bits);
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(shift(32)).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(shift(128)).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_cover_every_length() {
+        let v6: IpAddr = "2001:db8:a:b::1".parse().unwrap();
+        assert_eq!(mask(v6, 128), v6);
+        assert_eq!(mask(v6, 48), "2001:db8:a::".parse::<IpAddr>().unwrap());
+        assert_eq!(mask(v6, 0), "::".parse::<IpAddr>().unwrap());
+        let v4: IpAddr = "192.0.2.130".parse().unwrap();
+        assert_eq!(mask(v4, 32), v4);
+        assert_eq!(mask(v4, 25), "192.0.2.128".parse::<IpAddr>().unwrap());
+        assert_eq!(mask(v4, 0), "0.0.0.0".parse::<IpAddr>().unwrap());
+    }
+}
