@@ -1,0 +1,105 @@
+//! Frames, built by etherparse: an implementation that shares nothing with ours.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use etherparse::PacketBuilder;
+
+/// MAC of the balancer's interface.
+pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 1];
+/// MAC of whoever sent the frame to us.
+pub const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 0xbb, 2];
+
+/// TCP flags of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    Syn,
+    Ack,
+    Rst,
+}
+
+/// A TCP segment from `source` to `destination`, written `address:port`.
+pub fn tcp(source: &str, destination: &str, segment: Segment) -> Vec<u8> {
+    let (source, destination) = endpoints(source, destination);
+    let step = ip(source, destination).tcp(source.port(), destination.port(), 1000, 502);
+    let step = match segment {
+        Segment::Syn => step.syn(),
+        Segment::Ack => step.ack(2000),
+        Segment::Rst => step.rst(),
+    };
+    let mut frame = Vec::new();
+    step.write(&mut frame, b"").expect("a valid packet");
+    frame
+}
+
+/// A UDP datagram.
+pub fn udp(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+    let (source, destination) = endpoints(source, destination);
+    let mut frame = Vec::new();
+    ip(source, destination)
+        .udp(source.port(), destination.port())
+        .write(&mut frame, payload)
+        .expect("a valid packet");
+    frame
+}
+
+/// An ICMP error of `kind` (type, code) from `router` to the VIP, about `quoted`, a frame that the
+/// VIP's flow carried back to the client.
+pub fn icmp_error(router: &str, vip: &str, kind: (u8, u8), quoted: &[u8]) -> Vec<u8> {
+    let quoted = &quoted[14..];
+    let mut frame = Vec::new();
+    match (router.parse::<std::net::IpAddr>().unwrap(), vip.parse::<std::net::IpAddr>().unwrap()) {
+        (std::net::IpAddr::V4(router), std::net::IpAddr::V4(vip)) => {
+            PacketBuilder::ethernet2(SENDER_MAC, OWN_MAC)
+                .ipv4(router.octets(), vip.octets(), 64)
+                .icmpv4_raw(kind.0, kind.1, [0, 0, 5, 0x78])
+                .write(&mut frame, quoted)
+        }
+        (std::net::IpAddr::V6(router), std::net::IpAddr::V6(vip)) => {
+            PacketBuilder::ethernet2(SENDER_MAC, OWN_MAC)
+                .ipv6(router.octets(), vip.octets(), 64)
+                .icmpv6_raw(kind.0, kind.1, [0, 0, 5, 0x78])
+                .write(&mut frame, quoted)
+        }
+        _ => panic!("router and VIP of different families"),
+    }
+    .expect("a valid packet");
+    frame
+}
+
+/// An echo request.
+pub fn echo(source: &str, destination: &str) -> Vec<u8> {
+    let mut frame = Vec::new();
+    match (source.parse::<Ipv4Addr>(), source.parse::<Ipv6Addr>()) {
+        (Ok(source), _) => PacketBuilder::ethernet2(SENDER_MAC, OWN_MAC)
+            .ipv4(source.octets(), destination.parse::<Ipv4Addr>().unwrap().octets(), 7)
+            .icmpv4_echo_request(1, 2)
+            .write(&mut frame, b"ping"),
+        (_, Ok(source)) => PacketBuilder::ethernet2(SENDER_MAC, OWN_MAC)
+            .ipv6(source.octets(), destination.parse::<Ipv6Addr>().unwrap().octets(), 7)
+            .icmpv6_echo_request(1, 2)
+            .write(&mut frame, b"ping"),
+        _ => panic!("{source} is not an address"),
+    }
+    .expect("a valid packet");
+    frame
+}
+
+fn endpoints(source: &str, destination: &str) -> (SocketAddr, SocketAddr) {
+    (source.parse().expect("a socket address"), destination.parse().expect("a socket address"))
+}
+
+fn ip(
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    let ethernet = PacketBuilder::ethernet2(SENDER_MAC, OWN_MAC);
+    match (source, destination) {
+        (SocketAddr::V4(source), SocketAddr::V4(destination)) => {
+            ethernet.ipv4(source.ip().octets(), destination.ip().octets(), 64)
+        }
+        (SocketAddr::V6(source), SocketAddr::V6(destination)) => {
+            ethernet.ipv6(source.ip().octets(), destination.ip().octets(), 64)
+        }
+        _ => panic!("endpoints of different families"),
+    }
+}
