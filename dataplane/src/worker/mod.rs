@@ -1,0 +1,1 @@
+//! The thread that moves frames between a queue and its forwarder.

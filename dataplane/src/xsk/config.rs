@@ -1,0 +1,185 @@
+//! What a socket is to be like.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+/// Bytes the kernel keeps free in front of a received frame (`XDP_PACKET_HEADROOM`).
+pub const HEAD_ROOM: usize = 256;
+
+/// Most bytes the XDP program opens in front of a frame: IPv6 and UDP header of GUE.
+pub const TUNNEL_ROOM: usize = 40 + 8;
+
+/// Smallest chunk the kernel accepts.
+const SMALL_CHUNK: usize = 2048;
+
+/// Largest chunk the kernel accepts: a page.
+const LARGE_CHUNK: usize = 4096;
+
+/// Bytes of a chunk for frames of up to `max_frame` bytes; `None` when no chunk holds them.
+///
+/// A copy-mode socket gets the frame *behind* the kernel's head room, with the room that the XDP
+/// program opened: [`HEAD_ROOM`] + [`TUNNEL_ROOM`] + `max_frame` must fit. (In zero-copy mode the
+/// program's room comes out of the kernel's, which needs less.) So 2048 bytes hold frames of up to
+/// 1744 bytes and 4096 bytes hold up to 3792.
+pub const fn chunk_size(max_frame: u16) -> Option<usize> {
+    let needed = HEAD_ROOM + TUNNEL_ROOM + max_frame as usize;
+    if needed <= SMALL_CHUNK {
+        Some(SMALL_CHUNK)
+    } else if needed <= LARGE_CHUNK {
+        Some(LARGE_CHUNK)
+    } else {
+        None
+    }
+}
+
+/// Largest `max_frame` that some chunk holds.
+pub(super) const LARGEST_FRAME: usize = LARGE_CHUNK - HEAD_ROOM - TUNNEL_ROOM;
+
+/// How frames get from the driver to the socket's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SocketMode {
+    /// Zero-copy when the driver can, else copies.
+    #[default]
+    Auto,
+    /// The device writes into the socket's memory; an error when the driver cannot.
+    ZeroCopy,
+    /// The kernel copies each frame.
+    Copy,
+}
+
+impl SocketMode {
+    /// Name as configuration files write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::ZeroCopy => "zero-copy",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The text names no socket mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a socket mode; write auto, zero-copy or copy")]
+pub struct SocketModeError;
+
+impl FromStr for SocketMode {
+    type Err = SocketModeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Auto, Self::ZeroCopy, Self::Copy]
+            .into_iter()
+            .find(|mode| mode.name() == text)
+            .ok_or(SocketModeError)
+    }
+}
+
+/// Busy polling by the kernel on behalf of the socket (`SO_BUSY_POLL`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// How long one call polls the device, in microseconds.
+    pub microseconds: u32,
+    /// Frames taken in one poll (`SO_BUSY_POLL_BUDGET`).
+    pub budget: u16,
+    /// Keep the device's interrupts off meanwhile (`SO_PREFER_BUSY_POLL`). Some zero-copy drivers
+    /// stop transmitting with it.
+    pub prefer: bool,
+}
+
+/// What a socket is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XskConfig {
+    /// Interface name, in the network namespace of the calling thread.
+    pub interface: String,
+    /// RX (and TX) queue.
+    pub queue: u32,
+    /// How frames get to the socket.
+    pub mode: SocketMode,
+    /// Chunks of buffer memory, at least [`XskConfig::MIN_FRAMES`].
+    pub frames: u32,
+    /// Longest frame, in bytes; decides the size of a chunk.
+    pub max_frame: u16,
+    /// Try to take the buffer memory from huge pages.
+    pub huge_pages: bool,
+    /// Busy polling by the kernel.
+    pub busy_poll: Option<BusyPoll>,
+    /// How long to try again while the queue is busy: the kernel releases the queue of a socket that
+    /// was closed some time later.
+    pub busy_retry: Duration,
+}
+
+impl XskConfig {
+    /// Fewest chunks.
+    pub const MIN_FRAMES: u32 = 128;
+    /// Most chunks.
+    pub const MAX_FRAMES: u32 = 1 << 18;
+
+    /// The usual settings for this queue.
+    pub fn new(interface: impl Into<String>, queue: u32) -> Self {
+        Self {
+            interface: interface.into(),
+            queue,
+            mode: SocketMode::Auto,
+            frames: 4096,
+            max_frame: 1514,
+            huge_pages: false,
+            busy_poll: None,
+            busy_retry: Duration::from_secs(5),
+        }
+    }
+
+    /// Slots of the RX ring and of the TX ring: half of the frames, so that a full RX ring leaves
+    /// frames for those on their way out.
+    pub(super) const fn traffic_ring(frames: u32) -> u32 {
+        frames.next_power_of_two() / 2
+    }
+
+    /// Slots of the fill ring: twice the frames, as the kernel announces late which it has taken.
+    pub(super) const fn fill_ring(frames: u32) -> u32 {
+        frames.next_power_of_two() * 2
+    }
+
+    /// Slots of the completion ring: every frame may complete before the first is reaped.
+    pub(super) const fn completion_ring(frames: u32) -> u32 {
+        frames.next_power_of_two()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_hold_head_room_tunnel_header_and_frame() {
+        assert_eq!(chunk_size(1514), Some(2048));
+        assert_eq!(chunk_size(1744), Some(2048));
+        assert_eq!(chunk_size(1745), Some(4096));
+        assert_eq!(chunk_size(3500), Some(4096));
+        assert_eq!(chunk_size(3792), Some(4096));
+        assert_eq!(chunk_size(3793), None);
+        assert_eq!(LARGEST_FRAME, 3792);
+    }
+
+    #[test]
+    fn modes_are_read_as_they_are_written() {
+        for mode in [SocketMode::Auto, SocketMode::ZeroCopy, SocketMode::Copy] {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+        assert_eq!("zerocopy".parse::<SocketMode>(), Err(SocketModeError));
+    }
+
+    #[test]
+    fn rings_are_powers_of_two_for_any_number_of_frames() {
+        for frames in [XskConfig::MIN_FRAMES, 1000, 4096, XskConfig::MAX_FRAMES] {
+            let fill = XskConfig::fill_ring(frames);
+            assert!(fill.is_power_of_two() && fill >= 2 * frames);
+            assert!(XskConfig::completion_ring(frames) >= frames);
+            assert!(XskConfig::traffic_ring(frames).is_power_of_two());
+        }
+    }
+}

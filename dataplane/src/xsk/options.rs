@@ -1,0 +1,88 @@
+//! Socket options of `AF_XDP` sockets that no crate wraps.
+
+use std::{
+    io,
+    mem::size_of,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use super::config::BusyPoll;
+
+/// Plain integers that the kernel may write in any pattern.
+///
+/// # Safety
+/// Every bit pattern is a value, and there is no padding that matters.
+unsafe trait Plain: Copy + Default {}
+
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: six integers of eight bytes.
+unsafe impl Plain for Statistics {}
+
+/// `struct xdp_statistics`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Statistics {
+    pub(super) rx_dropped: u64,
+    pub(super) rx_invalid_descs: u64,
+    pub(super) tx_invalid_descs: u64,
+    pub(super) rx_ring_full: u64,
+    pub(super) rx_fill_ring_empty_descs: u64,
+    pub(super) tx_ring_empty_descs: u64,
+}
+
+fn get<T: Plain>(fd: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
+    let mut value = T::default();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is writable for `len` bytes, and `Plain` allows any bytes in it.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_XDP,
+            name,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(value)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn set(fd: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the value is readable for the length of an integer.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether the kernel gave the socket zero-copy.
+pub(super) fn is_zero_copy(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(get::<u32>(fd, libc::XDP_OPTIONS)? & libc::XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+/// The kernel's counters of a socket. Kernels before 5.9 fill in the first three.
+pub(super) fn statistics(fd: BorrowedFd<'_>) -> io::Result<Statistics> {
+    get(fd, libc::XDP_STATISTICS)
+}
+
+/// Turns busy polling on.
+pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, busy_poll: BusyPoll) -> io::Result<()> {
+    let microseconds = libc::c_int::try_from(busy_poll.microseconds).unwrap_or(libc::c_int::MAX);
+    set(fd, libc::SO_PREFER_BUSY_POLL, busy_poll.prefer.into())?;
+    set(fd, libc::SO_BUSY_POLL, microseconds)?;
+    set(fd, libc::SO_BUSY_POLL_BUDGET, busy_poll.budget.into())
+}

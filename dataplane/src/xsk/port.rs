@@ -1,0 +1,653 @@
+//! UMEM, rings and socket of one queue.
+
+use std::{
+    error::Error,
+    io,
+    num::NonZeroU32,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    slice,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use arrayvec::ArrayVec;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        resource::{Resource, getrlimit},
+        socket::{MsgFlags, getsockopt, recv, send, sockopt::SocketError},
+    },
+};
+use xsk_rs::{
+    CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
+    config::{
+        BindFlags, FrameSize, Interface as InterfaceName, LibxdpFlags, QueueSize, SocketConfig,
+        UmemConfig,
+    },
+};
+
+use super::{
+    config::{SocketMode, XskConfig, chunk_size},
+    error::XskError,
+    interface::Interface,
+    ledger::{Arrival, Ledger},
+    options,
+    probe::SocketProbe,
+};
+use crate::{
+    forward::BURST,
+    port::{
+        Activity, Census, Outgoing, QueuePort, Received, Wake,
+        kick::{Drained, KickTarget, drain, errno, suggests_loss},
+    },
+};
+
+/// A chunk of an [`XskPort`]'s memory in the worker's hands.
+///
+/// Neither `Clone` nor `Copy`, unlike the descriptor inside, and made in one place only.
+#[derive(Debug)]
+#[must_use = "a chunk that is dropped is lost for the queue"]
+pub struct Chunk {
+    descriptor: FrameDesc,
+    /// Number of the port whose memory the descriptor means.
+    port: u64,
+}
+
+impl Chunk {
+    fn check_owner(&self, port: u64) {
+        assert_eq!(self.port, port, "the chunk belongs to another port");
+    }
+}
+
+/// An `AF_XDP` socket with memory of its own.
+#[derive(Debug)]
+pub struct XskPort {
+    number: u64,
+    umem: Umem,
+    rx: RxQueue,
+    tx: TxQueue,
+    fill: FillQueue,
+    completion: CompQueue,
+    tx_size: usize,
+    /// Free chunks; never grows beyond its first capacity.
+    free: Vec<FrameDesc>,
+    ledger: Ledger,
+    /// Descriptors on their way between a ring and the tables.
+    scratch: Box<[FrameDesc; BURST]>,
+    activity: Activity,
+    probe: SocketProbe,
+    zero_copy: bool,
+    huge_pages: bool,
+    busy_poll: bool,
+    memory: usize,
+    /// The error that said the interface is gone; the kernel says so only once.
+    gone: Option<Errno>,
+}
+
+impl XskPort {
+    /// Opens a socket on the interface's queue. No frame arrives before an XDP program redirects to
+    /// it, and none before the worker's first [`QueuePort::refill`].
+    ///
+    /// Waits up to [`XskConfig::busy_retry`] when the queue is busy.
+    pub fn open(config: &XskConfig) -> Result<Self, XskError> {
+        let chunk_size = check(config)?;
+        let interface =
+            Interface::open(&config.interface).map_err(|_| XskError::NoSuchInterface {
+                interface: config.interface.clone(),
+            })?;
+        let attempt = Attempt {
+            config,
+            driver: interface.driver().unwrap_or_default(),
+        };
+        let queues = interface
+            .queues()
+            .map_err(|error| attempt.refused("counting queues", error))?;
+        if config.queue >= queues {
+            return Err(XskError::NoSuchQueue {
+                interface: config.interface.clone(),
+                queue: config.queue,
+                queues,
+                driver: attempt.driver,
+            });
+        }
+        attempt.open(chunk_size)
+    }
+
+    /// The socket, for the XDP program's map.
+    pub fn socket_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the queues in `self` exist.
+        unsafe { BorrowedFd::borrow_raw(self.raw_fd()) }
+    }
+
+    fn raw_fd(&self) -> RawFd {
+        self.rx.fd().as_raw_fd()
+    }
+
+    /// Whether the device reads and writes the socket's memory itself.
+    pub const fn zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Whether the memory is made of huge pages.
+    pub const fn huge_pages(&self) -> bool {
+        self.huge_pages
+    }
+
+    /// Bytes of frames, rings and tables.
+    pub const fn memory_bytes(&self) -> usize {
+        self.memory
+    }
+
+    /// Reads the kernel's statistics of this socket from other threads.
+    pub fn probe(&self) -> SocketProbe {
+        self.probe.clone()
+    }
+
+    /// The error that ended the queue, if a kick's error suggests one.
+    fn after_kick(&mut self, error: Errno) -> io::Result<()> {
+        if suggests_loss(error) {
+            self.check()
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Drop for XskPort {
+    fn drop(&mut self) {
+        // The probe's descriptor would keep the queue bound.
+        self.probe.close();
+    }
+}
+
+/// The size of a chunk, if the numbers in `config` are possible.
+fn check(config: &XskConfig) -> Result<usize, XskError> {
+    if !(XskConfig::MIN_FRAMES..=XskConfig::MAX_FRAMES).contains(&config.frames) {
+        return Err(XskError::Frames {
+            frames: config.frames,
+        });
+    }
+    chunk_size(config.max_frame).ok_or(XskError::MaxFrame {
+        max_frame: config.max_frame,
+    })
+}
+
+/// Memory and the descriptors of its chunks.
+struct Memory {
+    umem: Umem,
+    descriptors: Vec<FrameDesc>,
+    bytes: usize,
+    huge_pages: bool,
+}
+
+/// One try to open a socket, with what its errors name.
+struct Attempt<'a> {
+    config: &'a XskConfig,
+    driver: String,
+}
+
+impl Attempt<'_> {
+    fn refused(&self, step: &'static str, source: io::Error) -> XskError {
+        let config = self.config;
+        let interface = config.interface.clone();
+        let queue = config.queue;
+        match errno(&source) {
+            Errno::EPERM | Errno::EACCES => XskError::Privilege { interface, queue },
+            Errno::EAFNOSUPPORT => XskError::NoKernelSupport { interface, queue },
+            _ => XskError::Refused {
+                interface,
+                queue,
+                driver: self.driver.clone(),
+                mode: config.mode,
+                step,
+                source,
+            },
+        }
+    }
+
+    fn open(self, chunk_size: usize) -> Result<XskPort, XskError> {
+        static PORTS: AtomicU64 = AtomicU64::new(0);
+
+        let Memory {
+            umem,
+            descriptors,
+            bytes,
+            huge_pages,
+        } = self.memory(chunk_size)?;
+        let (tx, rx, fill, completion) = self.socket(&umem)?;
+        // SAFETY: `rx` keeps the descriptor open beyond the end of this function.
+        let fd = unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) };
+        let zero_copy =
+            options::is_zero_copy(fd).map_err(|error| self.refused("reading the mode", error))?;
+        if let Some(busy_poll) = self.config.busy_poll {
+            options::set_busy_poll(fd, busy_poll)
+                .map_err(|error| self.refused("setting busy polling", error))?;
+        }
+        let probe = SocketProbe::new(fd)
+            .map_err(|error| self.refused("duplicating the descriptor", error))?;
+        let chunks = descriptors.len();
+        let frames = self.config.frames;
+        let ring_bytes = 8 * (XskConfig::fill_ring(frames) + XskConfig::completion_ring(frames))
+            + 2 * 16 * XskConfig::traffic_ring(frames);
+        let table_bytes = chunks * (size_of::<FrameDesc>() + 1);
+        Ok(XskPort {
+            number: PORTS.fetch_add(1, Ordering::Relaxed),
+            umem,
+            rx,
+            tx,
+            fill,
+            completion,
+            tx_size: XskConfig::traffic_ring(frames) as usize,
+            free: descriptors,
+            ledger: Ledger::new(chunks, chunk_size),
+            scratch: Box::new([FrameDesc::default(); BURST]),
+            activity: Activity::default(),
+            probe,
+            zero_copy,
+            huge_pages,
+            busy_poll: self.config.busy_poll.is_some(),
+            memory: bytes + ring_bytes as usize + table_bytes,
+            gone: None,
+        })
+    }
+
+    fn memory(&self, chunk_size: usize) -> Result<Memory, XskError> {
+        const HUGE_PAGE: usize = 2 << 20;
+        let frames = self.config.frames as usize;
+        if self.config.huge_pages {
+            // Chunks for whole huge pages: the kernel maps nothing less.
+            let rounded = (frames * chunk_size).next_multiple_of(HUGE_PAGE) / chunk_size;
+            match self.umem(rounded, chunk_size, true) {
+                Ok(memory) => return Ok(memory),
+                Err(XskError::Memory { source, .. }) => tracing::warn!(
+                    interface = self.config.interface,
+                    queue = self.config.queue,
+                    error = %source,
+                    "no huge pages to be had, using ordinary ones; reserve some with sysctl vm.nr_hugepages",
+                ),
+                Err(error) => return Err(error),
+            }
+        }
+        self.umem(frames, chunk_size, false)
+    }
+
+    fn umem(&self, frames: usize, chunk_size: usize, huge: bool) -> Result<Memory, XskError> {
+        let invalid = |what| self.refused(what, io::ErrorKind::InvalidInput.into());
+        let size = |entries| QueueSize::new(entries).map_err(|_| invalid("sizing the rings"));
+        let bytes = frames * chunk_size;
+        let chunk = FrameSize::new(chunk_size as u32).map_err(|_| invalid("sizing the chunks"))?;
+        let umem_config = UmemConfig::builder()
+            .frame_size(chunk)
+            .fill_queue_size(size(XskConfig::fill_ring(self.config.frames))?)
+            .comp_queue_size(size(XskConfig::completion_ring(self.config.frames))?)
+            .frame_headroom(0)
+            .build()
+            .map_err(|_| invalid("sizing the chunks"))?;
+        let count = NonZeroU32::new(frames as u32).ok_or_else(|| invalid("sizing the memory"))?;
+        let (umem, descriptors) = Umem::new(umem_config, count, huge).map_err(|error| {
+            let source = cause(&error);
+            let interface = self.config.interface.clone();
+            let queue = self.config.queue;
+            match errno(&source) {
+                // What the kernel says when pinning would exceed the limit.
+                Errno::ENOBUFS => XskError::MemoryLimit {
+                    interface,
+                    queue,
+                    bytes,
+                    limit: getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft),
+                },
+                Errno::ENOMEM => XskError::Memory {
+                    interface,
+                    queue,
+                    bytes,
+                    source,
+                },
+                _ => self.refused("registering the memory", source),
+            }
+        })?;
+        Ok(Memory {
+            umem,
+            descriptors,
+            bytes,
+            huge_pages: huge,
+        })
+    }
+
+    fn socket(&self, umem: &Umem) -> Result<(TxQueue, RxQueue, FillQueue, CompQueue), XskError> {
+        let config = self.config;
+        let invalid = |what| self.refused(what, io::ErrorKind::InvalidInput.into());
+        let name: InterfaceName = config
+            .interface
+            .parse()
+            .map_err(|_| invalid("reading the interface's name"))?;
+        let ring = QueueSize::new(XskConfig::traffic_ring(config.frames))
+            .map_err(|_| invalid("sizing the rings"))?;
+        let mode = match config.mode {
+            SocketMode::Auto => BindFlags::empty(),
+            SocketMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+            SocketMode::Copy => BindFlags::XDP_COPY,
+        };
+        let socket_config = SocketConfig::builder()
+            .rx_queue_size(ring)
+            .tx_queue_size(ring)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(10);
+        loop {
+            // SAFETY: libxdp loads no program, and no other socket is created from this UMEM.
+            let created = unsafe { Socket::new(socket_config, umem, &name, config.queue) };
+            let source = match created {
+                Ok((tx, rx, Some((fill, completion)))) => return Ok((tx, rx, fill, completion)),
+                Ok((_, _, None)) => return Err(invalid("creating the fill ring")),
+                Err(error) => cause(&error),
+            };
+            let interface = config.interface.clone();
+            let queue = config.queue;
+            let waited = started.elapsed();
+            match errno(&source) {
+                Errno::EBUSY if waited < config.busy_retry => {
+                    thread::sleep(pause.min(config.busy_retry.saturating_sub(waited)));
+                    pause = (pause * 2).min(Duration::from_millis(500));
+                }
+                Errno::EBUSY => {
+                    return Err(XskError::Busy {
+                        interface,
+                        queue,
+                        waited,
+                    });
+                }
+                // Drivers differ in how they say so; the queue exists, so the mode is what is wrong.
+                Errno::EOPNOTSUPP | Errno::EINVAL if config.mode == SocketMode::ZeroCopy => {
+                    return Err(XskError::ZeroCopyUnsupported {
+                        interface,
+                        queue,
+                        driver: self.driver.clone(),
+                        source,
+                    });
+                }
+                _ => return Err(self.refused("binding the socket", source)),
+            }
+        }
+    }
+}
+
+/// The system's error below a creation error of xsk-rs.
+fn cause(error: &dyn Error) -> io::Error {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .and_then(io::Error::raw_os_error)
+        .map_or_else(
+            || io::Error::other(error.to_string()),
+            io::Error::from_raw_os_error,
+        )
+}
+
+/// The TX ring as the kick policy sees it.
+struct Transmission<'a> {
+    tx: &'a mut TxQueue,
+    size: usize,
+    kicks: &'a mut u64,
+}
+
+impl KickTarget for Transmission<'_> {
+    fn pending(&mut self) -> usize {
+        self.size.saturating_sub(self.tx.nb_free_exact() as usize)
+    }
+
+    fn needs_kick(&self) -> bool {
+        self.tx.needs_wakeup()
+    }
+
+    fn kick(&mut self) -> io::Result<()> {
+        *self.kicks += 1;
+        send(self.tx.fd().as_raw_fd(), &[], MsgFlags::MSG_DONTWAIT)?;
+        Ok(())
+    }
+}
+
+/// Asks the processor for the two cache lines that hold room and headers.
+#[inline]
+fn prefetch_headers(umem: &Umem, descriptor: &FrameDesc) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the ledger just gave this chunk to the worker, and nothing is read through the
+        // slice: only its address is used.
+        let first = unsafe { umem.data(descriptor) }.contents().as_ptr();
+        // SAFETY: a hint; it reads nothing and cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.cast()) };
+        // SAFETY: as above, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(64).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (umem, descriptor);
+}
+
+impl QueuePort for XskPort {
+    type Chunk = Chunk;
+
+    fn receive(&mut self, out: &mut ArrayVec<Received<Chunk>, BURST>) -> usize {
+        let wanted = out.remaining_capacity();
+        // SAFETY: the ring is this UMEM's. What it says is checked against the ledger below before
+        // anything is done with it.
+        let count = unsafe { self.rx.consume(&mut self.scratch[..wanted]) };
+        let before = out.len();
+        for descriptor in &mut self.scratch[..count] {
+            let len = descriptor.lengths().data();
+            match self.ledger.receive(descriptor.addr(), len) {
+                Arrival::Good => {
+                    descriptor.set_options(0);
+                    prefetch_headers(&self.umem, descriptor);
+                    let chunk = Chunk {
+                        descriptor: *descriptor,
+                        port: self.number,
+                    };
+                    out.push(Received { chunk, len });
+                }
+                Arrival::BadLength => {
+                    self.activity.invalid_descriptors += 1;
+                    self.free.push(*descriptor);
+                }
+                Arrival::Unknown => self.activity.invalid_descriptors += 1,
+            }
+        }
+        out.len() - before
+    }
+
+    fn bytes<'a>(&'a self, chunk: &'a mut Chunk) -> &'a mut [u8] {
+        chunk.check_owner(self.number);
+        // SAFETY: the descriptor is inside this UMEM (the ledger checked it, the owner was checked
+        // now) and its bytes are accessed by nobody else: a `Chunk` exists only while the ledger
+        // says that the chunk is in the worker's hands, there is one per chunk, and it is borrowed
+        // mutably for as long as the slice lives.
+        let mut data = unsafe { self.umem.data_mut(&mut chunk.descriptor) };
+        // The segment's length counts as its contents; the position stops at the chunk's end.
+        data.cursor().set_pos(usize::MAX);
+        let bytes = data.contents_mut();
+        let (first, len) = (bytes.as_mut_ptr(), bytes.len());
+        // SAFETY: the same bytes, for the lifetime that `data_mut` gave them; `DataMut` offers them
+        // only for its own. It is not used again.
+        unsafe { slice::from_raw_parts_mut(first, len) }
+    }
+
+    fn transmit(&mut self, frames: &mut ArrayVec<Outgoing<Chunk>, BURST>) -> usize {
+        if frames.is_empty() {
+            return 0;
+        }
+        let room = self.tx.nb_free(frames.len() as u32) as usize;
+        let accepted = frames.len().min(room);
+        for (frame, slot) in frames.iter_mut().zip(&mut self.scratch[..accepted]) {
+            frame.chunk.check_owner(self.number);
+            // SAFETY: as in `bytes`: a chunk in the worker's hands, borrowed mutably. Only the
+            // length in the descriptor is changed.
+            let mut data = unsafe { self.umem.data_mut(&mut frame.chunk.descriptor) };
+            data.cursor().set_pos(usize::from(frame.len));
+            *slot = frame.chunk.descriptor;
+        }
+        // SAFETY: the descriptors are of this UMEM, and the chunks they name are given up below: the
+        // worker's tokens end here and the ledger has the kernel as their holder.
+        let produced = unsafe { self.tx.produce(&self.scratch[..accepted]) };
+        for frame in frames.drain(..produced) {
+            self.ledger.send(frame.chunk.descriptor.addr());
+        }
+        produced
+    }
+
+    fn recycle(&mut self, chunk: Chunk) {
+        chunk.check_owner(self.number);
+        self.ledger.recycle(chunk.descriptor.addr());
+        self.free.push(chunk.descriptor);
+    }
+
+    fn reap(&mut self) -> usize {
+        let before = self.free.len();
+        loop {
+            // SAFETY: the ring is this UMEM's. Addresses are checked against the ledger below.
+            let count = unsafe { self.completion.consume(&mut self.scratch[..]) };
+            for descriptor in &self.scratch[..count] {
+                if self.ledger.complete(descriptor.addr()) {
+                    self.free.push(*descriptor);
+                } else {
+                    self.activity.invalid_descriptors += 1;
+                }
+            }
+            if count < BURST {
+                return self.free.len() - before;
+            }
+        }
+    }
+
+    fn refill(&mut self) {
+        if !self.free.is_empty() {
+            let wanted = self.free.len();
+            let count = wanted.min(self.fill.nb_free(wanted as u32) as usize);
+            let first = self.free.len() - count;
+            // SAFETY: free chunks of this UMEM: no `Chunk` names them, the kernel has none of them,
+            // and they leave the free list below.
+            let produced = unsafe { self.fill.produce(&self.free[first..]) };
+            for descriptor in self.free.drain(self.free.len() - produced..) {
+                self.ledger.fill(descriptor.addr());
+            }
+            if produced < wanted {
+                self.activity.fill_ring_full += 1;
+            }
+        }
+        if self.fill.needs_wakeup() {
+            self.activity.fill_kicks += 1;
+            // What it returns says nothing that the next call will not find out.
+            let _ = recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let drained = drain(&mut Transmission {
+            tx: &mut self.tx,
+            size: self.tx_size,
+            kicks: &mut self.activity.tx_kicks,
+        });
+        match drained {
+            Drained::Refused(Some(errno)) => self.after_kick(errno),
+            Drained::Refused(None) | Drained::Empty => Ok(()),
+        }
+    }
+
+    fn kick(&mut self) -> io::Result<()> {
+        self.activity.tx_kicks += 1;
+        match send(self.raw_fd(), &[], MsgFlags::MSG_DONTWAIT) {
+            Err(errno) => self.after_kick(errno),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn unfinished(&self) -> usize {
+        self.ledger.transmit()
+    }
+
+    fn spin(&mut self) {
+        if self.busy_poll {
+            // Any call into the socket polls the device.
+            let _ = recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn wait(&mut self, timeout: Duration, waker: BorrowedFd<'_>) -> io::Result<Wake> {
+        let mut fds = [
+            PollFd::new(self.socket_fd(), PollFlags::POLLIN),
+            PollFd::new(waker, PollFlags::POLLIN),
+        ];
+        poll_for(&mut fds, timeout)?;
+        let [socket, waker] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        self.check_events(socket)?;
+        Ok(Wake {
+            received: socket.contains(PollFlags::POLLIN),
+            called: !waker.is_empty(),
+        })
+    }
+
+    fn wait_for_room(&mut self, timeout: Duration) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.socket_fd(), PollFlags::POLLOUT)];
+        poll_for(&mut fds, timeout)?;
+        let [socket] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        self.check_events(socket)
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        if self.gone.is_none() {
+            self.gone = match getsockopt(&self.socket_fd(), SocketError) {
+                Ok(0) => None,
+                Ok(error) => Some(Errno::from_raw(error)),
+                Err(error) => Some(error),
+            };
+        }
+        self.gone.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    fn census(&mut self) -> Census {
+        let rx = (self.rx.nb_avail_exact() as usize).min(self.ledger.kernel());
+        let completion = (self.completion.nb_avail_exact() as usize).min(self.ledger.transmit());
+        Census {
+            total: self.ledger.total(),
+            free: self.free.len(),
+            fill: self.ledger.kernel() - rx,
+            rx,
+            hands: self.ledger.hands(),
+            tx: self.ledger.transmit() - completion,
+            completion,
+        }
+    }
+}
+
+impl XskPort {
+    /// An error event on the socket would end every sleep at once, so it ends the queue.
+    fn check_events(&mut self, events: PollFlags) -> io::Result<()> {
+        let errors = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+        if events.intersects(errors) {
+            self.check()?;
+            return Err(io::Error::other("poll reports an error on the socket"));
+        }
+        Ok(())
+    }
+}
+
+/// Polls; a signal counts as the end of the time.
+fn poll_for(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
+    match poll(
+        fds,
+        PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+    ) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
