@@ -2,5 +2,7 @@
 //! through it, and the demo itself.
 #![deny(unsafe_code)]
 
+pub mod balancer;
+pub mod demo;
 pub mod lab;
 pub mod traffic;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use benches::lab::{Lab, LabOptions, plan, requirements};
-use benches::traffic::{HeldConnections, Plan, Server, run_connections, run_datagrams};
+use benches::traffic::{HeldConnections, Plan, Server, ping, run_connections, run_datagrams};
 
 const PORT: u16 = 7000;
 
@@ -98,5 +98,31 @@ fn a_server_needs_an_address_it_has() -> Result<()> {
         error.contains("cannot listen on 198.51.100.12:7000"),
         "{error}"
     );
+    Ok(())
+}
+
+#[test]
+fn pings_come_back_only_from_who_is_there() -> Result<()> {
+    if !requirements::met_or_skip("pings_come_back_only_from_who_is_there", &[]) {
+        return Ok(());
+    }
+    let lab = lab()?;
+    let client = lab.client(0);
+    let patience = Duration::from_secs(10);
+    for target in [
+        plan::BALANCER_V4.into(),
+        plan::BALANCER_V6.into(),
+        IpAddr::from(plan::real_v4(1)),
+    ] {
+        assert_eq!(ping(client, target, 10, patience)?, 10, "{target}");
+    }
+    // Nobody balances here, and the balancer's host does not forward.
+    let silent = ping(
+        client,
+        plan::vip_v4(0).into(),
+        1,
+        Duration::from_millis(200),
+    )?;
+    assert_eq!(silent, 0);
     Ok(())
 }

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::lab::Namespace;
 
+use super::background::Background;
 use super::message::Request;
-use super::{KEPT_FAILURES, Plan, raise_descriptor_limit, runtime};
+use super::{KEPT_FAILURES, Plan};
 
 /// Time between two looks at the connections while they are awaited.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -24,7 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct HeldConnections {
     connections: Arc<[Connection]>,
-    _stop: oneshot::Sender<()>,
+    _background: Background,
 }
 
 /// What became of held connections.
@@ -84,45 +85,27 @@ impl HeldConnections {
     /// `rest` is the pause between an answer and the next request; `plan.timeout` is the longest
     /// time an answer may take.
     pub fn open(namespace: &Namespace, plan: &Plan, rest: Duration) -> Result<Self> {
-        raise_descriptor_limit()?;
         let connections: Arc<[Connection]> =
             (0..plan.count).map(|_| Connection::default()).collect();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (started, outcome) = mpsc::sync_channel(1);
         let (plan, shared) = (plan.clone(), Arc::clone(&connections));
-        namespace.spawn_thread(move || {
-            let runtime = match runtime() {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    // Who does not listen any more has given up on the connections.
-                    let _ = started.send(Err(error));
-                    return;
-                }
-            };
-            let _ = started.send(Ok(()));
-            runtime.block_on(async {
-                let opening = Arc::new(Semaphore::new(plan.concurrency.max(1)));
-                for index in 0..shared.len() {
-                    let (plan, shared) = (plan.clone(), Arc::clone(&shared));
-                    let opening = Arc::clone(&opening);
-                    tokio::spawn(async move {
-                        let connection = &shared[index];
-                        let result = hold(&plan, index as u64, rest, connection, &opening).await;
-                        if let Err(error) = result {
-                            connection.set(State::Broken(format!("{error:#}")));
-                        }
-                    });
-                }
-                // An error says that the handle was dropped, which is the way to stop.
-                let _ = stopped.await;
-            });
+        let background = Background::start(namespace, move || {
+            let opening = Arc::new(Semaphore::new(plan.concurrency.max(1)));
+            for index in 0..shared.len() {
+                let (plan, shared) = (plan.clone(), Arc::clone(&shared));
+                let opening = Arc::clone(&opening);
+                tokio::spawn(async move {
+                    let connection = &shared[index];
+                    let result = hold(&plan, index as u64, rest, connection, &opening).await;
+                    if let Err(error) = result {
+                        connection.set(State::Broken(format!("{error:#}")));
+                    }
+                });
+            }
+            Ok(())
         })?;
-        outcome
-            .recv()
-            .map_err(|_| anyhow!("the thread of the connections ended"))??;
         let held = Self {
             connections,
-            _stop: stop,
+            _background: background,
         };
         while held
             .connections

@@ -4,10 +4,13 @@
 //! real it reached and that every byte arrived. All of it runs on threads inside namespaces, in this
 //! process.
 
+mod background;
 mod client;
 mod held;
 mod message;
+mod ping;
 mod server;
+mod web;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,7 +23,9 @@ use tokio::runtime::Runtime;
 pub use client::{run_connections, run_datagrams};
 pub use held::{HeldConnections, HeldReport};
 pub use message::MAX_PAYLOAD;
+pub use ping::ping;
 pub use server::Server;
+pub use web::WebServer;
 
 /// Failures that a [`Tally`] keeps the words of.
 const KEPT_FAILURES: usize = 5;

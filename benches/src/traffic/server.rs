@@ -3,16 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
-use tokio::sync::oneshot;
 
 use crate::lab::Namespace;
 
+use super::background::Background;
 use super::message::{MAX_PAYLOAD, answer, serve_stream};
-use super::{raise_descriptor_limit, runtime};
 
 const BACKLOG: u32 = 4096;
 
@@ -21,7 +19,7 @@ const BACKLOG: u32 = 4096;
 pub struct Server {
     number: u16,
     accepted: Arc<AtomicU64>,
-    _stop: oneshot::Sender<()>,
+    _background: Background,
 }
 
 impl Server {
@@ -33,43 +31,18 @@ impl Server {
         addresses: &[IpAddr],
         port: u16,
     ) -> Result<Self> {
-        raise_descriptor_limit()?;
         let addresses: Vec<SocketAddr> = addresses.iter().map(|&ip| (ip, port).into()).collect();
         let accepted = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&accepted);
-        let (stop, stopped) = oneshot::channel();
-        let (started, outcome) = mpsc::sync_channel(1);
-        namespace.spawn_thread(move || {
-            let runtime = match runtime() {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    // Who does not listen any more has given up on the server.
-                    let _ = started.send(Err(error));
-                    return;
-                }
-            };
-            runtime.block_on(async {
-                let bound = addresses
-                    .iter()
-                    .try_for_each(|&address| bind(number, address, &counter));
-                let failed = bound.is_err();
-                let _ = started.send(bound);
-                if !failed {
-                    // An error says that the handle was dropped, which is the way to stop.
-                    let _ = stopped.await;
-                }
-            });
+        let background = Background::start(namespace, move || {
+            addresses
+                .iter()
+                .try_for_each(|&address| bind(number, address, &counter))
         })?;
-        outcome.recv().map_err(|_| {
-            anyhow!(
-                "the thread of server {number} in `{}` ended",
-                namespace.name()
-            )
-        })??;
         Ok(Self {
             number,
             accepted,
-            _stop: stop,
+            _background: background,
         })
     }
 
