@@ -1,10 +1,355 @@
-//! `katran-xsk check`.
+//! `katran-xsk check`: whether a configuration is valid, and what it means.
 
-use std::process::ExitCode;
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+    process::ExitCode,
+};
 
-use crate::cli::CheckArgs;
+use dataplane::{
+    forward::Forwarder,
+    service::{ServiceControl, ServiceTable, Vip, VipFlags},
+};
+use serde::Serialize;
 
-/// Runs the command.
-pub fn run(_args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+use crate::{
+    cli::CheckArgs,
+    config::{Config, EncapsulationKind, Problem, Queues},
+    memory::{Bytes, frames_bytes},
+};
+
+/// What a configuration means.
+#[derive(Debug, Serialize)]
+struct Meaning {
+    file: String,
+    valid: bool,
+    interface: Interface,
+    balancer: Balancer,
+    memory: Memory,
+    vips: Vec<VipMeaning>,
+    warnings: Vec<Finding>,
+}
+
+#[derive(Debug, Serialize)]
+struct Interface {
+    name: Option<String>,
+    queues: Option<String>,
+    mode: &'static str,
+    xdp_mode: String,
+    /// `None`: resolved from the default route.
+    next_hop_mac: Option<String>,
+    admin_socket: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Balancer {
+    encapsulation: String,
+    max_frame: u16,
+    icmp_too_big: bool,
+    flow_table_capacity: usize,
+}
+
+/// In bytes.
+#[derive(Debug, Serialize)]
+struct Memory {
+    flow_tables_per_worker: usize,
+    frames_per_worker: usize,
+    vip_rings: usize,
+    /// `None`: as many as the interface has queues.
+    workers: Option<usize>,
+    /// For all workers, or for one when their number is not known.
+    total: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct VipMeaning {
+    vip: String,
+    hash: &'static str,
+    flags: Vec<&'static str>,
+    reals: Vec<RealMeaning>,
+}
+
+#[derive(Debug, Serialize)]
+struct RealMeaning {
+    address: IpAddr,
+    weight: u32,
+    /// Slots of the ring.
+    slots: u32,
+    /// Of the ring, in percent.
+    share: f64,
+}
+
+/// A problem or a warning.
+#[derive(Debug, Serialize)]
+struct Finding {
+    line: Option<usize>,
+    field: String,
+    problem: String,
+    remedy: String,
+}
+
+impl From<Problem> for Finding {
+    fn from(problem: Problem) -> Self {
+        Self {
+            line: problem.line,
+            field: problem.field,
+            problem: problem.problem,
+            remedy: problem.remedy,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Invalid {
+    file: String,
+    valid: bool,
+    problems: Vec<Finding>,
+}
+
+/// Runs the command: exit code 0 when the configuration is valid, 1 otherwise.
+pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) if args.json => {
+            print_json(&Invalid {
+                file: error.name,
+                valid: false,
+                problems: error.problems.into_iter().map(Finding::from).collect(),
+            })?;
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            let count = error.problems.len();
+            let plural = if count == 1 { "" } else { "s" };
+            eprintln!("{}: {count} problem{plural}", error.name);
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    // Holds the configuration to the dataplane's own rules as well.
+    let table = ServiceControl::new().apply(&config.to_service_spec())?;
+    let meaning = meaning(args.config.display().to_string(), &config, &table);
+    if args.json {
+        print_json(&meaning)?;
+    } else {
+        print!("{meaning}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
+    let interface = &config.interface;
+    let balancer = &config.balancer;
+    Meaning {
+        file,
+        valid: true,
+        interface: Interface {
+            name: interface.name.clone(),
+            queues: interface.queues.as_ref().map(ToString::to_string),
+            mode: interface.mode.name(),
+            xdp_mode: interface.xdp_mode.to_string(),
+            next_hop_mac: interface.next_hop_mac.map(|mac| mac.to_string()),
+            admin_socket: config.admin.socket.display().to_string(),
+        },
+        balancer: Balancer {
+            encapsulation: encapsulation(config),
+            max_frame: balancer.max_frame,
+            icmp_too_big: balancer.icmp_too_big,
+            flow_table_capacity: balancer.flow_table_capacity,
+        },
+        memory: memory(config, table),
+        vips: config
+            .vips
+            .iter()
+            .filter_map(|spec| {
+                let vip = table.find(&spec.key)?;
+                let weight = |address: IpAddr| {
+                    let real = spec.reals.iter().find(|real| real.address == address);
+                    real.map_or(0, |real| real.weight)
+                };
+                Some(VipMeaning {
+                    vip: spec.key.to_string(),
+                    hash: spec.hash.name(),
+                    flags: flag_names(spec.flags),
+                    reals: spec
+                        .reals
+                        .iter()
+                        .map(|real| {
+                            let slots = slots(vip, table, real.address);
+                            RealMeaning {
+                                address: real.address,
+                                weight: weight(real.address),
+                                slots,
+                                share: 100.0 * f64::from(slots) / vip.ring.len() as f64,
+                            }
+                        })
+                        .collect(),
+                })
+            })
+            .collect(),
+        warnings: config.warnings().into_iter().map(Finding::from).collect(),
+    }
+}
+
+fn encapsulation(config: &Config) -> String {
+    let balancer = &config.balancer;
+    match balancer.encapsulation {
+        EncapsulationKind::Ipip => "ipip".to_owned(),
+        EncapsulationKind::Gue => {
+            let mut text = format!("gue to port {}", balancer.gue_port);
+            let sources = [
+                balancer.source_v4.map(IpAddr::V4),
+                balancer.source_v6.map(IpAddr::V6),
+            ];
+            for source in sources.into_iter().flatten() {
+                let _ = write!(text, ", from {source}");
+            }
+            text
+        }
+    }
+}
+
+fn flag_names(flags: VipFlags) -> Vec<&'static str> {
+    VipFlags::NAMES
+        .iter()
+        .filter(|(_, flag)| flags.contains(*flag))
+        .map(|(name, _)| *name)
+        .collect()
+}
+
+fn slots(vip: &Vip, table: &ServiceTable, address: IpAddr) -> u32 {
+    vip.ring
+        .shares()
+        .into_iter()
+        .find(|(number, _)| {
+            let real = table.real(usize::from(*number));
+            real.is_some_and(|real| real.address == address)
+        })
+        .map_or(0, |(_, slots)| slots)
+}
+
+fn memory(config: &Config, table: &ServiceTable) -> Memory {
+    let flow_tables = Forwarder::memory_for(config.balancer.flow_table_capacity);
+    let frames = frames_bytes(config.interface.frames, config.balancer.max_frame);
+    let vip_rings = table
+        .vips()
+        .map(|vip| vip.ring.len() * size_of::<u16>())
+        .sum();
+    let workers = match &config.interface.queues {
+        Some(Queues::List(list)) => Some(list.indices().len()),
+        Some(Queues::All) | None => None,
+    };
+    Memory {
+        flow_tables_per_worker: flow_tables,
+        frames_per_worker: frames,
+        vip_rings,
+        workers,
+        total: (flow_tables + frames) * workers.unwrap_or(1) + vip_rings,
+    }
+}
+
+impl fmt::Display for Meaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or = |value: &Option<String>, other: &str| value.clone().unwrap_or(other.to_owned());
+        writeln!(f, "{}: valid", self.file)?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "interface      {}, queues {}, sockets {}, XDP {}",
+            or(&self.interface.name, "to be given with --iface"),
+            or(&self.interface.queues, "to be given with --queues"),
+            self.interface.mode,
+            self.interface.xdp_mode,
+        )?;
+        let next_hop = or(
+            &self.interface.next_hop_mac,
+            "the default route's neighbour, followed as it changes",
+        );
+        writeln!(f, "next hop       {next_hop}")?;
+        writeln!(f, "admin socket   {}", self.interface.admin_socket)?;
+        writeln!(f, "encapsulation  {}", self.balancer.encapsulation)?;
+        let too_long = if self.balancer.icmp_too_big {
+            "answered with ICMP too-big"
+        } else {
+            "dropped"
+        };
+        writeln!(
+            f,
+            "frames         to {} bytes; longer ones are {too_long}",
+            self.balancer.max_frame
+        )?;
+        writeln!(
+            f,
+            "flows          {} per worker and address family",
+            self.balancer.flow_table_capacity
+        )?;
+        self.memory.fmt(f)?;
+        for vip in &self.vips {
+            writeln!(f)?;
+            vip.fmt(f)?;
+        }
+        if !self.warnings.is_empty() {
+            writeln!(f)?;
+        }
+        for warning in &self.warnings {
+            let Finding {
+                field,
+                problem,
+                remedy,
+                ..
+            } = warning;
+            writeln!(f, "warning: {field}: {problem}; {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = Bytes(self.total);
+        match self.workers {
+            Some(1) => write!(f, "memory         {total} for 1 worker: ")?,
+            Some(workers) => write!(f, "memory         {total} for {workers} workers, each: ")?,
+            None => write!(f, "memory         {total} with one worker, for each: ")?,
+        }
+        writeln!(
+            f,
+            "flow tables {}, frames {}; rings of VIPs {}",
+            Bytes(self.flow_tables_per_worker),
+            Bytes(self.frames_per_worker),
+            Bytes(self.vip_rings),
+        )
+    }
+}
+
+impl fmt::Display for VipMeaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vip {}  {}", self.vip, self.hash)?;
+        for flag in &self.flags {
+            write!(f, " {flag}")?;
+        }
+        writeln!(f)?;
+        let width = |text: fn(&RealMeaning) -> String| {
+            let widths = self.reals.iter().map(|real| text(real).len());
+            widths.max().unwrap_or(0)
+        };
+        let address_width = width(|real| real.address.to_string());
+        let weight_width = width(|real| real.weight.to_string());
+        for real in &self.reals {
+            writeln!(
+                f,
+                "  {:address_width$}  weight {:>weight_width$}  {:6.2} %  ({} slots)",
+                real.address.to_string(),
+                real.weight,
+                real.share,
+                real.slots,
+            )?;
+        }
+        Ok(())
+    }
 }

@@ -5,16 +5,22 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{DEFAULT_SOCKET, IndexList, Queues, SocketMode, XdpMode};
+use dataplane::xsk::SocketMode;
+use xdp_redirect::XdpMode;
 
-/// Layer-4 load balancer on AF_XDP, compatible with Katran.
-///
-/// Exit codes: 0 success, 1 failure (the reason is on standard error), 2 wrong usage.
+use crate::config::{DEFAULT_SOCKET, IndexList, Queues};
+
+/// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "katran-xsk", version, propagate_version = true)]
+#[command(
+    name = "katran-xsk",
+    version,
+    propagate_version = true,
+    about = "Layer-4 load balancer on AF_XDP, compatible with Katran",
+    after_help = "Exit codes: 0 success, 1 failure (the reason is on standard error), 2 wrong usage"
+)]
 pub struct Cli {
-    /// Log more; twice for every detail. The environment variable KATRAN_XSK_LOG takes filters such
-    /// as `katran_xsk=debug` and wins
+    /// Log more; twice for every detail. Filters in `KATRAN_XSK_LOG`, as in `katran_xsk=debug`, win
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
     /// What to do.

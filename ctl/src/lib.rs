@@ -14,6 +14,7 @@ pub mod control;
 pub mod ctl;
 pub mod decap;
 pub mod demo;
+pub mod memory;
 pub mod output;
 pub mod replay;
 pub mod run;

@@ -1,10 +1,201 @@
-//! `katran-xsk replay`.
+//! `katran-xsk replay`: the forwarder of the workers on a capture.
+//!
+//! One worker's forwarder with an empty flow table sees each packet by itself, at the time the
+//! capture gives it. Nothing here needs privileges or an interface.
 
-use std::process::ExitCode;
+mod capture;
 
-use crate::cli::ReplayArgs;
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    net::IpAddr,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use dataplane::{
+    counters::WorkerCounters,
+    forward::{BURST, Forwarder, ForwarderConfig, Outcome, Packet, Selection, Verdict},
+    service::{RealId, ServiceControl},
+};
+use pcap_file::{
+    DataLink,
+    pcap::{PcapHeader, PcapPacket, PcapWriter},
+};
+use serde::Serialize;
+
+use crate::{cli::ReplayArgs, config::Config};
+use capture::{Capture, MAX_PACKET};
+
+/// Room in front of each frame, as the XDP program opens it: more than the largest outer header.
+const ROOM: usize = 64;
+/// Secret of the flow table's hash. Fixed, so that a replay gives the same result every time.
+const SEEDS: [u64; 4] = [1, 2, 3, 4];
+
+/// Line of the verdict file.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    packet: u64,
+    verdict: &'a str,
+    reason: Option<&'a str>,
+    vip: Option<String>,
+    real: Option<IpAddr>,
+    selection: Option<&'a str>,
+}
 
 /// Runs the command.
-pub fn run(_args: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    let input = File::open(&args.input)
+        .with_context(|| format!("{}: cannot be read", args.input.display()))?;
+    let mut capture = Capture::new(input).with_context(|| args.input.display().to_string())?;
+    for output in [&args.output, &args.verdicts] {
+        refuse_same_file(&args.input, output)?;
+    }
+    let header = PcapHeader {
+        // The bytes that the forwarder adds come on top of what was captured.
+        snaplen: (MAX_PACKET + ROOM) as u32,
+        datalink: DataLink::ETHERNET,
+        ts_resolution: capture.resolution(),
+        ..PcapHeader::default()
+    };
+    let mut frames = PcapWriter::with_header(create(&args.output)?, header)?;
+    let mut verdicts = create(&args.verdicts)?;
+
+    let result = replay(&config, &mut capture, &mut frames, &mut verdicts);
+    // What was decided before an error is worth keeping.
+    verdicts
+        .flush()
+        .with_context(|| args.verdicts.display().to_string())?;
+    frames
+        .into_writer()
+        .flush()
+        .with_context(|| args.output.display().to_string())?;
+    let cut = result.with_context(|| args.input.display().to_string())?;
+    if cut > 0 {
+        eprintln!(
+            "katran-xsk: {}: {cut} packets were captured in part only; their verdicts are those of \
+             the captured bytes",
+            args.input.display()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns how many packets were captured in part only.
+fn replay(
+    config: &Config,
+    capture: &mut Capture<impl std::io::Read>,
+    frames: &mut PcapWriter<impl Write>,
+    verdicts: &mut impl Write,
+) -> anyhow::Result<u64> {
+    let table = ServiceControl::new().apply(&config.to_service_spec())?;
+    let mut forwarder = Forwarder::new(
+        &ForwarderConfig {
+            flow_table_capacity: config.balancer.flow_table_capacity,
+            seeds: SEEDS,
+            connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
+        },
+        table,
+        Arc::new(WorkerCounters::new()),
+    )?;
+    let mut buffer = Vec::new();
+    let mut cut = 0;
+    let mut number = 0;
+    while let Some(packet) = capture.next_packet()? {
+        cut += u64::from(packet.wire_len > packet.data.len());
+        buffer.clear();
+        buffer.resize(ROOM, 0);
+        buffer.extend_from_slice(&packet.data);
+        // A reply may be longer than what it answers.
+        buffer.resize(buffer.len() + 2 * ROOM, 0);
+        let (outcome, frame) = decide(
+            &mut forwarder,
+            packet.time_ns,
+            &mut buffer,
+            packet.data.len(),
+        )?;
+        serde_json::to_writer(&mut *verdicts, &line(&forwarder, number, &outcome))?;
+        verdicts.write_all(b"\n")?;
+        if let Some(frame) = frame {
+            let time = Duration::from_nanos(packet.time_ns);
+            frames
+                .write_packet(&PcapPacket::new(time, frame.len() as u32, frame))
+                .with_context(|| format!("packet {number} cannot be written"))?;
+        }
+        number += 1;
+    }
+    Ok(cut)
+}
+
+/// The outcome for the frame of `len` bytes behind the room, and the frame that leaves.
+fn decide<'b>(
+    forwarder: &mut Forwarder,
+    time_ns: u64,
+    buffer: &'b mut [u8],
+    len: usize,
+) -> anyhow::Result<(Outcome, Option<&'b [u8]>)> {
+    let mut outcomes = [Outcome {
+        verdict: Verdict::Pass,
+        vip: xdp_layout::Tag::NO_VIP,
+        real: RealId::NONE,
+        selection: Selection::None,
+    }; BURST];
+    let Some(packet) = Packet::untagged(buffer, ROOM, len) else {
+        bail!("a packet of {len} bytes does not fit its buffer");
+    };
+    let mut burst = [packet];
+    forwarder.process(time_ns, &mut burst, &mut outcomes);
+    let outcome = outcomes[0];
+    let leaving = match outcome.verdict {
+        Verdict::Transmit { len } => Some(0..usize::from(len)),
+        Verdict::Pass => Some(ROOM..ROOM + len),
+        Verdict::Drop(_) => None,
+    };
+    Ok((outcome, leaving.map(|range| &buffer[range])))
+}
+
+fn line(forwarder: &Forwarder, number: u64, outcome: &Outcome) -> Line<'static> {
+    let table = forwarder.table();
+    let (verdict, reason) = match outcome.verdict {
+        Verdict::Transmit { .. } => ("tx", None),
+        Verdict::Pass => ("pass", None),
+        Verdict::Drop(reason) => ("drop", Some(reason.name())),
+    };
+    let real = (outcome.real != RealId::NONE)
+        .then(|| table.real(outcome.real.index()))
+        .flatten();
+    Line {
+        packet: number,
+        verdict,
+        reason,
+        vip: table.vip(outcome.vip).map(|vip| vip.key.to_string()),
+        real: real.map(|real| real.address),
+        selection: match outcome.selection {
+            Selection::None => None,
+            other => Some(other.name()),
+        },
+    }
+}
+
+fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    let file =
+        File::create(path).with_context(|| format!("{}: cannot be written", path.display()))?;
+    Ok(BufWriter::new(file))
+}
+
+/// Creating an output that is the input would empty it.
+fn refuse_same_file(input: &Path, output: &Path) -> anyhow::Result<()> {
+    if let (Ok(a), Ok(b)) = (input.canonicalize(), output.canonicalize())
+        && a == b
+    {
+        bail!(
+            "{}: is the input as well; name another file",
+            output.display()
+        );
+    }
+    Ok(())
 }

@@ -2,13 +2,18 @@
 
 use std::ops::RangeInclusive;
 
+use dataplane::xsk::XskConfig;
+
 /// Flows per worker and address family. The largest table takes tens of gigabytes.
 pub(super) const FLOW_TABLE_CAPACITY: RangeInclusive<usize> = 1..=1 << 27;
 /// Bytes of a frame towards a VIP: Ethernet, IPv6 and TCP headers at least; what a UMEM chunk holds
 /// beside its head room at most.
 pub(super) const MAX_FRAME: RangeInclusive<u16> = 74..=3500;
-/// UMEM chunks of one queue: four bursts at least; 4 GiB at most.
-pub(super) const FRAMES: RangeInclusive<u32> = 256..=1 << 20;
+/// Smallest `max_frame` with `icmp_too_big`: the reply announces `max_frame` less the Ethernet header,
+/// and no IPv6 host takes an MTU below 1280.
+pub(super) const MIN_MAX_FRAME_TOO_BIG: u16 = 1280 + 14;
+/// UMEM chunks of one queue.
+pub(super) const FRAMES: RangeInclusive<u32> = XskConfig::MIN_FRAMES..=XskConfig::MAX_FRAMES;
 /// Longer than this, a worker that waits for packets would not answer questions in time.
 pub(super) const MAX_BUSY_POLL_US: u32 = 10_000;
 /// As for busy polling.

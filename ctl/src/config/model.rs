@@ -1,17 +1,17 @@
 //! What a configuration holds.
 
 use std::{
-    fmt,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
-    str::FromStr,
 };
 
 use dataplane::service::{
     DecapSpec, Encapsulation, MacAddress, ServerIdSpec, ServiceSpec, Settings, SourceRouteSpec,
     VipSpec,
 };
+use dataplane::xsk::SocketMode;
 use maglev::HashFunction;
+use xdp_redirect::XdpMode;
 
 use super::{IndexList, Queues};
 
@@ -52,7 +52,8 @@ pub struct InterfaceConfig {
     pub next_hop_mac: Option<MacAddress>,
     /// `xdp_mode`: where the XDP program runs. `--xdp-mode` wins.
     pub xdp_mode: XdpMode,
-    /// `frames`: UMEM chunks of each queue, a power of two. Each takes 4096 bytes.
+    /// `frames`: UMEM chunks of each queue. Each takes 2048 bytes, or 4096 for a `max_frame` above
+    /// 1744.
     pub frames: u32,
     /// `cpus`: CPUs of the workers in the order of the queues, used again from the start when there
     /// are fewer; left out: those this process may use. `--cpus` wins.
@@ -177,84 +178,21 @@ impl Config {
     }
 }
 
-/// None of the names that are allowed here.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is not one of {allowed}")]
-pub struct ParseNameError {
-    /// What was given.
-    pub name: String,
-    /// What is allowed.
-    pub allowed: String,
+/// Outer headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EncapsulationKind {
+    /// IP in IP.
+    Ipip,
+    /// Generic UDP encapsulation.
+    Gue,
 }
 
-/// An enum whose variants have names in the file and on the command line.
-macro_rules! named {
-    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $type {
-            $($(#[$variant_doc])* $variant,)*
+impl EncapsulationKind {
+    /// Name as configuration files write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
         }
-
-        impl $type {
-            /// Every value.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// Name in files and on the command line.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = ParseNameError;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Self::ALL.iter().copied().find(|value| value.name() == text).ok_or_else(|| {
-                    let names: Vec<_> = Self::ALL.iter().map(|value| value.name()).collect();
-                    ParseNameError { name: text.to_owned(), allowed: names.join(", ") }
-                })
-            }
-        }
-    };
-}
-
-named! {
-    /// How sockets share memory with the driver.
-    SocketMode {
-        /// Zero-copy where the driver can, copy elsewhere.
-        Auto = "auto",
-        /// Zero-copy, or fail.
-        ZeroCopy = "zero-copy",
-        /// Copy.
-        Copy = "copy",
-    }
-}
-
-named! {
-    /// Where the XDP program runs.
-    XdpMode {
-        /// In the driver where it can, in the network stack elsewhere.
-        Auto = "auto",
-        /// In the driver, or fail.
-        Native = "native",
-        /// In the network stack.
-        Generic = "generic",
-    }
-}
-
-named! {
-    /// Outer headers.
-    EncapsulationKind {
-        /// IP in IP.
-        Ipip = "ipip",
-        /// Generic UDP encapsulation.
-        Gue = "gue",
     }
 }

@@ -10,12 +10,14 @@ use std::{
 use dataplane::service::{
     DecapSpec, Protocol, RealSpec, ServerIdSpec, SourceRouteSpec, VipFlags, VipKey, VipSpec,
 };
+use dataplane::xsk::SocketMode;
 use maglev::HashFunction;
 use toml::de::DeTable;
+use xdp_redirect::XdpMode;
 
 use super::{
     AdminConfig, BalancerConfig, Config, ConfigError, EncapsulationKind, IndexList,
-    InterfaceConfig, Problem, Queues, SocketMode, XdpMode,
+    InterfaceConfig, Problem, Queues,
     limits::{
         FLOW_TABLE_CAPACITY, FRAMES, MAX_BUSY_POLL_US, MAX_FRAME, MAX_SOCKET_PATH, MAX_SPIN_US,
     },
@@ -29,6 +31,20 @@ const MAX_FILE_SIZE: u64 = 256 << 20;
 const HASH_NAMES: [(&str, HashFunction); 2] = [
     ("maglev-v1", HashFunction::MaglevV1),
     ("maglev-v2", HashFunction::MaglevV2),
+];
+const SOCKET_MODES: [(&str, SocketMode); 3] = [
+    ("auto", SocketMode::Auto),
+    ("zero-copy", SocketMode::ZeroCopy),
+    ("copy", SocketMode::Copy),
+];
+const XDP_MODES: [(&str, XdpMode); 3] = [
+    ("auto", XdpMode::Auto),
+    ("native", XdpMode::Native),
+    ("generic", XdpMode::Generic),
+];
+const ENCAPSULATIONS: [(&str, EncapsulationKind); 2] = [
+    ("ipip", EncapsulationKind::Ipip),
+    ("gue", EncapsulationKind::Gue),
 ];
 const PROTOCOL_NAMES: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
@@ -80,10 +96,8 @@ impl Config {
         }
         let text = String::from_utf8(bytes).map_err(|cause| {
             let valid = cause.utf8_error().valid_up_to();
-            let line = 1 + cause.as_bytes()[..valid]
-                .iter()
-                .filter(|&&byte| byte == b'\n')
-                .count();
+            let before = &cause.as_bytes()[..valid];
+            let line = before.split(|&byte| byte == b'\n').count();
             let mut error = error(
                 "is not UTF-8 text".to_owned(),
                 "write the configuration as TOML in UTF-8",
@@ -204,10 +218,11 @@ fn interface<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Inte
     InterfaceConfig {
         name: reader.string(section, "name", "\"eth0\"", interface_name),
         queues: reader.string(section, "queues", "\"0-15\"", |text| {
-            text.parse::<Queues>().map_err(list_complaint)
+            text.parse::<Queues>()
+                .map_err(|error| list_complaint(&error))
         }),
         mode: reader
-            .name(section, "mode", &names(SocketMode::ALL, SocketMode::name))
+            .name(section, "mode", &SOCKET_MODES)
             .unwrap_or(default.mode),
         next_hop_mac: reader.parsed(
             section,
@@ -216,13 +231,14 @@ fn interface<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Inte
             "\"02:00:00:00:cc:03\"",
         ),
         xdp_mode: reader
-            .name(section, "xdp_mode", &names(XdpMode::ALL, XdpMode::name))
+            .name(section, "xdp_mode", &XDP_MODES)
             .unwrap_or(default.xdp_mode),
         frames: reader
             .integer(section, "frames", "a number of frames", FRAMES)
             .unwrap_or(default.frames),
         cpus: reader.string(section, "cpus", "\"0-15\"", |text| {
-            text.parse::<IndexList>().map_err(list_complaint)
+            text.parse::<IndexList>()
+                .map_err(|error| list_complaint(&error))
         }),
         busy_poll: reader.integer(
             section,
@@ -261,7 +277,7 @@ fn interface_name(text: &str) -> Result<String, Complaint> {
     }
 }
 
-fn list_complaint(error: super::IndexListError) -> Complaint {
+fn list_complaint(error: &super::IndexListError) -> Complaint {
     let text = error.to_string();
     let (problem, remedy) = text.split_once("; ").unwrap_or((&text, ""));
     Complaint::new(format!("is not a list of indices: {problem}"), remedy)
@@ -274,11 +290,7 @@ fn balancer<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Balan
             .name(section, "hash", &HASH_NAMES)
             .unwrap_or(default.hash),
         encapsulation: reader
-            .name(
-                section,
-                "encapsulation",
-                &names(EncapsulationKind::ALL, EncapsulationKind::name),
-            )
+            .name(section, "encapsulation", &ENCAPSULATIONS)
             .unwrap_or(default.encapsulation),
         gue_port: reader
             .integer(section, "gue_port", "a UDP port", 1..=u16::MAX)
@@ -510,10 +522,6 @@ fn address_or_prefix(text: &str) -> Result<(IpAddr, u8), Complaint> {
             format!("give a length from 0 to {bits} after the slash"),
         )),
     }
-}
-
-fn names<T: Copy>(all: &'static [T], name: fn(T) -> &'static str) -> Vec<(&'static str, T)> {
-    all.iter().map(|&value| (name(value), value)).collect()
 }
 
 #[cfg(test)]

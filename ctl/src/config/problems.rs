@@ -7,7 +7,7 @@ use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
 
 use super::{
     BalancerConfig, Config, EncapsulationKind, Problem, Queues,
-    limits::{FLOW_TABLE_CAPACITY, FRAMES, MAX_FRAME},
+    limits::{FLOW_TABLE_CAPACITY, FRAMES, MAX_FRAME, MIN_MAX_FRAME_TOO_BIG},
     origins::{ElementOrigin, Origins},
     parse::is_interface_name,
 };
@@ -188,12 +188,12 @@ impl Checker<'_> {
                 );
             }
         }
-        if !interface.frames.is_power_of_two() || !FRAMES.contains(&interface.frames) {
+        if !FRAMES.contains(&interface.frames) {
             self.report(
                 Place::Interface("frames"),
-                format!("{} is not a power of two", interface.frames),
+                format!("{} is not a number of frames", interface.frames),
                 format!(
-                    "give a power of two from {} to {}",
+                    "give a whole number from {} to {}",
                     FRAMES.start(),
                     FRAMES.end()
                 ),
@@ -240,6 +240,16 @@ impl Checker<'_> {
         }
         if balancer.encapsulation == EncapsulationKind::Gue {
             self.gue_sources(balancer);
+        }
+        if balancer.icmp_too_big && balancer.max_frame < MIN_MAX_FRAME_TOO_BIG {
+            self.report(
+                Place::Balancer("icmp_too_big"),
+                format!(
+                    "max_frame = {} would announce an MTU below IPv6's minimum of 1280",
+                    balancer.max_frame
+                ),
+                format!("give max_frame at least {MIN_MAX_FRAME_TOO_BIG}, or icmp_too_big = false"),
+            );
         }
         if balancer.tcp_server_id {
             self.unsupported(

@@ -272,7 +272,7 @@ impl<'i> Reader<'i> {
             return None;
         };
         let mut values = Vec::with_capacity(array.len());
-        for element in array.iter() {
+        for element in array {
             let result = match element.get_ref() {
                 DeValue::String(text) => read(text),
                 other => Err(Complaint::wrong_type(other, "a string")),

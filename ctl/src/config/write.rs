@@ -2,11 +2,13 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use dataplane::service::{VipFlags, VipKey};
-
-use super::{
-    AdminConfig, BalancerConfig, Config, EncapsulationKind, InterfaceConfig, SocketMode, XdpMode,
+use dataplane::{
+    service::{VipFlags, VipKey},
+    xsk::SocketMode,
 };
+use xdp_redirect::XdpMode;
+
+use super::{AdminConfig, BalancerConfig, Config, EncapsulationKind, InterfaceConfig};
 
 impl Config {
     /// The configuration as a file: `parse(to_toml(c)) == c`. Keys with their default value are
@@ -99,7 +101,7 @@ fn interface(text: &mut String, interface: &InterfaceConfig) {
         line(text, "next_hop_mac", quote(&mac.to_string()));
     }
     if *xdp_mode != XdpMode::Auto {
-        line(text, "xdp_mode", quote(xdp_mode.name()));
+        line(text, "xdp_mode", quote(&xdp_mode.to_string()));
     }
     if *frames != InterfaceConfig::DEFAULT_FRAMES {
         line(text, "frames", frames);
