@@ -8,7 +8,7 @@ use crate::{setup, shell};
 
 /// Builds the optimised binary and becomes `katran-xsk demo`; returns only when that fails.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
-    setup::build()?;
+    setup::demo()?;
     shell::run(shell::cargo().args(["build", "--release", "--locked", "--package=katran-xsk"]))?;
     let binary = shell::target_folder()?.join("release/katran-xsk");
     // Network namespaces need root.

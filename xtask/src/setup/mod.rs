@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
-use packages::{BUILD, Package, TEST, missing};
+use packages::{BUILD, DEMO, Package, TEST, missing};
 
 /// Debian's package manager does the rest of this as root.
 const INSTALL: &str = include_str!("install.sh");
@@ -15,6 +15,11 @@ const INSTALL: &str = include_str!("install.sh");
 /// Installs what building needs.
 pub(crate) fn build() -> Result<()> {
     ensure(BUILD)
+}
+
+/// Installs what building and the demo need.
+pub(crate) fn demo() -> Result<()> {
+    ensure(&[BUILD, DEMO].concat())
 }
 
 /// Installs what building and testing need, the toolchain's formatter and linter included.

@@ -37,6 +37,9 @@ pub(super) const BUILD: &[Package] = &[
     library("linux-libc-dev"),
 ];
 
+/// What the demo tells people to type while its lab is up.
+pub(super) const DEMO: &[Package] = &[program("curl", "curl"), program("iproute2", "ip")];
+
 /// Real servers and clients for the tests in network namespaces.
 pub(super) const TEST: &[Package] = &[
     program("nginx", "nginx"),
