@@ -1,0 +1,106 @@
+//! The committed eBPF objects, and loading one into the kernel.
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap},
+    programs::Xdp,
+};
+
+use crate::error::AttachError;
+
+/// An object with one XDP program of the same name in it.
+pub(crate) struct Object {
+    name: &'static str,
+    bytes: &'static [u8],
+}
+
+pub(crate) const REDIRECT: Object = Object {
+    name: "redirect",
+    bytes: aya::include_bytes_aligned!("../objects/redirect.o"),
+};
+pub(crate) const DECAP: Object = Object {
+    name: "decap",
+    bytes: aya::include_bytes_aligned!("../objects/decap.o"),
+};
+pub(crate) const PASS: Object = Object {
+    name: "pass",
+    bytes: aya::include_bytes_aligned!("../objects/pass.o"),
+};
+
+/// An object whose maps and program are in the kernel, attached to nothing.
+pub(crate) struct Loaded {
+    name: &'static str,
+    ebpf: Ebpf,
+}
+
+impl Object {
+    /// Creates the maps and has the kernel verify the program.
+    pub(crate) fn load(&self) -> Result<Loaded, AttachError> {
+        let failed = |source: aya::EbpfError| AttachError::load(self.name, source);
+        // The objects use nothing that depends on the kernel's types, so its BTF is not read.
+        let ebpf = EbpfLoader::new()
+            .btf(None)
+            .load(self.bytes)
+            .map_err(failed)?;
+        let mut loaded = Loaded {
+            name: self.name,
+            ebpf,
+        };
+        loaded.program_mut()?.load().map_err(|e| failed(e.into()))?;
+        Ok(loaded)
+    }
+}
+
+impl Loaded {
+    pub(crate) fn program_mut(&mut self) -> Result<&mut Xdp, AttachError> {
+        self.ebpf
+            .program_mut(self.name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(AttachError::Object {
+                program: self.name,
+                lacks: "program",
+            })
+    }
+
+    pub(crate) fn program(&self) -> Result<&Xdp, AttachError> {
+        self.ebpf
+            .program(self.name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(AttachError::Object {
+                program: self.name,
+                lacks: "program",
+            })
+    }
+
+    /// Takes a map out of the object, as the type that it has there.
+    pub(crate) fn map<M>(&mut self, name: &'static str) -> Result<M, AttachError>
+    where
+        M: TryFrom<Map, Error = MapError>,
+    {
+        self.ebpf
+            .take_map(name)
+            .and_then(|map| M::try_from(map).ok())
+            .ok_or(AttachError::Object {
+                program: self.name,
+                lacks: name,
+            })
+    }
+}
+
+/// Maps as this crate holds them: keys and values are bytes in the layouts of `xdp-layout`.
+pub(crate) type HashTable<const K: usize, V> = HashMap<MapData, [u8; K], V>;
+pub(crate) type PrefixTable<const K: usize, V> = LpmTrie<MapData, [u8; K], V>;
+pub(crate) type Cells<V> = Array<MapData, V>;
+pub(crate) type PerCpu<V> = PerCpuArray<MapData, V>;
+pub(crate) type Sockets = XskMap<MapData>;
+
+/// Sum of an entry over all CPUs.
+pub(crate) fn total<V: Pod, S>(
+    cells: &PerCpu<V>,
+    index: u32,
+    start: S,
+    add: impl Fn(S, V) -> S,
+) -> Result<S, MapError> {
+    let values = cells.get(&index, 0)?;
+    Ok(values.iter().fold(start, |sum, value| add(sum, *value)))
+}
