@@ -38,9 +38,9 @@ pub enum Command {
     /// Run a capture through the forwarder, without sockets or privileges
     Replay(ReplayArgs),
     /// Manage a running balancer interactively
-    Shell(ClientArgs),
+    Shell(ShellArgs),
     /// Send one command to a running balancer
-    Ctl(ClientArgs),
+    Ctl(CtlArgs),
     /// Strip tunnels on a real server and hand the inner packets to its stack
     Decap(DecapArgs),
     /// Build a lab of network namespaces and balance real connections in it
@@ -101,22 +101,40 @@ pub struct ReplayArgs {
     pub verdicts: PathBuf,
 }
 
-/// Arguments of `shell` and `ctl`.
+/// Arguments of `ctl`.
 #[derive(Debug, Args)]
-pub struct ClientArgs {
+pub struct CtlArgs {
     /// Admin socket of the balancer
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
-    /// Print the balancer's answers as JSON
+    /// Print the balancer's answers as JSON, one line each
     #[arg(long)]
     pub json: bool,
+    /// Repeat a `show` command every so many seconds, with rates from the second time on
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub watch: Option<Duration>,
     /// Command and its words; `help` lists the commands
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
+        required = true,
         value_name = "COMMAND"
     )]
     pub command: Vec<String>,
+}
+
+/// Arguments of `shell`.
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    /// Admin socket of the balancer
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print the balancer's answers as JSON, one line each
+    #[arg(long)]
+    pub json: bool,
+    /// When standard input is a script: go on after a command that failed
+    #[arg(long)]
+    pub keep_going: bool,
 }
 
 /// Arguments of `decap`.

@@ -1,1 +1,491 @@
-//! Changes a running balancer.
+//! The desired state of a running balancer, and the transaction that changes it.
+//!
+//! Every change takes the same way, whoever asks for it (admin socket, SIGHUP, the follower of the
+//! next hop): build the whole new [`Config`], hold it to the checks a file has to pass, compile it
+//! into a service table, publish the table to the workers, bring the XDP program's maps up to date.
+//! Whatever fails on that way leaves the old configuration running and everything where it was.
+//!
+//! A [`Control`] never waits for workers. It is shared behind a mutex ([`SharedControl`]); the lock is
+//! held while a change is compiled, so a reload that builds hundreds of rings delays other changes
+//! and statistics by that time, but no packet.
+
+mod difference;
+mod sink;
+mod worker;
+
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use dataplane::service::{
+    HashFunction, MacAddress, Publisher, RealSpec, ServiceControl, ServiceTable, VipFlags, VipKey,
+    VipSpec,
+};
+
+use crate::{
+    admin::AdminError,
+    config::{Config, ConfigError, Problem},
+};
+
+pub use difference::{Changes, Names};
+pub use sink::{VipSink, vip_entries};
+pub use worker::{AskError, Question, SocketReport, Worker, ask};
+
+/// A [`Control`] that several threads use.
+pub type SharedControl = Arc<Mutex<Control>>;
+
+/// Takes the lock. A thread that panicked while it held it cannot have left half a change: the state
+/// is replaced as the last step of a change.
+pub fn lock(control: &SharedControl) -> MutexGuard<'_, Control> {
+    control.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where [`Control::reload`] reads from: the file, with what the command line overrides.
+pub type ConfigSource = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
+
+/// What a [`Control`] is made of.
+pub struct ControlParts {
+    /// The configuration to start with: as the file and the command line say it, `all` queues not
+    /// resolved, so that a later reload compares like with like.
+    pub config: Config,
+    /// How it was started, for `show config`.
+    pub origin: Origin,
+    /// Reads the configuration again; `None` when there is no file.
+    pub source: Option<ConfigSource>,
+    /// The numbering whose table `publisher` was made with.
+    pub services: ServiceControl,
+    /// The workers' source of tables.
+    pub publisher: Arc<Publisher>,
+    /// The XDP program.
+    pub sink: Box<dyn VipSink>,
+    /// The workers, in the order of their queues.
+    pub workers: Vec<Arc<dyn Worker>>,
+}
+
+/// Facts about the start that never change.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The configuration file.
+    pub config_path: Option<PathBuf>,
+    /// The interface.
+    pub interface: String,
+    /// Where the XDP program runs: `native` or `generic`.
+    pub xdp_mode: String,
+    /// Why it does not run in the driver although that was asked for or tried.
+    pub xdp_fallback: Option<String>,
+}
+
+/// Desired state and how it reaches the packets.
+pub struct Control {
+    config: Config,
+    origin: Origin,
+    source: Option<ConfigSource>,
+    /// Next hop that was resolved; used while the configuration names none.
+    next_hop: Option<MacAddress>,
+    services: ServiceControl,
+    publisher: Arc<Publisher>,
+    sink: Box<dyn VipSink>,
+    workers: Arc<[Arc<dyn Worker>]>,
+    baselines: Arc<Baselines>,
+    started: Instant,
+}
+
+/// What answering a question about the running balancer takes, detached from the lock.
+#[derive(Clone)]
+pub struct View {
+    /// The newest table.
+    pub table: Arc<ServiceTable>,
+    /// The workers.
+    pub workers: Arc<[Arc<dyn Worker>]>,
+    /// Counter values to start from.
+    pub baselines: Arc<Baselines>,
+    /// How long the balancer has been running.
+    pub uptime: Duration,
+}
+
+/// Packets and bytes.
+type Count = (u64, u64);
+
+/// Values that counters had when their number was given to the VIP or real that has it now.
+///
+/// Workers count by number and numbers are used again, so a new VIP would otherwise start with what
+/// its predecessor had counted.
+#[derive(Clone, Debug, Default)]
+pub struct Baselines {
+    /// By VIP number, then by worker; empty for a number that was never used before.
+    vips: Vec<Vec<Count>>,
+    /// By real index, then by worker.
+    reals: Vec<Vec<Count>>,
+}
+
+impl Baselines {
+    /// Where the VIP's counters of one worker (by position) started.
+    pub fn vip(&self, number: u16, worker: usize) -> (u64, u64) {
+        Self::get(&self.vips, usize::from(number), worker)
+    }
+
+    /// Where the real's counters of one worker (by position) started.
+    pub fn real(&self, index: usize, worker: usize) -> (u64, u64) {
+        Self::get(&self.reals, index, worker)
+    }
+
+    fn get(list: &[Vec<Count>], number: usize, worker: usize) -> Count {
+        list.get(number)
+            .and_then(|workers| workers.get(worker))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn set(list: &mut Vec<Vec<Count>>, number: usize, counts: Vec<Count>) {
+        if list.len() <= number {
+            list.resize(number + 1, Vec::new());
+        }
+        list[number] = counts;
+    }
+
+    /// Notes the counters of every number that `new` gives to somebody else than `old` did.
+    fn follow(&mut self, old: &ServiceTable, new: &ServiceTable, workers: &[Arc<dyn Worker>]) {
+        for vip in new.vips() {
+            let number = usize::from(vip.number);
+            let same = old
+                .vip(vip.number)
+                .is_some_and(|before| before.generation == vip.generation && before.key == vip.key);
+            if !same {
+                let counts = workers
+                    .iter()
+                    .map(|worker| worker.counters().vips[number].get());
+                Self::set(&mut self.vips, number, counts.collect());
+            }
+        }
+        for real in new.reals() {
+            let index = real.id.index();
+            if old.real(index).is_none_or(|before| before.id != real.id) {
+                let counts = workers
+                    .iter()
+                    .map(|worker| worker.counters().reals[index].get());
+                Self::set(&mut self.reals, index, counts.collect());
+            }
+        }
+    }
+}
+
+impl Control {
+    /// Puts the configuration into force.
+    ///
+    /// # Errors
+    ///
+    /// A configuration that fails its checks, or maps that cannot be written.
+    pub fn new(parts: ControlParts) -> Result<Self, AdminError> {
+        let config = parts.config;
+        let mut control = Self {
+            config: Config {
+                vips: Vec::new(),
+                server_ids: Vec::new(),
+                source_routes: Vec::new(),
+                decap: Vec::new(),
+                ..config.clone()
+            },
+            origin: parts.origin,
+            source: parts.source,
+            next_hop: None,
+            services: parts.services,
+            publisher: parts.publisher,
+            sink: parts.sink,
+            workers: parts.workers.into(),
+            baselines: Arc::default(),
+            started: Instant::now(),
+        };
+        control.commit(config)?;
+        Ok(control)
+    }
+
+    /// The running configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Facts about the start.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The next hop in use: the configured one, else the resolved one.
+    pub fn next_hop(&self) -> Option<MacAddress> {
+        self.config.interface.next_hop_mac.or(self.next_hop)
+    }
+
+    /// Counters of the XDP program.
+    pub fn xdp_counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        self.sink.counters()
+    }
+
+    /// What questions about the running balancer need.
+    pub fn view(&self) -> View {
+        View {
+            table: self.services.table(),
+            workers: Arc::clone(&self.workers),
+            baselines: Arc::clone(&self.baselines),
+            uptime: self.started.elapsed(),
+        }
+    }
+
+    /// The running configuration as TOML that `run` accepts.
+    pub fn dump(&self) -> String {
+        self.config.to_toml()
+    }
+
+    /// Reads the configuration again and applies the difference.
+    ///
+    /// VIPs and reals that stay keep their numbers, their rings and their flows.
+    ///
+    /// # Errors
+    ///
+    /// No file to read, a file that fails its checks, or one that changes what is fixed at the
+    /// start. The old configuration stays in force.
+    pub fn reload(&mut self) -> Result<Changes, AdminError> {
+        let Some(source) = &self.source else {
+            return Err(AdminError::new(
+                "config",
+                "there is no file to read: katran-xsk was started without --config",
+                "restart with --config FILE, or change VIPs with the commands of this socket",
+            ));
+        };
+        let config = source().map_err(|error| from_config_error(&error))?;
+        difference::refuse_fixed(&self.config, &config)?;
+        self.commit(config)
+    }
+
+    /// Sets the next hop that was resolved; `None` while it is not known. A next hop in the
+    /// configuration wins.
+    pub fn set_next_hop(&mut self, next_hop: Option<MacAddress>) -> Result<(), AdminError> {
+        let before = self.next_hop();
+        self.next_hop = next_hop;
+        if self.next_hop() == before {
+            return Ok(());
+        }
+        // The maps do not hold the next hop.
+        let table = self.services.apply(&self.spec(&self.config))?;
+        self.publisher.publish(table);
+        Ok(())
+    }
+
+    /// Adds a VIP; `hash` left out means the configured default.
+    pub fn add_vip(
+        &mut self,
+        key: VipKey,
+        hash: Option<HashFunction>,
+        flags: VipFlags,
+        reals: Vec<RealSpec>,
+    ) -> Result<Changes, AdminError> {
+        if self.config.vips.iter().any(|vip| vip.key == key) {
+            return Err(AdminError::new(
+                "vip",
+                format!("{key} exists already"),
+                "use `vip set`, `vip unset` and `real add` to change it",
+            ));
+        }
+        let mut config = self.config.clone();
+        config.vips.push(VipSpec {
+            key,
+            hash: hash.unwrap_or(config.balancer.hash),
+            flags,
+            reals,
+        });
+        self.commit(config)
+    }
+
+    /// Removes a VIP with its reals.
+    pub fn delete_vip(&mut self, key: &VipKey) -> Result<Changes, AdminError> {
+        let mut config = self.config.clone();
+        let index = self.position(key)?;
+        config.vips.remove(index);
+        self.commit(config)
+    }
+
+    /// Changes a VIP's hash function and sets and clears flags.
+    pub fn change_vip(
+        &mut self,
+        key: &VipKey,
+        hash: Option<HashFunction>,
+        set: VipFlags,
+        clear: VipFlags,
+    ) -> Result<Changes, AdminError> {
+        self.edit_vip(key, |vip| {
+            vip.hash = hash.unwrap_or(vip.hash);
+            vip.flags = (vip.flags | set) - clear;
+            Ok(())
+        })
+    }
+
+    /// Adds reals to a VIP.
+    pub fn add_reals(&mut self, key: &VipKey, reals: Vec<RealSpec>) -> Result<Changes, AdminError> {
+        self.edit_vip(key, |vip| {
+            for real in reals {
+                if vip.reals.iter().any(|other| other.address == real.address) {
+                    return Err(AdminError::new(
+                        "real",
+                        format!("{} is a real of {key} already", real.address),
+                        "use `real weight` to change its weight",
+                    ));
+                }
+                vip.reals.push(real);
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes reals from a VIP.
+    pub fn delete_reals(&mut self, key: &VipKey, reals: &[IpAddr]) -> Result<Changes, AdminError> {
+        self.edit_vip(key, |vip| {
+            for address in reals {
+                let index = real_position(vip, address)?;
+                vip.reals.remove(index);
+            }
+            Ok(())
+        })
+    }
+
+    /// Changes a real's weight in one VIP.
+    pub fn set_weight(
+        &mut self,
+        key: &VipKey,
+        real: &IpAddr,
+        weight: u32,
+    ) -> Result<Changes, AdminError> {
+        self.edit_vip(key, |vip| {
+            let index = real_position(vip, real)?;
+            vip.reals[index].weight = weight;
+            Ok(())
+        })
+    }
+
+    fn edit_vip(
+        &mut self,
+        key: &VipKey,
+        edit: impl FnOnce(&mut VipSpec) -> Result<(), AdminError>,
+    ) -> Result<Changes, AdminError> {
+        let index = self.position(key)?;
+        let mut config = self.config.clone();
+        edit(&mut config.vips[index])?;
+        self.commit(config)
+    }
+
+    fn position(&self, key: &VipKey) -> Result<usize, AdminError> {
+        self.config
+            .vips
+            .iter()
+            .position(|vip| vip.key == *key)
+            .ok_or_else(|| no_such_vip(key))
+    }
+
+    fn spec(&self, config: &Config) -> dataplane::service::ServiceSpec {
+        let mut spec = config.to_service_spec();
+        spec.settings.next_hop_mac = spec.settings.next_hop_mac.or(self.next_hop);
+        spec
+    }
+
+    /// The transaction.
+    fn commit(&mut self, config: Config) -> Result<Changes, AdminError> {
+        if let Some(error) = from_problems(&config.problems()) {
+            return Err(error);
+        }
+        let mut services = self.services.clone();
+        let table = services.apply(&self.spec(&config))?;
+        let old = self.services.table();
+        let mut baselines = Baselines::clone(&self.baselines);
+        baselines.follow(&old, &table, &self.workers);
+
+        self.publisher.publish(Arc::clone(&table));
+        if let Err(error) = self.sink.apply(&vip_entries(&table)) {
+            return Err(self.withdraw(&table, &error));
+        }
+
+        let changes = difference::compare(&self.config, &config, table.generation());
+        self.services = services;
+        self.config = config;
+        self.baselines = Arc::new(baselines);
+        Ok(changes)
+    }
+
+    /// Puts the state before `failed` into force again, and says what happened.
+    fn withdraw(&mut self, failed: &ServiceTable, error: &anyhow::Error) -> AdminError {
+        let problem = format!("the XDP program's maps could not be changed: {error:#}");
+        // Workers recognise a table by its generation, so the withdrawn table's generation must not
+        // be given to another one.
+        let spec = self.spec(&self.config);
+        let mut services = self.services.clone();
+        while services.table().generation() <= failed.generation() {
+            if let Err(error) = services.apply(&spec) {
+                tracing::error!(%error, "the running configuration no longer compiles");
+                return AdminError::new("xdp", format!("{problem}; {error}"), "restart katran-xsk");
+            }
+        }
+        self.services = services;
+        self.publisher.publish(self.services.table());
+        match self.sink.apply(&vip_entries(&self.services.table())) {
+            Ok(()) => AdminError::new(
+                "xdp",
+                problem,
+                "the old configuration is still in force; correct the cause and try again",
+            ),
+            Err(second) => AdminError::new(
+                "xdp",
+                format!("{problem}; nor could the old state be written back: {second:#}"),
+                "the workers use the old configuration; restart to make the maps match it",
+            ),
+        }
+    }
+}
+
+fn no_such_vip(key: &VipKey) -> AdminError {
+    AdminError::new(
+        "vip",
+        format!("there is no VIP {key}"),
+        "`vip list` names those there are",
+    )
+}
+
+fn real_position(vip: &VipSpec, address: &IpAddr) -> Result<usize, AdminError> {
+    vip.reals
+        .iter()
+        .position(|real| real.address == *address)
+        .ok_or_else(|| {
+            AdminError::new(
+                "real",
+                format!("{address} is not a real of {}", vip.key),
+                format!("`real list {}` names those there are", vip.key),
+            )
+        })
+}
+
+/// The first problem, and how many more there are.
+fn from_problems(problems: &[Problem]) -> Option<AdminError> {
+    let first = problems.first()?;
+    let problem = match problems.len() - 1 {
+        0 => first.problem.clone(),
+        more => format!("{} (and {more} more)", first.problem),
+    };
+    Some(AdminError::new(
+        first.field.clone(),
+        problem,
+        first.remedy.clone(),
+    ))
+}
+
+fn from_config_error(error: &ConfigError) -> AdminError {
+    let fallback = || AdminError::new("config", error.to_string(), "correct the file");
+    let mut result = from_problems(&error.problems).unwrap_or_else(fallback);
+    let line = error.problems.first().and_then(|problem| problem.line);
+    let place = line.map_or_else(
+        || error.name.clone(),
+        |line| format!("{}:{line}", error.name),
+    );
+    result.field = match result.field.as_str() {
+        "" => place,
+        field => format!("{place}: {field}"),
+    };
+    result
+}

@@ -1,1 +1,704 @@
-//! Tables for people, JSON for programs.
+//! Answers as tables for people.
+
+use std::fmt::Write as _;
+
+use crate::{
+    admin::report::{
+        Answer, Balance, ConfigReport, DropList, Explained, FlowCounts, FlowList, FlowsRemoved,
+        Help, HelpCommand, Memory, RealList, Stats, Traffic, VipList, WorkerFailure, WorkerList,
+    },
+    control::{Changes, Names},
+};
+
+/// What the numbers of an answer are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Totals since the start.
+    Totals,
+    /// Changes per second.
+    PerSecond,
+}
+
+/// The answer as text that ends with a line end.
+pub fn render(answer: &Answer, reading: Reading) -> String {
+    match answer {
+        Answer::Vips(list) => vips(list),
+        Answer::Reals(list) => reals(list),
+        Answer::Changes(changed) => changes(changed),
+        Answer::Workers(list) => workers(list, reading),
+        Answer::Stats(report) => stats(report, reading),
+        Answer::Drops(list) => drops(list, reading),
+        Answer::Config(report) => config(report),
+        Answer::Memory(report) => memory(report),
+        Answer::Flows(list) => flows(list),
+        Answer::Removed(result) => removed(result),
+        Answer::Counts(counts) => flow_counts(counts),
+        Answer::Explained(result) => explained(result),
+        Answer::Dump(dump) => dump.toml.clone(),
+        Answer::Help(report) => help(report),
+        Answer::Version(version) => format!(
+            "katran-xsk {}, admin protocol {}\n",
+            version.katran_xsk, version.protocol
+        ),
+    }
+}
+
+/// How a column is aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Align {
+    Left,
+    Right,
+}
+
+/// Rows of cells under headings.
+struct Table {
+    headings: Vec<(String, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// Columns by heading; one that starts with `>` is aligned to the right.
+    fn new<'a>(headings: impl IntoIterator<Item = &'a str>) -> Self {
+        let heading = |text: &str| match text.strip_prefix('>') {
+            Some(text) => (text.to_owned(), Align::Right),
+            None => (text.to_owned(), Align::Left),
+        };
+        Self {
+            headings: headings.into_iter().map(heading).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+
+    /// The table, or `nothing` when it has no rows.
+    fn render(&self, nothing: &str) -> String {
+        if self.rows.is_empty() {
+            return format!("{nothing}\n");
+        }
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            let heading = &self.headings[column].0;
+            cells
+                .chain([heading])
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.headings.len()).map(width).collect();
+        let mut text = String::new();
+        let headings: Vec<&str> = self
+            .headings
+            .iter()
+            .map(|(text, _)| text.as_str())
+            .collect();
+        self.line(&mut text, &headings, &widths);
+        for row in &self.rows {
+            let cells: Vec<&str> = row.iter().map(String::as_str).collect();
+            self.line(&mut text, &cells, &widths);
+        }
+        text
+    }
+
+    fn line(&self, text: &mut String, cells: &[&str], widths: &[usize]) {
+        let start = text.len();
+        for ((cell, width), (_, align)) in cells.iter().zip(widths).zip(&self.headings) {
+            if text.len() > start {
+                text.push_str("  ");
+            }
+            let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
+            match align {
+                Align::Left => text.extend([*cell, padding.as_str()]),
+                Align::Right => text.extend([padding.as_str(), *cell]),
+            }
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+}
+
+/// A number with a blank between groups of three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in the largest binary unit that leaves a number of 1 or more.
+fn bytes(number: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if number < 1024 {
+        return format!("{number} B");
+    }
+    let mut value = number as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Bytes a second as bits a second.
+fn bit_rate(bytes_per_second: u64) -> String {
+    const UNITS: [&str; 5] = ["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"];
+    let mut value = bytes_per_second as f64 * 8.0;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+fn volume(number: u64, reading: Reading) -> String {
+    match reading {
+        Reading::Totals => bytes(number),
+        Reading::PerSecond => bit_rate(number),
+    }
+}
+
+fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{}.{} s", seconds, milliseconds % 1000 / 100),
+        (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn yes(value: bool) -> String {
+    if value { "yes" } else { "-" }.to_owned()
+}
+
+fn vips(list: &VipList) -> String {
+    let mut table = Table::new(["VIP", ">NUMBER", "HASH", ">REALS", ">WEIGHT", "FLAGS"]);
+    for vip in &list.vips {
+        table.row([
+            vip.vip.clone(),
+            or_dash(vip.number),
+            vip.hash.clone(),
+            vip.reals.to_string(),
+            vip.weight.to_string(),
+            if vip.flags.is_empty() {
+                "-".to_owned()
+            } else {
+                vip.flags.join(",")
+            },
+        ]);
+    }
+    table.render("no VIPs")
+}
+
+fn reals(list: &RealList) -> String {
+    let mut table = Table::new(["VIP", "REAL", ">WEIGHT", ">SHARE", "LOCAL", ">INDEX"]);
+    for real in &list.reals {
+        table.row([
+            real.vip.clone(),
+            real.real.to_string(),
+            real.weight.to_string(),
+            format!("{:.2} %", real.share),
+            yes(real.local),
+            or_dash(real.index),
+        ]);
+    }
+    let mut text = table.render("no reals");
+    if list.reals.len() < list.total {
+        let _ = writeln!(
+            text,
+            "{} to {} of {}; limit= and offset= show others",
+            (list.offset + 1).min(list.total),
+            list.offset + list.reals.len(),
+            list.total
+        );
+    }
+    text
+}
+
+fn changes(changes: &Changes) -> String {
+    let mut text = String::new();
+    for (names, what) in [
+        (&changes.settings, "changed"),
+        (&changes.vips_added, "added vip"),
+        (&changes.vips_removed, "removed vip"),
+        (&changes.vips_changed, "changed vip"),
+        (&changes.reals_added, "added"),
+        (&changes.reals_removed, "removed"),
+        (&changes.reals_changed, "changed"),
+    ] {
+        let Names { count, names } = names;
+        for name in names {
+            let _ = writeln!(text, "{what} {name}");
+        }
+        if *count > names.len() {
+            let _ = writeln!(text, "{what} … and {} more", count - names.len());
+        }
+    }
+    if changes.is_empty() {
+        text.push_str("nothing changed\n");
+    }
+    let _ = writeln!(text, "generation {}", changes.generation);
+    text
+}
+
+fn per_second(reading: Reading) -> &'static str {
+    match reading {
+        Reading::Totals => "",
+        Reading::PerSecond => ", per second",
+    }
+}
+
+const BALANCE: [&str; 5] = [
+    ">RECEIVED",
+    ">TRANSMITTED",
+    ">PASSED",
+    ">DROPPED",
+    ">IN PROGRESS",
+];
+
+fn balance_cells(balance: &Balance) -> [String; 5] {
+    [
+        grouped(balance.received.packets),
+        grouped(balance.transmitted.packets),
+        grouped(balance.passed.packets),
+        grouped(balance.dropped.packets),
+        grouped(balance.in_progress),
+    ]
+}
+
+fn workers(list: &WorkerList, reading: Reading) -> String {
+    let headings = [">QUEUE", ">CPU", "STATE", "MODE", ">GENERATION", ">FLOWS"];
+    let mut table = Table::new(headings.into_iter().chain(BALANCE));
+    for worker in &list.workers {
+        let [received, transmitted, passed, dropped, in_progress] = balance_cells(&worker.frames);
+        table.row([
+            worker.queue.to_string(),
+            or_dash(worker.cpu),
+            if worker.running { "running" } else { "STOPPED" }.to_owned(),
+            or_dash(worker.mode.as_ref()),
+            worker.generation.to_string(),
+            grouped(worker.flows),
+            received,
+            transmitted,
+            passed,
+            dropped,
+            in_progress,
+        ]);
+    }
+    let up = duration(list.uptime_ms);
+    let mut text = format!("up {up}; frames{}\n", per_second(reading));
+    text.push_str(&table.render("no workers"));
+
+    let queues: Vec<String> = list
+        .workers
+        .iter()
+        .map(|worker| format!(">QUEUE {}", worker.queue))
+        .collect();
+    for (title, rows) in [
+        (
+            "WORKER",
+            list.workers
+                .iter()
+                .map(|worker| &worker.io)
+                .collect::<Vec<_>>(),
+        ),
+        (
+            "SOCKET",
+            list.workers.iter().map(|worker| &worker.socket).collect(),
+        ),
+    ] {
+        let headings = [title, ">SUM"]
+            .into_iter()
+            .chain(queues.iter().map(String::as_str));
+        let mut table = Table::new(headings);
+        let names: std::collections::BTreeSet<&String> =
+            rows.iter().flat_map(|row| row.keys()).collect();
+        for name in names {
+            let values = rows.iter().map(|row| row.get(name).copied());
+            let sum: u64 = values.clone().flatten().sum();
+            let cells = values.map(|value| or_dash(value.map(grouped)));
+            table.rows.push(
+                [name.clone(), grouped(sum)]
+                    .into_iter()
+                    .chain(cells)
+                    .collect(),
+            );
+        }
+        if !table.rows.is_empty() {
+            text.push('\n');
+            text.push_str(&table.render(""));
+        }
+    }
+    text
+}
+
+fn stats(stats: &Stats, reading: Reading) -> String {
+    let mut text = format!(
+        "up {}; frames{}\n",
+        duration(stats.uptime_ms),
+        per_second(reading)
+    );
+    let mut table = Table::new(
+        ["WORKER"]
+            .into_iter()
+            .chain(BALANCE)
+            .chain([">RECEIVED BYTES"]),
+    );
+    let mut frames_row = |name: String, frames: &Balance| {
+        let [received, transmitted, passed, dropped, in_progress] = balance_cells(frames);
+        let volume = volume(frames.received.bytes, reading);
+        table.row([
+            name,
+            received,
+            transmitted,
+            passed,
+            dropped,
+            in_progress,
+            volume,
+        ]);
+    };
+    for worker in &stats.workers {
+        frames_row(format!("queue {}", worker.queue), &worker.frames);
+    }
+    frames_row("all".to_owned(), &stats.frames);
+    text.push_str(&table.render(""));
+
+    let amounts = [">PACKETS", ">BYTES"];
+    let cells = |traffic: &Traffic| (grouped(traffic.packets), volume(traffic.bytes, reading));
+    let mut table = Table::new(["VIP"].into_iter().chain(amounts));
+    for vip in &stats.vips {
+        let (packets, bytes) = cells(&vip.traffic);
+        table.row([vip.vip.clone(), packets, bytes]);
+    }
+    let _ = write!(text, "\n{}", table.render("no VIPs"));
+    let mut table = Table::new(["REAL"].into_iter().chain(amounts));
+    for real in &stats.reals {
+        let (packets, bytes) = cells(&real.traffic);
+        table.row([real.real.to_string(), packets, bytes]);
+    }
+    let _ = write!(text, "\n{}", table.render("no reals"));
+    for (title, counters) in [("COUNTER", &stats.counters), ("XDP PROGRAM", &stats.xdp)] {
+        let mut table = Table::new([title, ">COUNT"]);
+        for (name, value) in counters {
+            table.row([name.clone(), grouped(*value)]);
+        }
+        if !table.rows.is_empty() {
+            let _ = write!(text, "\n{}", table.render(""));
+        }
+    }
+    text
+}
+
+fn drops(list: &DropList, reading: Reading) -> String {
+    let mut table = Table::new(["REASON", ">PACKETS", ">BYTES", "MEANING"]);
+    for drop in &list.drops {
+        table.row([
+            drop.reason.clone(),
+            grouped(drop.traffic.packets),
+            volume(drop.traffic.bytes, reading),
+            drop.meaning.clone(),
+        ]);
+    }
+    format!(
+        "up {}; dropped frames{}\n{}",
+        duration(list.uptime_ms),
+        per_second(reading),
+        table.render("no drop reasons")
+    )
+}
+
+fn config(report: &ConfigReport) -> String {
+    let mut table = Table::new(["SETTING", "VALUE"]);
+    let queues: Vec<String> = report.queues.iter().map(ToString::to_string).collect();
+    let next_hop = match (&report.next_hop_mac, report.next_hop_configured) {
+        (Some(mac), true) => format!("{mac} (configured)"),
+        (Some(mac), false) => format!("{mac} (resolved)"),
+        (None, _) => "not known yet: packets are dropped".to_owned(),
+    };
+    let xdp = match &report.xdp_fallback {
+        None => report.xdp_mode.clone(),
+        Some(why) => format!("{} ({why})", report.xdp_mode),
+    };
+    for (setting, value) in [
+        (
+            "config",
+            report.config.clone().unwrap_or_else(|| "none".to_owned()),
+        ),
+        ("interface", report.interface.clone()),
+        ("queues", queues.join(",")),
+        ("xdp mode", xdp),
+        ("next hop", next_hop),
+    ] {
+        table.row([setting.to_owned(), value]);
+    }
+    for (key, value) in &report.balancer {
+        let value = match value {
+            serde_json::Value::Null => "-".to_owned(),
+            serde_json::Value::String(text) => text.clone(),
+            value => value.to_string(),
+        };
+        table.row([format!("balancer.{key}"), value]);
+    }
+    for (setting, value) in [
+        ("vips", report.vips.to_string()),
+        ("reals", report.reals.to_string()),
+        ("generation", report.generation.to_string()),
+        ("up", duration(report.uptime_ms)),
+    ] {
+        table.row([setting.to_owned(), value]);
+    }
+    table.render("")
+}
+
+fn memory(report: &Memory) -> String {
+    let mut table = Table::new(["PART", ">WORKER", ">SIZE"]);
+    for part in &report.parts {
+        table.row([
+            part.part.clone(),
+            or_dash(part.worker),
+            part.bytes.map_or_else(|| "no answer".to_owned(), bytes),
+        ]);
+    }
+    let sum = report.parts.iter().filter_map(|part| part.bytes).sum();
+    table.row(["sum".to_owned(), String::new(), bytes(sum)]);
+    table.row([
+        "process, resident".to_owned(),
+        String::new(),
+        or_dash(report.resident_bytes.map(bytes)),
+    ]);
+    table.render("")
+}
+
+fn failures(text: &mut String, failed: &[WorkerFailure]) {
+    for failure in failed {
+        let _ = writeln!(
+            text,
+            "worker of queue {}: {}",
+            failure.worker, failure.problem
+        );
+    }
+}
+
+fn flows(list: &FlowList) -> String {
+    let headings = [">WORKER", "PROTO", "SOURCE", "DESTINATION", "REAL", ">IDLE"];
+    let mut table = Table::new(headings);
+    for flow in &list.flows {
+        table.row([
+            flow.worker.to_string(),
+            flow.protocol.clone(),
+            flow.source.clone(),
+            flow.destination.clone(),
+            flow.real
+                .map_or_else(|| "gone".to_owned(), |real| real.to_string()),
+            or_dash(flow.idle_ms.map(duration)),
+        ]);
+    }
+    let mut text = table.render("no such flow");
+    if list.more {
+        text.push_str("there are more; limit= shows more of them, vip= and real= choose\n");
+    }
+    failures(&mut text, &list.failed);
+    text
+}
+
+fn removed(result: &FlowsRemoved) -> String {
+    let mut text = format!("removed {} flows\n", grouped(result.removed as u64));
+    failures(&mut text, &result.failed);
+    text
+}
+
+fn flow_counts(counts: &FlowCounts) -> String {
+    let mut table = Table::new(["WORKER", ">FLOWS"]);
+    for count in &counts.workers {
+        table.row([format!("queue {}", count.worker), grouped(count.flows)]);
+    }
+    table.row(["all".to_owned(), grouped(counts.total)]);
+    let mut text = table.render("");
+    failures(&mut text, &counts.failed);
+    text
+}
+
+fn explained(result: &Explained) -> String {
+    let mut text = match (&result.vip, result.real, result.reason.as_deref()) {
+        (Some(vip), Some(real), _) => format!("{vip} sends it to {real}\n"),
+        (Some(vip), None, _) => format!("{vip} has no real with a weight above zero: dropped\n"),
+        (None, ..) => "no VIP has this destination: passed to the kernel\n".to_owned(),
+    };
+    if let Some(by) = &result.by {
+        let workers: Vec<String> = result.workers.iter().map(ToString::to_string).collect();
+        let _ = match workers.len() {
+            0 => writeln!(
+                text,
+                "by the VIP's {by}: no worker has the flow in its table"
+            ),
+            1 => writeln!(
+                text,
+                "by the flow {by} of the worker of queue {}",
+                workers[0]
+            ),
+            _ => writeln!(
+                text,
+                "by the flow {by}; the workers of queues {} have the flow",
+                workers.join(", ")
+            ),
+        };
+    }
+    if let (Some(hash), Some(slot)) = (result.hash, result.ring_index) {
+        let _ = writeln!(text, "flow hash {hash:#010x}, ring slot {slot}");
+    }
+    if let Some(source) = result.outer_source {
+        let _ = writeln!(text, "outer source {source}");
+    }
+    failures(&mut text, &result.failed);
+    text
+}
+
+fn help(report: &Help) -> String {
+    if let [command] = report.commands.as_slice() {
+        return help_command(command);
+    }
+    let width = report
+        .commands
+        .iter()
+        .map(|command| command.command.len())
+        .max();
+    let width = width.unwrap_or(0);
+    let mut text = String::new();
+    for HelpCommand {
+        command, summary, ..
+    } in &report.commands
+    {
+        let _ = writeln!(text, "{command:width$}  {summary}");
+    }
+    text.push_str("\n`help COMMAND` explains one.\n");
+    text
+}
+
+fn help_command(command: &HelpCommand) -> String {
+    let mut text = format!("{}\n\n{}.\n", command.usage, command.summary);
+    if !command.details.is_empty() {
+        let _ = writeln!(text, "{}", command.details);
+    }
+    if !command.arguments.is_empty() {
+        text.push('\n');
+        let width = command
+            .arguments
+            .iter()
+            .map(|argument| argument.name.len())
+            .max()
+            .unwrap_or(0);
+        for argument in &command.arguments {
+            let _ = writeln!(text, "  {:width$}  {}", argument.name, argument.help);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{self, report::VipRow};
+
+    #[test]
+    fn columns_are_aligned() {
+        let row = |vip: &str, reals| VipRow {
+            vip: vip.into(),
+            number: Some(3),
+            hash: "maglev-v2".into(),
+            flags: Vec::new(),
+            reals,
+            weight: 10,
+        };
+        let list = VipList {
+            vips: vec![
+                row("203.0.113.10:80/tcp", 2),
+                row("[2001:db8::1]:80/tcp", 1200),
+            ],
+        };
+        assert_eq!(
+            render(&Answer::Vips(list), Reading::Totals),
+            "VIP                   NUMBER  HASH       REALS  WEIGHT  FLAGS\n\
+             203.0.113.10:80/tcp        3  maglev-v2      2      10  -\n\
+             [2001:db8::1]:80/tcp       3  maglev-v2   1200      10  -\n"
+        );
+        assert_eq!(vips(&VipList { vips: Vec::new() }), "no VIPs\n");
+    }
+
+    #[test]
+    fn numbers_have_units() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1 000"),
+            (1_234_567, "1 234 567"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+        for (number, text) in [(1023, "1023 B"), (1024, "1.0 KiB"), (u64::MAX, "16.0 EiB")] {
+            assert_eq!(bytes(number), text);
+        }
+        for (number, text) in [
+            (1, "8 bit/s"),
+            (125, "1.0 kbit/s"),
+            (125_000_000, "1.0 Gbit/s"),
+        ] {
+            assert_eq!(bit_rate(number), text);
+        }
+        for (number, text) in [
+            (1_500, "1.5 s"),
+            (61_000, "1 min 1 s"),
+            (3_600_000, "1 h 0 min"),
+            (90_000_000, "1 d 1 h"),
+        ] {
+            assert_eq!(duration(number), text);
+        }
+    }
+
+    #[test]
+    fn help_of_one_command_names_its_arguments() {
+        let report = admin::help(Some("vip add")).expect("help");
+        let text = help(&report);
+        assert!(text.starts_with("vip add VIP [hash=HASH] [flags=FLAG,…] [real=ADDR[@WEIGHT]]…\n"));
+        for name in ["vip", "hash", "flags", "real"] {
+            assert!(text.contains(&format!("\n  {name}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn explanations_say_how() {
+        let text = explained(&Explained {
+            verdict: "transmit".into(),
+            vip: Some("203.0.113.10:80/tcp".into()),
+            real: Some([198, 51, 100, 11].into()),
+            by: Some("table".into()),
+            workers: vec![2],
+            hash: Some(0xab),
+            ring_index: Some(171),
+            ..Explained::default()
+        });
+        assert_eq!(
+            text,
+            "203.0.113.10:80/tcp sends it to 198.51.100.11\n\
+             by the flow table of the worker of queue 2\n\
+             flow hash 0x000000ab, ring slot 171\n"
+        );
+    }
+}

@@ -1,10 +1,245 @@
-//! `katran-xsk shell`.
+//! `katran-xsk shell`: commands by hand, with history, completion and help; or a script on standard
+//! input.
 
-use std::process::ExitCode;
+use std::{
+    env, fs,
+    io::{self, BufRead, IsTerminal as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
-use crate::cli::ClientArgs;
+use anyhow::Context as _;
+use rustyline::{
+    CompletionType, Config, Context, Editor, Helper, completion::Completer, error::ReadlineError,
+    highlight::Highlighter, hint::Hinter, history::FileHistory, validate::Validator,
+};
+
+use crate::{
+    admin::{
+        client::{Client, ClientError},
+        command::{self, Live},
+        report::Answer,
+    },
+    cli::ShellArgs,
+    ctl::{self, Done},
+};
+
+const PROMPT: &str = "katran-xsk> ";
+/// Lines of history that are kept.
+const HISTORY: usize = 1000;
 
 /// Runs the command.
-pub fn run(_args: &ClientArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+///
+/// Exit code 0 unless a command of a script failed.
+pub fn run(args: &ShellArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.socket);
+    if io::stdin().is_terminal() {
+        interactive(&client, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let print = |text: &str| ctl::print(text);
+    let failed = script(
+        &client,
+        io::stdin().lock(),
+        args.json,
+        args.keep_going,
+        print,
+    )?;
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs a script: a command a line; blank lines and lines that start with `#` are left out. Stops at
+/// the first command that fails unless it is to keep going. Returns how many failed.
+fn script(
+    client: &Client,
+    input: impl BufRead,
+    json: bool,
+    keep_going: bool,
+    mut print: impl FnMut(&str) -> io::Result<()>,
+) -> anyhow::Result<usize> {
+    let mut failed = 0;
+    for (index, line) in input.lines().enumerate() {
+        let line = line.context("standard input cannot be read")?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let problem = match words.as_slice() {
+            [] => continue,
+            [first, ..] if first.starts_with('#') => continue,
+            ["quit" | "exit"] => break,
+            words => match run_words(client, words, json) {
+                Ok(done) => {
+                    print(&done.text)?;
+                    done.refused.map(|error| error.to_string())
+                }
+                Err(error) => Some(error.to_string()),
+            },
+        };
+        if let Some(problem) = problem {
+            eprintln!("line {}: {problem}", index + 1);
+            failed += 1;
+            if !keep_going {
+                break;
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn run_words(client: &Client, words: &[&str], json: bool) -> Result<Done, ClientError> {
+    let arguments = ctl::parse(words)?;
+    ctl::execute(client, &arguments, json)
+}
+
+fn interactive(client: &Client, json: bool) -> anyhow::Result<()> {
+    let config = Config::builder()
+        .completion_type(CompletionType::List)
+        .max_history_size(HISTORY)?
+        .history_ignore_space(true)
+        .auto_add_history(true)
+        .build();
+    let mut editor: Editor<Assistant, FileHistory> = Editor::with_config(config)?;
+    editor.set_helper(Some(Assistant {
+        client: client.clone(),
+    }));
+    let history = history_file();
+    if let Some(path) = &history {
+        // The first time there is none.
+        let _ = editor.load_history(path);
+    }
+    println!(
+        "{}: `help` lists the commands, Ctrl-D leaves",
+        client.path().display()
+    );
+    loop {
+        match editor.readline(PROMPT) {
+            Ok(line) => {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                match words.as_slice() {
+                    [] => {}
+                    ["quit" | "exit"] => break,
+                    words => match run_words(client, words, json) {
+                        Ok(done) => ctl::print(&done.text)?,
+                        Err(error) => eprintln!("{error}"),
+                    },
+                }
+            }
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(error).context("the terminal cannot be read"),
+        }
+    }
+    if let Some(path) = &history
+        && let Err(error) = editor.save_history(path)
+    {
+        tracing::info!(path = %path.display(), %error, "the history cannot be saved");
+    }
+    Ok(())
+}
+
+/// Where the history is kept; `None` when there is no place for it.
+fn history_file() -> Option<PathBuf> {
+    let absolute = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))?;
+    let directory = state.join("katran-xsk");
+    fs::create_dir_all(&directory).ok()?;
+    Some(directory.join("history"))
+}
+
+/// Completes commands and what they are about.
+struct Assistant {
+    client: Client,
+}
+
+impl Assistant {
+    /// Asks the balancer; what it does not answer cannot be completed.
+    fn ask(&self, words: &[&str]) -> Option<Answer> {
+        let arguments = command::parse_words(words).ok()?;
+        self.client.ask(&arguments).ok()
+    }
+}
+
+impl Live for Assistant {
+    fn vips(&self) -> Vec<String> {
+        match self.ask(&["vip", "list"]) {
+            Some(Answer::Vips(list)) => list.vips.into_iter().map(|row| row.vip).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn reals(&self, vip: Option<&str>) -> Vec<String> {
+        let words: Vec<&str> = ["real", "list"].into_iter().chain(vip).collect();
+        let Some(Answer::Reals(list)) = self.ask(&words) else {
+            return Vec::new();
+        };
+        let mut reals: Vec<String> = list
+            .reals
+            .into_iter()
+            .map(|row| row.real.to_string())
+            .collect();
+        reals.sort_unstable();
+        reals.dedup();
+        reals
+    }
+}
+
+impl Completer for Assistant {
+    type Candidate = String;
+
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _context: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<String>)> {
+        let line = line.get(..position).unwrap_or(line);
+        Ok(command::complete(line, self))
+    }
+}
+
+impl Hinter for Assistant {
+    type Hint = String;
+}
+impl Highlighter for Assistant {}
+impl Validator for Assistant {}
+impl Helper for Assistant {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_script(text: &str, keep_going: bool) -> (usize, String) {
+        let client = Client::new("/nonexistent/katran-xsk.sock");
+        let mut output = String::new();
+        let failed = script(&client, text.as_bytes(), false, keep_going, |text| {
+            output.push_str(text);
+            Ok(())
+        });
+        (failed.expect("the script is readable"), output)
+    }
+
+    #[test]
+    fn a_script_stops_at_the_first_error() {
+        let (failed, output) =
+            run_script("# greeting\n\nhelp version\nnonsense\nhelp dump\n", false);
+        assert_eq!(failed, 1);
+        assert!(
+            output.contains("version\n") && !output.contains("TOML"),
+            "{output}"
+        );
+    }
+
+    #[test]
+    fn a_script_can_keep_going() {
+        let (failed, output) = run_script("nonsense\nvip list\nhelp dump\nquit\nnonsense\n", true);
+        assert_eq!(failed, 2);
+        assert!(output.contains("TOML"), "{output}");
+    }
 }

@@ -1,0 +1,744 @@
+//! The command table, and the way from words or JSON to a [`Command`].
+//!
+//! [`COMMANDS`] declares each command once: its name, its arguments and its help. Both parsers, the
+//! help texts, the shell's completion and the reference in the documentation read it.
+
+mod complete;
+mod table;
+mod value;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use dataplane::{
+    forward::FlowId,
+    service::{HashFunction, RealSpec, VipFlags, VipKey},
+};
+use serde_json::{Map, Value};
+
+pub use complete::{Live, complete};
+pub use table::{ArgumentSpec, COMMANDS, CommandSpec, Kind, Verb};
+pub use value::parse_vip;
+
+use super::error::AdminError;
+
+/// Rows of a list unless something else is said.
+pub const DEFAULT_LIMIT: usize = 100;
+/// Most rows one answer lists.
+pub const MAX_LIMIT: usize = 10_000;
+
+/// A command with its arguments checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// VIPs.
+    VipList {
+        /// Only this one.
+        vip: Option<VipKey>,
+    },
+    /// A new VIP.
+    VipAdd {
+        /// Identity.
+        vip: VipKey,
+        /// Ring generation; the configured default when left out.
+        hash: Option<HashFunction>,
+        /// Behaviour.
+        flags: VipFlags,
+        /// Real servers.
+        reals: Vec<RealSpec>,
+    },
+    /// A VIP goes.
+    VipDel {
+        /// Identity.
+        vip: VipKey,
+    },
+    /// Another hash function, more flags.
+    VipSet {
+        /// Identity.
+        vip: VipKey,
+        /// New ring generation.
+        hash: Option<HashFunction>,
+        /// Flags to set.
+        flags: VipFlags,
+    },
+    /// Fewer flags.
+    VipUnset {
+        /// Identity.
+        vip: VipKey,
+        /// Flags to clear.
+        flags: VipFlags,
+    },
+    /// Reals of the VIPs.
+    RealList {
+        /// Only those of this VIP.
+        vip: Option<VipKey>,
+        /// Which rows.
+        page: Page,
+    },
+    /// More reals for a VIP.
+    RealAdd {
+        /// The VIP.
+        vip: VipKey,
+        /// The reals.
+        reals: Vec<RealSpec>,
+    },
+    /// Fewer reals for a VIP.
+    RealDel {
+        /// The VIP.
+        vip: VipKey,
+        /// The reals.
+        reals: Vec<IpAddr>,
+    },
+    /// Another weight.
+    RealWeight {
+        /// The VIP.
+        vip: VipKey,
+        /// The real.
+        real: IpAddr,
+        /// Its new weight.
+        weight: u32,
+    },
+    /// The workers.
+    ShowWorkers,
+    /// Traffic per VIP, real and worker.
+    ShowStats {
+        /// Only this VIP.
+        vip: Option<VipKey>,
+        /// Only the worker of this queue.
+        worker: Option<u32>,
+    },
+    /// Drops by reason.
+    ShowDrops,
+    /// The running configuration and facts about the start.
+    ShowConfig,
+    /// Where the memory is.
+    ShowMemory,
+    /// Flows in the tables.
+    FlowList {
+        /// Which flows.
+        filter: FlowFilter,
+        /// Most rows.
+        limit: usize,
+    },
+    /// One flow.
+    FlowGet(FlowId),
+    /// Forgets one flow.
+    FlowDel(FlowId),
+    /// Forgets a VIP's flows.
+    FlowPurge {
+        /// Which flows; the VIP is always there.
+        filter: FlowFilter,
+    },
+    /// How many flows.
+    FlowCount {
+        /// Which flows.
+        filter: FlowFilter,
+    },
+    /// What would become of a flow's packet.
+    Explain(FlowId),
+    /// Reads the file again.
+    Reload,
+    /// The running configuration as TOML.
+    Dump,
+    /// What there is to ask.
+    Help {
+        /// Commands whose name starts with this.
+        command: Option<String>,
+    },
+    /// Versions.
+    Version,
+}
+
+/// Which rows of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Rows to leave out at the start.
+    pub offset: usize,
+    /// Most rows.
+    pub limit: usize,
+}
+
+/// Which flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowFilter {
+    /// Those to this VIP.
+    pub vip: Option<VipKey>,
+    /// Those to this real.
+    pub real: Option<IpAddr>,
+    /// Those in the table of this queue's worker.
+    pub worker: Option<u32>,
+}
+
+impl FlowFilter {
+    /// Every flow of every worker.
+    pub const fn is_all(&self) -> bool {
+        self.vip.is_none() && self.real.is_none()
+    }
+}
+
+/// A command's arguments, each known to the table, none checked for its meaning yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    spec: &'static CommandSpec,
+    values: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Arguments {
+    const fn new(spec: &'static CommandSpec) -> Self {
+        Self {
+            spec,
+            values: BTreeMap::new(),
+        }
+    }
+
+    /// The command.
+    pub const fn spec(&self) -> &'static CommandSpec {
+        self.spec
+    }
+
+    /// As the `args` of a request.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let value = |name: &&str, values: &[String]| match values {
+            [one]
+                if !self
+                    .spec
+                    .argument(name)
+                    .is_some_and(|argument| argument.repeated) =>
+            {
+                Value::from(one.as_str())
+            }
+            many => Value::from(many),
+        };
+        self.values
+            .iter()
+            .map(|(name, values)| ((*name).to_owned(), value(name, values)))
+            .collect()
+    }
+
+    fn push(&mut self, argument: &'static ArgumentSpec, text: &str) -> Result<(), AdminError> {
+        let values = self.values.entry(argument.name).or_default();
+        if argument.repeated {
+            values.extend(
+                text.split(',')
+                    .filter(|part| !part.is_empty())
+                    .map(str::to_owned),
+            );
+        } else if values.is_empty() {
+            values.push(text.to_owned());
+        } else {
+            return Err(AdminError::new(
+                argument.name,
+                format!("given twice: {} and {text}", values[0]),
+                "give it once",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_required(&self) -> Result<(), AdminError> {
+        for argument in self
+            .spec
+            .arguments
+            .iter()
+            .filter(|argument| argument.required)
+        {
+            if self.values.get(argument.name).is_none_or(Vec::is_empty) {
+                return Err(AdminError::new(
+                    argument.name,
+                    format!("missing; {}", argument.help),
+                    format!("usage: {}", self.spec.usage()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The command these arguments make.
+    ///
+    /// # Errors
+    ///
+    /// The first value that is not what its argument wants.
+    pub fn command(&self) -> Result<Command, AdminError> {
+        let vip = || self.required("vip", value::parse_vip);
+        let page = || {
+            Ok::<_, AdminError>(Page {
+                offset: self.optional("offset", value::parse_number)?.unwrap_or(0),
+                limit: self.limit()?,
+            })
+        };
+        let filter = || {
+            Ok::<_, AdminError>(FlowFilter {
+                vip: self.optional("vip", value::parse_vip)?,
+                real: self.optional("real", value::parse_address)?,
+                worker: self.optional("worker", value::parse_number)?,
+            })
+        };
+        Ok(match self.spec.verb {
+            Verb::VipList => Command::VipList {
+                vip: self.optional("vip", value::parse_vip)?,
+            },
+            Verb::VipAdd => Command::VipAdd {
+                vip: vip()?,
+                hash: self.optional("hash", value::parse_hash)?,
+                flags: self.flags()?,
+                reals: self.many("real", value::parse_weighted_real)?,
+            },
+            Verb::VipDel => Command::VipDel { vip: vip()? },
+            Verb::VipSet => {
+                let (hash, flags) = (self.optional("hash", value::parse_hash)?, self.flags()?);
+                if hash.is_none() && flags.is_empty() {
+                    return Err(AdminError::new(
+                        "flags",
+                        "nothing to set",
+                        "give flags=FLAG,… or hash=HASH",
+                    ));
+                }
+                Command::VipSet {
+                    vip: vip()?,
+                    hash,
+                    flags,
+                }
+            }
+            Verb::VipUnset => Command::VipUnset {
+                vip: vip()?,
+                flags: self.flags()?,
+            },
+            Verb::RealList => Command::RealList {
+                vip: self.optional("vip", value::parse_vip)?,
+                page: page()?,
+            },
+            Verb::RealAdd => {
+                let local = self.optional("local", value::parse_bool)?.unwrap_or(false);
+                let mut reals = self.many("real", value::parse_weighted_real)?;
+                reals.iter_mut().for_each(|real| real.local = local);
+                Command::RealAdd { vip: vip()?, reals }
+            }
+            Verb::RealDel => Command::RealDel {
+                vip: vip()?,
+                reals: self.many("real", value::parse_address)?,
+            },
+            Verb::RealWeight => Command::RealWeight {
+                vip: vip()?,
+                real: self.required("real", value::parse_address)?,
+                weight: self.required("weight", value::parse_number)?,
+            },
+            Verb::ShowWorkers => Command::ShowWorkers,
+            Verb::ShowStats => Command::ShowStats {
+                vip: self.optional("vip", value::parse_vip)?,
+                worker: self.optional("worker", value::parse_number)?,
+            },
+            Verb::ShowDrops => Command::ShowDrops,
+            Verb::ShowConfig => Command::ShowConfig,
+            Verb::ShowMemory => Command::ShowMemory,
+            Verb::FlowList => Command::FlowList {
+                filter: filter()?,
+                limit: self.limit()?,
+            },
+            Verb::FlowGet => Command::FlowGet(self.flow()?),
+            Verb::FlowDel => Command::FlowDel(self.flow()?),
+            Verb::FlowPurge => Command::FlowPurge { filter: filter()? },
+            Verb::FlowCount => Command::FlowCount { filter: filter()? },
+            Verb::Explain => Command::Explain(self.flow()?),
+            Verb::Reload => Command::Reload,
+            Verb::Dump => Command::Dump,
+            Verb::Help => Command::Help {
+                command: self.values.get("command").map(|words| words.join(" ")),
+            },
+            Verb::Version => Command::Version,
+        })
+    }
+
+    fn optional<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, value::Invalid>,
+    ) -> Result<Option<T>, AdminError> {
+        let text = self.values.get(name).and_then(|values| values.first());
+        text.map(|text| parse(text).map_err(|invalid| invalid.of(name, text)))
+            .transpose()
+    }
+
+    fn required<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, value::Invalid>,
+    ) -> Result<T, AdminError> {
+        self.optional(name, parse)?.ok_or_else(|| {
+            AdminError::new(name, "missing", format!("usage: {}", self.spec.usage()))
+        })
+    }
+
+    fn many<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, value::Invalid>,
+    ) -> Result<Vec<T>, AdminError> {
+        let texts = self
+            .values
+            .get(name)
+            .map_or(&[] as &[String], Vec::as_slice);
+        texts
+            .iter()
+            .map(|text| parse(text).map_err(|invalid| invalid.of(name, text)))
+            .collect()
+    }
+
+    fn flags(&self) -> Result<VipFlags, AdminError> {
+        Ok(self.many("flags", value::parse_flag)?.into_iter().collect())
+    }
+
+    fn limit(&self) -> Result<usize, AdminError> {
+        let limit = self.optional("limit", value::parse_number)?;
+        match limit.unwrap_or(DEFAULT_LIMIT) {
+            limit @ 1..=MAX_LIMIT => Ok(limit),
+            limit => Err(AdminError::new(
+                "limit",
+                format!("{limit} is out of range"),
+                format!("give a number from 1 to {MAX_LIMIT}"),
+            )),
+        }
+    }
+
+    fn flow(&self) -> Result<FlowId, AdminError> {
+        let source = self.required("source", value::parse_endpoint)?;
+        let destination = self.required("destination", value::parse_endpoint)?;
+        let protocol = self.required("protocol", value::parse_protocol)?;
+        FlowId::new(source, destination, protocol).map_err(|_| {
+            AdminError::new(
+                "destination",
+                format!("{destination} and the source {source} are of different families"),
+                "give two IPv4 or two IPv6 endpoints",
+            )
+        })
+    }
+}
+
+/// The command of exactly this name.
+pub fn find(name: &str) -> Option<&'static CommandSpec> {
+    COMMANDS.iter().find(|spec| spec.name == name)
+}
+
+fn unknown_command(name: &str) -> AdminError {
+    let first = name.split(' ').next().unwrap_or_default();
+    let near: Vec<&str> = COMMANDS
+        .iter()
+        .filter(|spec| spec.name.split(' ').next() == Some(first))
+        .map(|spec| spec.name)
+        .collect();
+    let remedy = if near.is_empty() {
+        "`help` lists the commands".to_owned()
+    } else {
+        format!("try one of: {}", near.join(", "))
+    };
+    AdminError::new(
+        "command",
+        format!("`{}` is not a command", clip(name)),
+        remedy,
+    )
+}
+
+/// A part of what a client sent that is short enough to be sent back.
+fn clip(text: &str) -> String {
+    const LONGEST: usize = 80;
+    if text.chars().count() <= LONGEST {
+        return text.to_owned();
+    }
+    text.chars().take(LONGEST).chain(['…']).collect()
+}
+
+/// Finds the command at the start of `words`; the rest are its arguments.
+pub fn split_words<'a, 'w>(
+    words: &'a [&'w str],
+) -> Result<(&'static CommandSpec, &'a [&'w str]), AdminError> {
+    for length in [2, 1] {
+        if let Some((name, rest)) = words.split_at_checked(length)
+            && let Some(spec) = find(&name.join(" "))
+        {
+            return Ok((spec, rest));
+        }
+    }
+    let name = words.get(..2).unwrap_or(words).join(" ");
+    Err(unknown_command(&name))
+}
+
+/// Reads a command in words: `vip add 203.0.113.10:80/tcp real=198.51.100.11@2`.
+///
+/// # Errors
+///
+/// Not a command, an argument it does not have, or one that is missing.
+pub fn parse_words(words: &[&str]) -> Result<Arguments, AdminError> {
+    let (spec, words) = split_words(words)?;
+    let mut arguments = Arguments::new(spec);
+    let mut positional = spec
+        .arguments
+        .iter()
+        .filter(|argument| argument.positional)
+        .peekable();
+    for word in words {
+        if let Some((name, text)) = word.split_once('=') {
+            let argument = spec
+                .argument(name)
+                .ok_or_else(|| unknown_argument(spec, name))?;
+            arguments.push(argument, text)?;
+            continue;
+        }
+        // One that was given by name does not wait for its place any more.
+        while positional
+            .next_if(|next| !next.repeated && arguments.values.contains_key(next.name))
+            .is_some()
+        {}
+        let argument = match positional.peek() {
+            Some(argument) if argument.repeated => *argument,
+            _ => positional.next().ok_or_else(|| {
+                AdminError::new(
+                    "command",
+                    format!("`{}` is one word too many for `{}`", clip(word), spec.name),
+                    format!("usage: {}", spec.usage()),
+                )
+            })?,
+        };
+        arguments.push(argument, word)?;
+    }
+    arguments.check_required()?;
+    Ok(arguments)
+}
+
+/// Reads a command by name with its arguments in JSON.
+///
+/// # Errors
+///
+/// As [`parse_words`], and values that are neither text nor number nor truth value.
+pub fn parse_json(name: &str, args: &Map<String, Value>) -> Result<Arguments, AdminError> {
+    let spec = find(name).ok_or_else(|| unknown_command(name))?;
+    let mut arguments = Arguments::new(spec);
+    for (name, value) in args {
+        let argument = spec
+            .argument(name)
+            .ok_or_else(|| unknown_argument(spec, name))?;
+        match value {
+            Value::Array(values) if argument.repeated => {
+                for value in values {
+                    arguments.push(argument, &scalar(argument, value)?)?;
+                }
+            }
+            value => arguments.push(argument, &scalar(argument, value)?)?,
+        }
+    }
+    arguments.check_required()?;
+    Ok(arguments)
+}
+
+fn scalar(argument: &ArgumentSpec, value: &Value) -> Result<String, AdminError> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(truth) => Ok(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(AdminError::new(
+            argument.name,
+            format!("{} is not a value", clip(&value.to_string())),
+            if argument.repeated {
+                "give a text or a list of texts"
+            } else {
+                "give a text or a number"
+            },
+        )),
+    }
+}
+
+fn unknown_argument(spec: &CommandSpec, name: &str) -> AdminError {
+    AdminError::new(
+        clip(name),
+        format!("`{}` has no such argument", spec.name),
+        format!("usage: {}", spec.usage()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::service::Protocol;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, AdminError> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        parse_words(&words)?.command()
+    }
+
+    fn vip(text: &str) -> VipKey {
+        parse_vip(text).expect("a VIP")
+    }
+
+    #[test]
+    fn every_command_of_the_table_is_found_and_named_once() {
+        for (index, spec) in COMMANDS.iter().enumerate() {
+            assert!(std::ptr::eq(find(spec.name).expect("found"), spec));
+            assert!(
+                !COMMANDS[..index]
+                    .iter()
+                    .any(|other| other.verb == spec.verb)
+            );
+            let positional: Vec<_> = spec.arguments.iter().filter(|a| a.positional).collect();
+            let last = positional.len().saturating_sub(1);
+            for (place, argument) in positional.iter().enumerate() {
+                assert!(!argument.repeated || place == last, "{}", spec.name);
+            }
+        }
+    }
+
+    #[test]
+    fn words_become_commands() {
+        assert_eq!(
+            parse(
+                "vip add 203.0.113.10:80/tcp hash=maglev-v1 flags=no-src-port,lru-bypass real=198.51.100.11@3 real=198.51.100.12"
+            ),
+            Ok(Command::VipAdd {
+                vip: vip("203.0.113.10:80/tcp"),
+                hash: Some(HashFunction::MaglevV1),
+                flags: VipFlags::NO_SRC_PORT | VipFlags::LRU_BYPASS,
+                reals: vec![
+                    RealSpec {
+                        address: [198, 51, 100, 11].into(),
+                        weight: 3,
+                        local: false
+                    },
+                    RealSpec {
+                        address: [198, 51, 100, 12].into(),
+                        weight: 1,
+                        local: false
+                    },
+                ],
+            })
+        );
+        assert_eq!(
+            parse("real weight [2001:db8:a::/96]:0/udp 2001:db8::5 0"),
+            Ok(Command::RealWeight {
+                vip: vip("[2001:db8:a::/96]:0/udp"),
+                real: "2001:db8::5".parse().expect("an address"),
+                weight: 0,
+            })
+        );
+        assert_eq!(
+            parse("real add vip=203.0.113.10:80/tcp 198.51.100.1 198.51.100.2@7 local=true"),
+            Ok(Command::RealAdd {
+                vip: vip("203.0.113.10:80/tcp"),
+                reals: vec![
+                    RealSpec {
+                        address: [198, 51, 100, 1].into(),
+                        weight: 1,
+                        local: true
+                    },
+                    RealSpec {
+                        address: [198, 51, 100, 2].into(),
+                        weight: 7,
+                        local: true
+                    },
+                ],
+            })
+        );
+        assert_eq!(
+            parse("explain [2001:db8::9]:4000 [2001:db8::1]:80 tcp"),
+            Ok(Command::Explain(
+                FlowId::new(
+                    "[2001:db8::9]:4000".parse().expect("an endpoint"),
+                    "[2001:db8::1]:80".parse().expect("an endpoint"),
+                    Protocol::Tcp,
+                )
+                .expect("one family")
+            ))
+        );
+        assert_eq!(
+            parse("flow purge 203.0.113.10:80/tcp real=198.51.100.1"),
+            Ok(Command::FlowPurge {
+                filter: FlowFilter {
+                    vip: Some(vip("203.0.113.10:80/tcp")),
+                    real: Some([198, 51, 100, 1].into()),
+                    worker: None,
+                }
+            })
+        );
+        assert_eq!(
+            parse("help vip add"),
+            Ok(Command::Help {
+                command: Some("vip add".into())
+            })
+        );
+        assert_eq!(parse("version"), Ok(Command::Version));
+    }
+
+    #[test]
+    fn wrong_words_name_the_argument() {
+        for (line, field, remedy) in [
+            ("", "command", "help"),
+            ("frobnicate", "command", "help"),
+            ("vip", "command", "vip add"),
+            ("vip destroy x", "command", "vip add"),
+            ("vip add", "vip", "usage: vip add VIP"),
+            ("vip add 203.0.113.10", "vip", "203.0.113.10:80/tcp"),
+            ("vip add 203.0.113.10:80/sctp", "vip", "tcp or udp"),
+            ("vip add 203.0.113.10:70000/tcp", "vip", "0 to 65535"),
+            ("vip add 203.0.113.0/24:80/tcp", "vip", "IPv6"),
+            ("vip add [2001:db8::1/64]:80/tcp", "vip", "2001:db8::/64"),
+            ("vip add [2001:db8::/129]:80/tcp", "vip", "128"),
+            ("vip add 203.0.113.10:80/tcp extra", "command", "usage"),
+            ("vip add 203.0.113.10:80/tcp hash=sha1", "hash", "maglev-v1"),
+            (
+                "vip add 203.0.113.10:80/tcp hash=maglev-v1 hash=maglev-v2",
+                "hash",
+                "once",
+            ),
+            (
+                "vip add 203.0.113.10:80/tcp flags=fast",
+                "flags",
+                "no-src-port",
+            ),
+            ("vip add 203.0.113.10:80/tcp real=x", "real", "address"),
+            (
+                "vip add 203.0.113.10:80/tcp real=198.51.100.1@-1",
+                "real",
+                "@WEIGHT",
+            ),
+            (
+                "vip add 203.0.113.10:80/tcp rael=198.51.100.1",
+                "rael",
+                "usage",
+            ),
+            ("vip set 203.0.113.10:80/tcp", "flags", "flags="),
+            ("vip unset 203.0.113.10:80/tcp", "flags", "usage"),
+            (
+                "real weight 203.0.113.10:80/tcp 198.51.100.1",
+                "weight",
+                "usage",
+            ),
+            ("flow list limit=0", "limit", "1 to 10000"),
+            ("flow list limit=1000000", "limit", "1 to 10000"),
+            ("flow list worker=x", "worker", "number"),
+            ("flow purge", "vip", "usage"),
+            (
+                "explain 198.51.100.1:1 [2001:db8::1]:80 tcp",
+                "destination",
+                "IPv4",
+            ),
+            (
+                "explain 198.51.100.1 203.0.113.10:80 tcp",
+                "source",
+                "ADDRESS:PORT",
+            ),
+            (
+                "explain [fe80::1%3]:1 [2001:db8::1]:80 tcp",
+                "source",
+                "scope",
+            ),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.field, field, "{line}: {error}");
+            assert!(error.remedy.contains(remedy), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn long_words_are_not_sent_back_whole() {
+        let line = "x".repeat(100_000);
+        let error = parse(&line).expect_err("not a command");
+        assert!(error.to_string().len() < 400);
+        let error = parse(&format!("vip add {line}")).expect_err("not a VIP");
+        assert!(error.to_string().len() < 400);
+    }
+}

@@ -1,0 +1,431 @@
+//! The table itself.
+
+/// Which command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table describes each")]
+pub enum Verb {
+    VipList,
+    VipAdd,
+    VipDel,
+    VipSet,
+    VipUnset,
+    RealList,
+    RealAdd,
+    RealDel,
+    RealWeight,
+    ShowWorkers,
+    ShowStats,
+    ShowDrops,
+    ShowConfig,
+    ShowMemory,
+    FlowList,
+    FlowGet,
+    FlowDel,
+    FlowPurge,
+    FlowCount,
+    Explain,
+    Reload,
+    Dump,
+    Help,
+    Version,
+}
+
+/// What an argument's value is; says how it can be completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `203.0.113.10:80/tcp`, `[2001:db8:a::/96]:0/udp`.
+    Vip,
+    /// An IP address.
+    Real,
+    /// An IP address with an optional `@WEIGHT`.
+    WeightedReal,
+    /// A number.
+    Number,
+    /// A hash function's name.
+    Hash,
+    /// A flag's name.
+    Flag,
+    /// `ADDRESS:PORT`.
+    Endpoint,
+    /// `tcp` or `udp`.
+    Protocol,
+    /// `true` or `false`.
+    Bool,
+    /// Words of a command.
+    Command,
+}
+
+impl Kind {
+    /// How the value is written in usage lines.
+    pub const fn placeholder(self) -> &'static str {
+        match self {
+            Self::Vip => "VIP",
+            Self::Real => "ADDR",
+            Self::WeightedReal => "ADDR[@WEIGHT]",
+            Self::Number => "N",
+            Self::Hash => "HASH",
+            Self::Flag => "FLAG,…",
+            Self::Endpoint => "ADDR:PORT",
+            Self::Protocol => "PROTO",
+            Self::Bool => "BOOL",
+            Self::Command => "COMMAND",
+        }
+    }
+}
+
+/// One argument of a command.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ArgumentSpec {
+    /// Name, as in `name=value` and in the request's `args`.
+    pub name: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// May be given without its name.
+    pub positional: bool,
+    /// Must be given.
+    pub required: bool,
+    /// May be given more than once; commas separate values too.
+    pub repeated: bool,
+    /// One phrase.
+    pub help: &'static str,
+}
+
+impl ArgumentSpec {
+    const fn positional(name: &'static str, kind: Kind, help: &'static str) -> Self {
+        Self {
+            name,
+            kind,
+            positional: true,
+            required: true,
+            repeated: false,
+            help,
+        }
+    }
+
+    const fn named(name: &'static str, kind: Kind, help: &'static str) -> Self {
+        Self {
+            name,
+            kind,
+            positional: false,
+            required: false,
+            repeated: false,
+            help,
+        }
+    }
+
+    const fn optional(self) -> Self {
+        Self {
+            required: false,
+            ..self
+        }
+    }
+
+    const fn required(self) -> Self {
+        Self {
+            required: true,
+            ..self
+        }
+    }
+
+    const fn repeated(self) -> Self {
+        Self {
+            repeated: true,
+            ..self
+        }
+    }
+
+    /// The argument as it stands in a usage line.
+    pub fn usage(&self) -> String {
+        let place = self.kind.placeholder();
+        let mut text = match self.kind {
+            // Named after its place in the flow rather than its type.
+            Kind::Endpoint if self.name == "source" => "SRC:PORT".to_owned(),
+            Kind::Endpoint => "VIP:PORT".to_owned(),
+            _ if self.positional => place.to_owned(),
+            _ => format!("{}={place}", self.name),
+        };
+        if !self.required {
+            text = format!("[{text}]");
+        }
+        if self.repeated && self.kind != Kind::Flag {
+            text.push('…');
+        }
+        text
+    }
+}
+
+/// One command.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CommandSpec {
+    /// One or two words.
+    pub name: &'static str,
+    /// Which command.
+    pub verb: Verb,
+    /// One sentence.
+    pub summary: &'static str,
+    /// More about it; may be empty.
+    pub details: &'static str,
+    /// Arguments, positional ones in their order.
+    pub arguments: &'static [ArgumentSpec],
+}
+
+impl CommandSpec {
+    /// The argument of this name.
+    pub fn argument(&self, name: &str) -> Option<&'static ArgumentSpec> {
+        self.arguments.iter().find(|argument| argument.name == name)
+    }
+
+    /// `vip add VIP [hash=HASH] …`.
+    pub fn usage(&self) -> String {
+        let arguments = self.arguments.iter().map(ArgumentSpec::usage);
+        std::iter::once(self.name.to_owned())
+            .chain(arguments)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+const VIP: ArgumentSpec = ArgumentSpec::positional(
+    "vip",
+    Kind::Vip,
+    "the VIP: 203.0.113.10:80/tcp, [2001:db8::1]:80/tcp, [2001:db8:a::/96]:0/udp (port 0: any)",
+);
+const HASH: ArgumentSpec = ArgumentSpec::named(
+    "hash",
+    Kind::Hash,
+    "ring generation: maglev-v1 or maglev-v2",
+);
+const FLAGS: ArgumentSpec = ArgumentSpec::named(
+    "flags",
+    Kind::Flag,
+    "flags with commas between them: no-src-port, lru-bypass, dport-only, src-dst-port, …",
+)
+.repeated();
+const WORKER: ArgumentSpec =
+    ArgumentSpec::named("worker", Kind::Number, "only the worker of this queue");
+const LIMIT: ArgumentSpec = ArgumentSpec::named(
+    "limit",
+    Kind::Number,
+    "most rows, 1 to 10000; 100 when left out",
+);
+const OFFSET: ArgumentSpec =
+    ArgumentSpec::named("offset", Kind::Number, "rows to leave out at the start");
+const ONLY_REAL: ArgumentSpec = ArgumentSpec::named("real", Kind::Real, "only flows to this real");
+const FLOW: &[ArgumentSpec] = &[
+    ArgumentSpec::positional(
+        "source",
+        Kind::Endpoint,
+        "the client: 192.0.2.7:4000 or [2001:db8::7]:4000",
+    ),
+    ArgumentSpec::positional(
+        "destination",
+        Kind::Endpoint,
+        "what the client sends to: a VIP's address and port",
+    ),
+    ArgumentSpec::positional("protocol", Kind::Protocol, "tcp or udp"),
+];
+
+/// Every command.
+pub static COMMANDS: &[CommandSpec] = &[
+    CommandSpec {
+        name: "vip list",
+        verb: Verb::VipList,
+        summary: "List VIPs with their hash function, flags and number of reals",
+        details: "",
+        arguments: &[VIP.optional()],
+    },
+    CommandSpec {
+        name: "vip add",
+        verb: Verb::VipAdd,
+        summary: "Add a VIP",
+        details: "Without hash= it gets balancer.hash. A real without @WEIGHT has weight 1.",
+        arguments: &[
+            VIP,
+            HASH,
+            FLAGS,
+            ArgumentSpec::named(
+                "real",
+                Kind::WeightedReal,
+                "a real, with its weight after @",
+            )
+            .repeated(),
+        ],
+    },
+    CommandSpec {
+        name: "vip del",
+        verb: Verb::VipDel,
+        summary: "Remove a VIP with its reals",
+        details: "Packets to it go to the kernel from then on.",
+        arguments: &[VIP],
+    },
+    CommandSpec {
+        name: "vip set",
+        verb: Verb::VipSet,
+        summary: "Set flags of a VIP or change its hash function",
+        details: "Flags that are not named stay as they are.",
+        arguments: &[VIP, FLAGS, HASH],
+    },
+    CommandSpec {
+        name: "vip unset",
+        verb: Verb::VipUnset,
+        summary: "Clear flags of a VIP",
+        details: "Flags that are not named stay as they are.",
+        arguments: &[VIP, FLAGS.required()],
+    },
+    CommandSpec {
+        name: "real list",
+        verb: Verb::RealList,
+        summary: "List the reals of one VIP or of all",
+        details: "",
+        arguments: &[VIP.optional(), LIMIT, OFFSET],
+    },
+    CommandSpec {
+        name: "real add",
+        verb: Verb::RealAdd,
+        summary: "Add reals to a VIP",
+        details: "A real without @WEIGHT has weight 1.",
+        arguments: &[
+            VIP,
+            ArgumentSpec::positional(
+                "real",
+                Kind::WeightedReal,
+                "a real, with its weight after @",
+            )
+            .repeated(),
+            ArgumentSpec::named("local", Kind::Bool, "true: the real is this host"),
+        ],
+    },
+    CommandSpec {
+        name: "real del",
+        verb: Verb::RealDel,
+        summary: "Remove reals from a VIP",
+        details: "Flows in the table keep a removed real until its number is used again; `flow purge` moves them at once.",
+        arguments: &[
+            VIP,
+            ArgumentSpec::positional("real", Kind::Real, "a real of the VIP").repeated(),
+        ],
+    },
+    CommandSpec {
+        name: "real weight",
+        verb: Verb::RealWeight,
+        summary: "Change a real's weight in one VIP",
+        details: "Weight 0 drains: no new flows, old ones stay.",
+        arguments: &[
+            VIP,
+            ArgumentSpec::positional("real", Kind::Real, "a real of the VIP"),
+            ArgumentSpec::positional("weight", Kind::Number, "its new weight; 0 drains"),
+        ],
+    },
+    CommandSpec {
+        name: "show workers",
+        verb: Verb::ShowWorkers,
+        summary: "Show each worker's state, rings and socket statistics",
+        details: "",
+        arguments: &[],
+    },
+    CommandSpec {
+        name: "show stats",
+        verb: Verb::ShowStats,
+        summary: "Show packets and bytes per VIP, per real, per worker and in all",
+        details: "received = transmitted + passed + dropped + in progress.",
+        arguments: &[VIP.optional(), WORKER],
+    },
+    CommandSpec {
+        name: "show drops",
+        verb: Verb::ShowDrops,
+        summary: "Show dropped packets by reason",
+        details: "",
+        arguments: &[],
+    },
+    CommandSpec {
+        name: "show config",
+        verb: Verb::ShowConfig,
+        summary: "Show settings in force and how the balancer was started",
+        details: "`dump` has the VIPs too.",
+        arguments: &[],
+    },
+    CommandSpec {
+        name: "show memory",
+        verb: Verb::ShowMemory,
+        summary: "Show where the memory is",
+        details: "",
+        arguments: &[],
+    },
+    CommandSpec {
+        name: "flow list",
+        verb: Verb::FlowList,
+        summary: "List flows in the workers' tables",
+        details: "The tables change while they are read: a flow that comes or goes meanwhile may be left out.",
+        arguments: &[VIP.optional(), ONLY_REAL, WORKER, LIMIT],
+    },
+    CommandSpec {
+        name: "flow get",
+        verb: Verb::FlowGet,
+        summary: "Look one flow up in every worker's table",
+        details: "Does not count as a use of the flow.",
+        arguments: FLOW,
+    },
+    CommandSpec {
+        name: "flow del",
+        verb: Verb::FlowDel,
+        summary: "Forget one flow",
+        details: "Its next packet selects a real anew.",
+        arguments: FLOW,
+    },
+    CommandSpec {
+        name: "flow purge",
+        verb: Verb::FlowPurge,
+        summary: "Forget all flows of a VIP, or those of it to one real",
+        details: "Their next packets select a real anew.",
+        arguments: &[VIP, ONLY_REAL, WORKER],
+    },
+    CommandSpec {
+        name: "flow count",
+        verb: Verb::FlowCount,
+        summary: "Count flows per worker",
+        details: "With a filter the tables are walked; without, the workers' own counts are read.",
+        arguments: &[VIP.optional(), ONLY_REAL, WORKER],
+    },
+    CommandSpec {
+        name: "explain",
+        verb: Verb::Explain,
+        summary: "Say which real a flow's packets go to, and why",
+        details: "Asks every worker's table, since the interface decides which worker sees the flow; \
+                  else the VIP's ring. Changes nothing.",
+        arguments: FLOW,
+    },
+    CommandSpec {
+        name: "reload",
+        verb: Verb::Reload,
+        summary: "Read the configuration file again and apply the difference",
+        details: "What the file does not have goes, also VIPs that were added here. A bad file changes nothing.",
+        arguments: &[],
+    },
+    CommandSpec {
+        name: "dump",
+        verb: Verb::Dump,
+        summary: "Print the running configuration as TOML that `run` accepts",
+        details: "",
+        arguments: &[],
+    },
+    CommandSpec {
+        name: "help",
+        verb: Verb::Help,
+        summary: "List commands, or explain one",
+        details: "",
+        arguments: &[ArgumentSpec::positional(
+            "command",
+            Kind::Command,
+            "a command or its first word",
+        )
+        .optional()
+        .repeated()],
+    },
+    CommandSpec {
+        name: "version",
+        verb: Verb::Version,
+        summary: "Show the version of the balancer and of this protocol",
+        details: "",
+        arguments: &[],
+    },
+];

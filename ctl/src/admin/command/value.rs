@@ -1,0 +1,212 @@
+//! Values of arguments.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
+
+use dataplane::service::{HashFunction, Protocol, RealSpec, VipFlags, VipKey};
+
+use super::clip;
+use crate::admin::AdminError;
+
+/// A value that is not what its argument wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    problem: &'static str,
+    remedy: String,
+}
+
+impl Invalid {
+    fn new(problem: &'static str, remedy: impl Into<String>) -> Self {
+        Self {
+            problem,
+            remedy: remedy.into(),
+        }
+    }
+
+    /// The error that names argument and value.
+    pub(super) fn of(self, name: &str, value: &str) -> AdminError {
+        AdminError::new(
+            name,
+            format!("`{}` {}", clip(value), self.problem),
+            self.remedy,
+        )
+    }
+}
+
+/// Reads `203.0.113.10:80/tcp`, `[2001:db8::1]:80/tcp` or `[2001:db8:a::/96]:0/udp`.
+///
+/// # Errors
+///
+/// What is wrong with it, for the argument that holds it.
+pub fn parse_vip(text: &str) -> Result<VipKey, Invalid> {
+    let form = || {
+        Invalid::new(
+            "is not a VIP",
+            "write 203.0.113.10:80/tcp, [2001:db8::1]:80/tcp or [2001:db8:a::/96]:0/udp",
+        )
+    };
+    let (endpoint, protocol) = text.rsplit_once('/').ok_or_else(form)?;
+    let (host, port) = endpoint.rsplit_once(':').ok_or_else(form)?;
+    let protocol = parse_protocol(protocol)?;
+    let port = port
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| port.parse::<u16>().ok())
+        .flatten()
+        .ok_or_else(|| {
+            Invalid::new(
+                "has no valid port",
+                "give a port from 0 to 65535; 0 is any port",
+            )
+        })?;
+    let Some(inner) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    else {
+        if host.contains('/') {
+            return Err(Invalid::new(
+                "is an IPv4 prefix",
+                "only IPv6 VIPs can be prefixes; give a single IPv4 address",
+            ));
+        }
+        let address = host.parse().map_err(|_| form())?;
+        return Ok(VipKey::exact(IpAddr::V4(address), port, protocol));
+    };
+    let Some((address, length)) = inner.split_once('/') else {
+        let address = inner.parse().map_err(|_| form())?;
+        return Ok(VipKey::exact(IpAddr::V6(address), port, protocol));
+    };
+    let address: Ipv6Addr = address.parse().map_err(|_| form())?;
+    let prefix_len = parse_number::<u8>(length)
+        .ok()
+        .filter(|length| (1..=128).contains(length))
+        .ok_or_else(|| Invalid::new("has no valid prefix length", "give a length from 1 to 128"))?;
+    let network =
+        Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - u32::from(prefix_len))));
+    if network != address {
+        return Err(Invalid::new(
+            "has bits set behind its prefix",
+            format!("write [{network}/{prefix_len}]:{port}/{protocol}"),
+        ));
+    }
+    Ok(VipKey {
+        address: IpAddr::V6(address),
+        prefix_len,
+        port,
+        protocol,
+    })
+}
+
+pub(super) fn parse_protocol(text: &str) -> Result<Protocol, Invalid> {
+    [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|protocol| protocol.name() == text)
+        .ok_or_else(|| Invalid::new("names no protocol", "write tcp or udp"))
+}
+
+pub(super) fn parse_address(text: &str) -> Result<IpAddr, Invalid> {
+    text.parse().map_err(|_| {
+        Invalid::new(
+            "is not an IP address",
+            "write an address as in 198.51.100.11 or 2001:db8::5",
+        )
+    })
+}
+
+pub(super) fn parse_weighted_real(text: &str) -> Result<RealSpec, Invalid> {
+    let form = || {
+        Invalid::new(
+            "is not a real",
+            "write an address, and its weight as in 198.51.100.11@WEIGHT with a whole number",
+        )
+    };
+    let (address, weight) = match text.split_once('@') {
+        Some((address, weight)) => (address, parse_number(weight).map_err(|_| form())?),
+        None => (text, 1),
+    };
+    Ok(RealSpec {
+        address: parse_address(address).map_err(|_| form())?,
+        weight,
+        local: false,
+    })
+}
+
+pub(super) fn parse_number<T: FromStr>(text: &str) -> Result<T, Invalid> {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
+        .ok_or_else(|| {
+            Invalid::new(
+                "is not a number that fits here",
+                "give a whole number, 0 or more",
+            )
+        })
+}
+
+pub(super) fn parse_bool(text: &str) -> Result<bool, Invalid> {
+    text.parse()
+        .map_err(|_| Invalid::new("is neither true nor false", "write true or false"))
+}
+
+pub(super) fn parse_hash(text: &str) -> Result<HashFunction, Invalid> {
+    HashFunction::from_name(text).ok_or_else(|| {
+        let names = HashFunction::ALL.map(HashFunction::name).join(" or ");
+        Invalid::new("is not a hash function", format!("write {names}"))
+    })
+}
+
+pub(super) fn parse_flag(text: &str) -> Result<VipFlags, Invalid> {
+    VipFlags::NAMES
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, flag)| *flag)
+        .ok_or_else(|| {
+            let names = VipFlags::NAMES.map(|(name, _)| name).join(", ");
+            Invalid::new("is not a flag", format!("flags are: {names}"))
+        })
+}
+
+pub(super) fn parse_endpoint(text: &str) -> Result<SocketAddr, Invalid> {
+    let endpoint: SocketAddr = text.parse().map_err(|_| {
+        Invalid::new(
+            "is not an endpoint",
+            "write ADDRESS:PORT, as in 192.0.2.7:4000 or [2001:db8::7]:4000",
+        )
+    })?;
+    match endpoint {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => Err(Invalid::new(
+            "has a scope",
+            "leave the scope out: packets carry none",
+        )),
+        _ => Ok(endpoint),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vips_are_written_as_they_are_read() {
+        for text in [
+            "203.0.113.10:80/tcp",
+            "203.0.113.10:0/udp",
+            "[2001:db8::1]:65535/tcp",
+            "[2001:db8:a::/96]:0/udp",
+            "[8000::/1]:53/udp",
+        ] {
+            assert_eq!(parse_vip(text).expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_full_length_prefix_is_a_single_address() {
+        assert_eq!(
+            parse_vip("[2001:db8::1/128]:80/tcp"),
+            parse_vip("[2001:db8::1]:80/tcp")
+        );
+    }
+}

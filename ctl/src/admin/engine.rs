@@ -1,0 +1,250 @@
+//! Carries commands out.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use dataplane::service::{VipFlags, VipKey, VipSpec};
+use serde_json::json;
+
+use super::{
+    command::{Command, Page},
+    error::AdminError,
+    flows, help,
+    protocol::VERSION,
+    report::{Answer, ConfigReport, Dump, RealList, RealRow, Version, VipList, VipRow},
+    statistics,
+};
+use crate::control::{Control, SharedControl, lock};
+
+/// Carries commands out on a [`Control`].
+///
+/// The control's lock is held for changes and for reading the configuration, never while a worker is
+/// asked something.
+#[derive(Clone)]
+pub struct Engine {
+    control: SharedControl,
+}
+
+impl Engine {
+    /// Commands for this control.
+    pub const fn new(control: SharedControl) -> Self {
+        Self { control }
+    }
+
+    /// Carries one command out. Blocks: rings are built and workers are asked.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not carried out; nothing was changed then.
+    pub fn execute(&self, command: Command) -> Result<Answer, AdminError> {
+        let control = || lock(&self.control);
+        let view = || lock(&self.control).view();
+        let nothing = VipFlags::empty();
+        Ok(match command {
+            Command::VipList { vip } => Answer::Vips(vip_list(&control(), vip)?),
+            Command::VipAdd {
+                vip,
+                hash,
+                flags,
+                reals,
+            } => Answer::Changes(control().add_vip(vip, hash, flags, reals)?),
+            Command::VipDel { vip } => Answer::Changes(control().delete_vip(&vip)?),
+            Command::VipSet { vip, hash, flags } => {
+                Answer::Changes(control().change_vip(&vip, hash, flags, nothing)?)
+            }
+            Command::VipUnset { vip, flags } => {
+                Answer::Changes(control().change_vip(&vip, None, nothing, flags)?)
+            }
+            Command::RealList { vip, page } => Answer::Reals(real_list(&control(), vip, page)?),
+            Command::RealAdd { vip, reals } => Answer::Changes(control().add_reals(&vip, reals)?),
+            Command::RealDel { vip, reals } => {
+                Answer::Changes(control().delete_reals(&vip, &reals)?)
+            }
+            Command::RealWeight { vip, real, weight } => {
+                Answer::Changes(control().set_weight(&vip, &real, weight)?)
+            }
+            Command::ShowWorkers => Answer::Workers(statistics::workers(&view())),
+            Command::ShowStats { vip, worker } => {
+                let xdp = control()
+                    .xdp_counters()
+                    .map_err(|error| xdp_unreadable(&error))?;
+                Answer::Stats(statistics::stats(&view(), vip.as_ref(), worker, xdp)?)
+            }
+            Command::ShowDrops => Answer::Drops(statistics::drops(&view())),
+            Command::ShowConfig => Answer::Config(config_report(&control())),
+            Command::ShowMemory => Answer::Memory(statistics::memory(&view())),
+            Command::FlowList { filter, limit } => {
+                Answer::Flows(flows::list(&view(), &filter, limit)?)
+            }
+            Command::FlowGet(id) => Answer::Flows(flows::get(&view(), &id)),
+            Command::FlowDel(id) => Answer::Removed(flows::delete(&view(), &id)),
+            Command::FlowPurge { filter } => Answer::Removed(flows::purge(&view(), &filter)?),
+            Command::FlowCount { filter } => Answer::Counts(flows::count(&view(), &filter)?),
+            Command::Explain(id) => Answer::Explained(flows::explain(&view(), &id)?),
+            Command::Reload => Answer::Changes(control().reload()?),
+            Command::Dump => Answer::Dump(Dump {
+                toml: control().dump(),
+            }),
+            Command::Help { command } => Answer::Help(help::help(command.as_deref())?),
+            Command::Version => Answer::Version(Version {
+                katran_xsk: env!("CARGO_PKG_VERSION").to_owned(),
+                protocol: VERSION,
+            }),
+        })
+    }
+}
+
+fn xdp_unreadable(error: &anyhow::Error) -> AdminError {
+    AdminError::new(
+        "xdp",
+        format!("the XDP program's counters cannot be read: {error:#}"),
+        "look at the balancer's log",
+    )
+}
+
+/// Names of the flags that are set.
+fn flag_names(flags: VipFlags) -> Vec<String> {
+    VipFlags::NAMES
+        .iter()
+        .filter(|(_, flag)| flags.contains(*flag))
+        .map(|(name, _)| (*name).to_owned())
+        .collect()
+}
+
+fn no_such_vip(vip: &VipKey) -> AdminError {
+    AdminError::new(
+        "vip",
+        format!("there is no VIP {vip}"),
+        "`vip list` names those there are",
+    )
+}
+
+/// VIPs of the configuration: all, or the one that is wanted.
+fn selected<'c>(
+    control: &'c Control,
+    wanted: Option<VipKey>,
+) -> Result<Vec<&'c VipSpec>, AdminError> {
+    let vips = &control.config().vips;
+    match wanted {
+        None => Ok(vips.iter().collect()),
+        Some(key) => match vips.iter().find(|vip| vip.key == key) {
+            Some(vip) => Ok(vec![vip]),
+            None => Err(no_such_vip(&key)),
+        },
+    }
+}
+
+fn vip_list(control: &Control, wanted: Option<VipKey>) -> Result<VipList, AdminError> {
+    let numbers: HashMap<VipKey, u16> = control
+        .view()
+        .table
+        .vips()
+        .map(|vip| (vip.key, vip.number))
+        .collect();
+    let row = |vip: &VipSpec| VipRow {
+        vip: vip.key.to_string(),
+        number: numbers.get(&vip.key).copied(),
+        hash: vip.hash.to_string(),
+        flags: flag_names(vip.flags),
+        reals: vip.reals.len(),
+        weight: vip.reals.iter().map(|real| u64::from(real.weight)).sum(),
+    };
+    let vips = selected(control, wanted)?.into_iter().map(row).collect();
+    Ok(VipList { vips })
+}
+
+fn real_list(
+    control: &Control,
+    wanted: Option<VipKey>,
+    page: Page,
+) -> Result<RealList, AdminError> {
+    let table = control.view().table;
+    let indices: HashMap<IpAddr, u16> = table
+        .reals()
+        .map(|real| (real.address, real.id.index() as u16))
+        .collect();
+    let vips = selected(control, wanted)?;
+    let (mut reals, mut place) = (Vec::new(), 0);
+    for vip in &vips {
+        let rows = place..place + vip.reals.len();
+        place = rows.end;
+        if rows.end <= page.offset || reals.len() == page.limit {
+            continue;
+        }
+        let ring = table.find(&vip.key).map(|vip| &vip.ring);
+        let shares: HashMap<u16, u32> = ring
+            .map(|ring| ring.shares().into_iter().collect())
+            .unwrap_or_default();
+        let slots = ring.map_or(1, |ring| ring.len().max(1));
+        let skipped = page.offset.saturating_sub(rows.start);
+        for real in vip
+            .reals
+            .iter()
+            .skip(skipped)
+            .take(page.limit - reals.len())
+        {
+            let index = indices.get(&real.address).copied();
+            let share = index
+                .and_then(|index| shares.get(&index))
+                .copied()
+                .unwrap_or(0);
+            reals.push(RealRow {
+                vip: vip.key.to_string(),
+                real: real.address,
+                weight: real.weight,
+                share: f64::from(share) * 100.0 / slots as f64,
+                local: real.local,
+                index,
+            });
+        }
+    }
+    Ok(RealList {
+        total: place,
+        offset: page.offset,
+        reals,
+    })
+}
+
+fn config_report(control: &Control) -> ConfigReport {
+    let (config, origin, view) = (control.config(), control.origin(), control.view());
+    let balancer = &config.balancer;
+    let settings = [
+        ("hash", json!(balancer.hash.name())),
+        ("encapsulation", json!(balancer.encapsulation.name())),
+        ("gue_port", json!(balancer.gue_port)),
+        ("source_v4", json!(balancer.source_v4)),
+        ("source_v6", json!(balancer.source_v6)),
+        ("flow_table_capacity", json!(balancer.flow_table_capacity)),
+        ("max_frame", json!(balancer.max_frame)),
+        ("icmp_too_big", json!(balancer.icmp_too_big)),
+        ("tcp_server_id", json!(balancer.tcp_server_id)),
+    ];
+    let reals: HashSet<_> = config
+        .vips
+        .iter()
+        .flat_map(|vip| &vip.reals)
+        .map(|real| real.address)
+        .collect();
+    ConfigReport {
+        config: origin
+            .config_path
+            .as_ref()
+            .map(|path| path.display().to_string()),
+        interface: origin.interface.clone(),
+        xdp_mode: origin.xdp_mode.clone(),
+        xdp_fallback: origin.xdp_fallback.clone(),
+        queues: view.workers.iter().map(|worker| worker.queue()).collect(),
+        next_hop_mac: control.next_hop().map(|mac| mac.to_string()),
+        next_hop_configured: config.interface.next_hop_mac.is_some(),
+        balancer: settings
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
+        vips: config.vips.len(),
+        reals: reals.len(),
+        generation: view.table.generation(),
+        uptime_ms: statistics::millis(view.uptime),
+    }
+}

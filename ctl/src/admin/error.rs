@@ -1,0 +1,56 @@
+//! What the balancer answers when it does not do what it was asked to.
+
+use std::fmt;
+
+use dataplane::service::ServiceError;
+use serde::{Deserialize, Serialize};
+
+/// A refused or failed command: nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct AdminError {
+    /// What is wrong: an argument, a configuration key, a worker.
+    pub field: String,
+    /// The value and what is wrong about it.
+    pub problem: String,
+    /// What to do; empty when there is nothing to advise.
+    pub remedy: String,
+}
+
+impl AdminError {
+    /// An error from its three parts.
+    pub fn new(
+        field: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+impl fmt::Display for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            field,
+            problem,
+            remedy,
+        } = self;
+        if !field.is_empty() {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(problem)?;
+        if !remedy.is_empty() {
+            write!(f, "; {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<ServiceError> for AdminError {
+    fn from(error: ServiceError) -> Self {
+        Self::new(error.field, error.problem, error.remedy)
+    }
+}

@@ -1,0 +1,378 @@
+//! Questions about flows: they walk or look into every worker's table.
+//!
+//! A walk is cut into steps, each a question of its own that the worker answers between two bursts,
+//! so that no walk holds packets up for longer than a step takes.
+
+use std::{sync::Arc, time::Duration};
+
+use dataplane::{
+    forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
+    service::{Protocol, ServiceTable, VipKey},
+};
+
+use super::{
+    command::FlowFilter,
+    error::AdminError,
+    report::{Explained, FlowCount, FlowCounts, FlowList, FlowRow, FlowsRemoved, WorkerFailure},
+};
+use crate::control::{AskError, View, Worker, ask};
+
+/// Table slots visited per step.
+const STEP: usize = 2048;
+/// How long a worker may take to come to a question. It sleeps at most until it is asked, and a
+/// burst takes microseconds.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+fn failure(worker: &dyn Worker, error: AskError) -> WorkerFailure {
+    WorkerFailure {
+        worker: worker.queue(),
+        problem: error.to_string(),
+    }
+}
+
+/// The workers that are meant.
+fn chosen(view: &View, queue: Option<u32>) -> Result<Vec<&Arc<dyn Worker>>, AdminError> {
+    let workers: Vec<_> = view
+        .workers
+        .iter()
+        .filter(|worker| queue.is_none_or(|queue| worker.queue() == queue))
+        .collect();
+    match queue {
+        Some(queue) if workers.is_empty() => Err(no_such_worker(queue)),
+        _ => Ok(workers),
+    }
+}
+
+/// No worker has this queue.
+pub(super) fn no_such_worker(queue: u32) -> AdminError {
+    AdminError::new(
+        "worker",
+        format!("no worker has queue {queue}"),
+        "`show workers` names those there are",
+    )
+}
+
+/// Which records a filter lets through, in a form that a worker can evaluate.
+#[derive(Clone)]
+struct Matcher {
+    filter: FlowFilter,
+    table: Arc<ServiceTable>,
+}
+
+impl Matcher {
+    fn new(view: &View, filter: &FlowFilter) -> Result<Self, AdminError> {
+        if let Some(vip) = &filter.vip
+            && view.table.find(vip).is_none()
+        {
+            return Err(AdminError::new(
+                "vip",
+                format!("there is no VIP {vip}"),
+                "`vip list` names those there are",
+            ));
+        }
+        Ok(Self {
+            filter: *filter,
+            table: Arc::clone(&view.table),
+        })
+    }
+
+    fn matches(&self, record: &FlowRecord) -> bool {
+        self.filter
+            .vip
+            .is_none_or(|vip| self.is_flow_of(&record.id, &vip))
+            && self
+                .filter
+                .real
+                .is_none_or(|real| record.real_address == Some(real))
+    }
+
+    fn is_flow_of(&self, id: &FlowId, vip: &VipKey) -> bool {
+        let (destination, protocol) = (id.destination(), id.protocol());
+        // Wildcard VIPs take the destination port out of the table's key. Those that share an
+        // address share such entries as well.
+        if destination.port() == 0 {
+            let alike = VipKey { port: 0, ..*vip };
+            let any_port = self.table.find(vip).is_some_and(|vip| vip.is_wildcard());
+            return any_port && protocol == vip.protocol && contains(&alike, &destination.ip());
+        }
+        let found = self
+            .table
+            .lookup(destination.ip(), destination.port(), protocol);
+        found.is_some_and(|found| found.key == *vip)
+    }
+}
+
+fn contains(vip: &VipKey, address: &std::net::IpAddr) -> bool {
+    use std::net::IpAddr;
+    match (vip.address, address) {
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
+            let host_bits = 128_u32.saturating_sub(vip.prefix_len.into());
+            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+            network.to_bits() & mask == address.to_bits() & mask
+        }
+        (network, address) => network == *address,
+    }
+}
+
+/// Runs one step of a walk on the worker after the other until a step returns no next cursor.
+fn walk<R: Send + 'static>(
+    worker: &dyn Worker,
+    mut step: impl FnMut(usize) -> Step<R>,
+    mut collect: impl FnMut(R) -> bool,
+) -> Result<(), AskError> {
+    let mut cursor = Some(0);
+    while let Some(at) = cursor {
+        let (found, next) = ask(worker, PATIENCE, step(at))?;
+        if !collect(found) {
+            return Ok(());
+        }
+        cursor = next;
+    }
+    Ok(())
+}
+
+/// One step: what it found, and where the next one starts.
+type Step<R> = Box<dyn FnOnce(&mut Forwarder, u64) -> (R, Option<usize>) + Send>;
+
+/// `flow list`.
+pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<FlowList, AdminError> {
+    let matcher = Matcher::new(view, filter)?;
+    let mut list = FlowList {
+        flows: Vec::new(),
+        more: false,
+        failed: Vec::new(),
+    };
+    for worker in chosen(view, filter.worker)? {
+        let queue = worker.queue();
+        let step = |cursor| -> Step<Vec<FlowRow>> {
+            let matcher = matcher.clone();
+            Box::new(move |forwarder, now_ns| {
+                let mut rows = Vec::new();
+                let next = forwarder.scan_flows(cursor, STEP, &mut |record| {
+                    if matcher.matches(record) {
+                        rows.push(row(queue, record, now_ns));
+                    }
+                });
+                (rows, next)
+            })
+        };
+        let result = walk(&**worker, step, |rows| {
+            list.flows.extend(rows);
+            list.flows.len() <= limit
+        });
+        if let Err(error) = result {
+            list.failed.push(failure(&**worker, error));
+        }
+        if list.flows.len() > limit {
+            list.flows.truncate(limit);
+            list.more = true;
+            break;
+        }
+    }
+    Ok(list)
+}
+
+fn row(worker: u32, record: &FlowRecord, now_ns: u64) -> FlowRow {
+    let id = &record.id;
+    let is_udp = id.protocol() == Protocol::Udp;
+    FlowRow {
+        worker,
+        source: id.source().to_string(),
+        destination: id.destination().to_string(),
+        protocol: id.protocol().to_string(),
+        real: record.real_address,
+        idle_ms: is_udp.then(|| now_ns.saturating_sub(record.last_use_ns) / 1_000_000),
+    }
+}
+
+/// `flow get`.
+pub(super) fn get(view: &View, id: &FlowId) -> FlowList {
+    let mut list = FlowList {
+        flows: Vec::new(),
+        more: false,
+        failed: Vec::new(),
+    };
+    for worker in view.workers.iter() {
+        let (id, queue) = (*id, worker.queue());
+        match ask(&**worker, PATIENCE, move |forwarder, now_ns| {
+            forwarder
+                .flow(&id)
+                .map(|record| row(queue, &record, now_ns))
+        }) {
+            Ok(found) => list.flows.extend(found),
+            Err(error) => list.failed.push(failure(&**worker, error)),
+        }
+    }
+    list
+}
+
+/// `flow del`.
+pub(super) fn delete(view: &View, id: &FlowId) -> FlowsRemoved {
+    let mut result = FlowsRemoved {
+        removed: 0,
+        failed: Vec::new(),
+    };
+    for worker in view.workers.iter() {
+        let id = *id;
+        match ask(&**worker, PATIENCE, move |forwarder, _| {
+            forwarder.remove_flow(&id)
+        }) {
+            Ok(removed) => result.removed += usize::from(removed),
+            Err(error) => result.failed.push(failure(&**worker, error)),
+        }
+    }
+    result
+}
+
+/// `flow purge`.
+pub(super) fn purge(view: &View, filter: &FlowFilter) -> Result<FlowsRemoved, AdminError> {
+    let matcher = Matcher::new(view, filter)?;
+    let mut result = FlowsRemoved {
+        removed: 0,
+        failed: Vec::new(),
+    };
+    for worker in chosen(view, filter.worker)? {
+        let step = |cursor| -> Step<usize> {
+            let matcher = matcher.clone();
+            Box::new(move |forwarder, _| {
+                forwarder.purge_step(cursor, STEP, &|record| matcher.matches(record))
+            })
+        };
+        let removed = &mut result.removed;
+        let walked = walk(&**worker, step, |count| {
+            *removed += count;
+            true
+        });
+        if let Err(error) = walked {
+            result.failed.push(failure(&**worker, error));
+        }
+    }
+    Ok(result)
+}
+
+/// `flow count`.
+pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, AdminError> {
+    let matcher = Matcher::new(view, filter)?;
+    let mut result = FlowCounts {
+        total: 0,
+        workers: Vec::new(),
+        failed: Vec::new(),
+    };
+    for worker in chosen(view, filter.worker)? {
+        let mut flows = 0;
+        let counted = if filter.is_all() {
+            ask(&**worker, PATIENCE, |forwarder, _| {
+                forwarder.flow_count() as u64
+            })
+            .map(|count| flows = count)
+        } else {
+            let step = |cursor| -> Step<u64> {
+                let matcher = matcher.clone();
+                Box::new(move |forwarder, _| {
+                    let mut count = 0;
+                    let next = forwarder.scan_flows(cursor, STEP, &mut |record| {
+                        count += u64::from(matcher.matches(record));
+                    });
+                    (count, next)
+                })
+            };
+            walk(&**worker, step, |count| {
+                flows += count;
+                true
+            })
+        };
+        match counted {
+            Ok(()) => {
+                result.total += flows;
+                result.workers.push(FlowCount {
+                    worker: worker.queue(),
+                    flows,
+                });
+            }
+            Err(error) => result.failed.push(failure(&**worker, error)),
+        }
+    }
+    Ok(result)
+}
+
+/// `explain`.
+pub(super) fn explain(view: &View, id: &FlowId) -> Result<Explained, AdminError> {
+    let mut by_table = None;
+    let mut by_ring = None;
+    let (mut workers, mut failed) = (Vec::new(), Vec::new());
+    for worker in view.workers.iter() {
+        let id = *id;
+        match ask(&**worker, PATIENCE, move |forwarder, now_ns| {
+            forwarder.explain(&id, now_ns)
+        }) {
+            Ok(explanation) => {
+                if matches!(
+                    explanation,
+                    Explanation::Selected {
+                        by: Selection::Table,
+                        ..
+                    }
+                ) {
+                    workers.push(worker.queue());
+                    by_table.get_or_insert(explanation);
+                } else {
+                    by_ring.get_or_insert(explanation);
+                }
+            }
+            Err(error) => failed.push(failure(&**worker, error)),
+        }
+    }
+    let Some(explanation) = by_table.or(by_ring) else {
+        return Err(AdminError::new(
+            "worker",
+            failed.first().map_or_else(
+                || "there is no worker to ask".to_owned(),
+                |first| {
+                    format!(
+                        "no worker answered; that of queue {}: {}",
+                        first.worker, first.problem
+                    )
+                },
+            ),
+            "look at `show workers`",
+        ));
+    };
+    Ok(Explained {
+        workers,
+        failed,
+        ..explained(&explanation)
+    })
+}
+
+fn explained(explanation: &Explanation) -> Explained {
+    match explanation {
+        Explanation::NotAVip => Explained {
+            verdict: "pass".into(),
+            reason: Some("not-a-vip".into()),
+            ..Explained::default()
+        },
+        Explanation::NoReal { vip } => Explained {
+            verdict: "drop".into(),
+            reason: Some("no-real".into()),
+            vip: Some(vip.to_string()),
+            ..Explained::default()
+        },
+        Explanation::Selected {
+            vip,
+            real,
+            by,
+            ring_index,
+            hash,
+            outer_source,
+        } => Explained {
+            verdict: "transmit".into(),
+            vip: Some(vip.to_string()),
+            real: Some(*real),
+            by: Some(by.name().into()),
+            hash: Some(*hash),
+            ring_index: Some(*ring_index),
+            outer_source: Some(*outer_source),
+            ..Explained::default()
+        },
+    }
+}

@@ -1,0 +1,455 @@
+//! What commands answer: the `result` of a response, written by the balancer and read by `ctl` and
+//! the shell.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::command::Verb;
+use crate::control::Changes;
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+#[expect(missing_docs, reason = "each variant is documented at its type")]
+pub enum Answer {
+    Vips(VipList),
+    Reals(RealList),
+    Changes(Changes),
+    Workers(WorkerList),
+    Stats(Stats),
+    Drops(DropList),
+    Config(ConfigReport),
+    Memory(Memory),
+    Flows(FlowList),
+    Removed(FlowsRemoved),
+    Counts(FlowCounts),
+    Explained(Explained),
+    Dump(Dump),
+    Help(Help),
+    Version(Version),
+}
+
+impl Answer {
+    /// Reads the answer to a command back.
+    ///
+    /// # Errors
+    ///
+    /// The balancer is of another version and answers something else.
+    pub fn from_json(verb: Verb, value: Value) -> serde_json::Result<Self> {
+        Ok(match verb {
+            Verb::VipList => Self::Vips(serde_json::from_value(value)?),
+            Verb::RealList => Self::Reals(serde_json::from_value(value)?),
+            Verb::VipAdd
+            | Verb::VipDel
+            | Verb::VipSet
+            | Verb::VipUnset
+            | Verb::RealAdd
+            | Verb::RealDel
+            | Verb::RealWeight
+            | Verb::Reload => Self::Changes(serde_json::from_value(value)?),
+            Verb::ShowWorkers => Self::Workers(serde_json::from_value(value)?),
+            Verb::ShowStats => Self::Stats(serde_json::from_value(value)?),
+            Verb::ShowDrops => Self::Drops(serde_json::from_value(value)?),
+            Verb::ShowConfig => Self::Config(serde_json::from_value(value)?),
+            Verb::ShowMemory => Self::Memory(serde_json::from_value(value)?),
+            Verb::FlowList | Verb::FlowGet => Self::Flows(serde_json::from_value(value)?),
+            Verb::FlowDel | Verb::FlowPurge => Self::Removed(serde_json::from_value(value)?),
+            Verb::FlowCount => Self::Counts(serde_json::from_value(value)?),
+            Verb::Explain => Self::Explained(serde_json::from_value(value)?),
+            Verb::Dump => Self::Dump(serde_json::from_value(value)?),
+            Verb::Help => Self::Help(serde_json::from_value(value)?),
+            Verb::Version => Self::Version(serde_json::from_value(value)?),
+        })
+    }
+}
+
+/// `vip list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VipList {
+    /// In the order of the configuration.
+    pub vips: Vec<VipRow>,
+}
+
+/// One VIP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VipRow {
+    /// Identity.
+    pub vip: String,
+    /// Number in tables and counters.
+    pub number: Option<u16>,
+    /// Ring generation.
+    pub hash: String,
+    /// Flags.
+    pub flags: Vec<String>,
+    /// Number of reals.
+    pub reals: usize,
+    /// Sum of their weights; zero drops every new flow.
+    pub weight: u64,
+}
+
+/// `real list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RealList {
+    /// Rows there are.
+    pub total: usize,
+    /// Rows left out at the start.
+    pub offset: usize,
+    /// By VIP in the order of the configuration.
+    pub reals: Vec<RealRow>,
+}
+
+/// A real of one VIP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RealRow {
+    /// The VIP.
+    pub vip: String,
+    /// The real.
+    pub real: IpAddr,
+    /// Its weight.
+    pub weight: u32,
+    /// Its share of the VIP's ring, and so of new flows, in percent.
+    pub share: f64,
+    /// The real is this host.
+    pub local: bool,
+    /// Index in tables and counters.
+    pub index: Option<u16>,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// Both sums.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.wrapping_add(other.packets),
+            bytes: self.bytes.wrapping_add(other.bytes),
+        }
+    }
+}
+
+/// Where frames went: received = transmitted + passed + dropped + in progress. Bytes are those of the
+/// arriving frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// Taken from the RX ring.
+    pub received: Traffic,
+    /// Sent out encapsulated, or answered.
+    pub transmitted: Traffic,
+    /// Handed to the kernel.
+    pub passed: Traffic,
+    /// Dropped, for whatever reason.
+    pub dropped: Traffic,
+    /// In a worker's hands when the counters were read; 0 when no packets flow.
+    pub in_progress: u64,
+}
+
+/// `show workers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerList {
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
+    /// In the order of their queues.
+    pub workers: Vec<WorkerRow>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerRow {
+    /// RX queue.
+    pub queue: u32,
+    /// CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// Whether its thread runs.
+    pub running: bool,
+    /// `zero-copy` or `copy`; nothing without a socket.
+    pub mode: Option<String>,
+    /// Generation of the service table it uses.
+    pub generation: u64,
+    /// Flows in its tables.
+    pub flows: u64,
+    /// Where its frames went.
+    pub frames: Balance,
+    /// What its loop did, by name.
+    pub io: BTreeMap<String, u64>,
+    /// What the kernel counted for its socket, by name.
+    pub socket: BTreeMap<String, u64>,
+}
+
+/// `show stats`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
+    /// Where all frames went.
+    pub frames: Balance,
+    /// Other counters, summed over the workers, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Packets to each VIP since it was added. Bytes here and in `reals` are the IPv4 total length or
+    /// the IPv6 payload length of the client's packet.
+    pub vips: Vec<VipTraffic>,
+    /// Packets to each real since it was added.
+    pub reals: Vec<RealTraffic>,
+    /// Where each worker's frames went.
+    pub workers: Vec<WorkerTraffic>,
+    /// Counters of the XDP program, by name.
+    pub xdp: BTreeMap<String, u64>,
+}
+
+/// Traffic of one VIP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VipTraffic {
+    /// The VIP.
+    pub vip: String,
+    /// Its packets and bytes.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// Traffic of one real.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RealTraffic {
+    /// The real.
+    pub real: IpAddr,
+    /// Its index.
+    pub index: u16,
+    /// Its packets and bytes.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// Traffic of one worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerTraffic {
+    /// RX queue.
+    pub queue: u32,
+    /// Where its frames went.
+    pub frames: Balance,
+}
+
+/// `show drops`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DropList {
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
+    /// Every reason, also those that never occurred.
+    pub drops: Vec<DropRow>,
+}
+
+/// One drop reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DropRow {
+    /// Name, as in `replay`'s verdicts.
+    pub reason: String,
+    /// What it means.
+    pub meaning: String,
+    /// Dropped frames, and bytes as they arrived.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+    /// Dropped frames by worker, in the order of the queues.
+    pub workers: Vec<u64>,
+}
+
+/// `show config`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfigReport {
+    /// The configuration file.
+    pub config: Option<String>,
+    /// The interface.
+    pub interface: String,
+    /// Where the XDP program runs.
+    pub xdp_mode: String,
+    /// Why it is not where it was wanted.
+    pub xdp_fallback: Option<String>,
+    /// RX queues with a worker.
+    pub queues: Vec<u32>,
+    /// Next hop in use.
+    pub next_hop_mac: Option<String>,
+    /// The configuration names the next hop; else it is resolved and followed.
+    pub next_hop_configured: bool,
+    /// `[balancer]` as it is in force, by key.
+    pub balancer: BTreeMap<String, Value>,
+    /// VIPs.
+    pub vips: usize,
+    /// Reals, each address once.
+    pub reals: usize,
+    /// Generation of the newest table.
+    pub generation: u32,
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
+}
+
+/// `show memory`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Bytes the process has in memory, as the kernel counts them.
+    pub resident_bytes: Option<u64>,
+    /// What takes them.
+    pub parts: Vec<MemoryPart>,
+}
+
+/// One user of memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoryPart {
+    /// What it is.
+    pub part: String,
+    /// The worker it belongs to.
+    pub worker: Option<u32>,
+    /// Bytes; nothing when the worker did not answer.
+    pub bytes: Option<u64>,
+}
+
+/// `flow list` and `flow get`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowList {
+    /// Flows.
+    pub flows: Vec<FlowRow>,
+    /// There are more than the limit let through.
+    pub more: bool,
+    /// Workers that did not answer, and why.
+    pub failed: Vec<WorkerFailure>,
+}
+
+/// An entry of a worker's flow table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// RX queue of the worker.
+    pub worker: u32,
+    /// The client. Port 0 stands for any where the VIP's rules leave the port out.
+    pub source: String,
+    /// The VIP's address and port, as for the source.
+    pub destination: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The real; nothing when its index was given to another real since then, and the flow's next
+    /// packet selects anew.
+    pub real: Option<IpAddr>,
+    /// Milliseconds since its last packet; UDP only.
+    pub idle_ms: Option<u64>,
+}
+
+/// A worker that did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerFailure {
+    /// RX queue of the worker.
+    pub worker: u32,
+    /// Why.
+    pub problem: String,
+}
+
+/// `flow del` and `flow purge`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowsRemoved {
+    /// Entries that were removed.
+    pub removed: usize,
+    /// Workers that did not answer, and why.
+    pub failed: Vec<WorkerFailure>,
+}
+
+/// `flow count`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowCounts {
+    /// Flows in all.
+    pub total: u64,
+    /// Flows by worker.
+    pub workers: Vec<FlowCount>,
+    /// Workers that did not answer, and why.
+    pub failed: Vec<WorkerFailure>,
+}
+
+/// Flows of one worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowCount {
+    /// RX queue of the worker.
+    pub worker: u32,
+    /// Its flows.
+    pub flows: u64,
+}
+
+/// `explain`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explained {
+    /// `transmit`, `pass` or `drop`.
+    pub verdict: String,
+    /// Why it is not transmitted.
+    pub reason: Option<String>,
+    /// The VIP.
+    pub vip: Option<String>,
+    /// The real.
+    pub real: Option<IpAddr>,
+    /// `table` or `ring`.
+    pub by: Option<String>,
+    /// Worker whose table has the flow. More than one when the flow moved between queues; then
+    /// `real` is what the first of them says.
+    pub workers: Vec<u32>,
+    /// Flow hash.
+    pub hash: Option<u32>,
+    /// Slot of the ring it hashes to.
+    pub ring_index: Option<u32>,
+    /// Source address of the outer header.
+    pub outer_source: Option<IpAddr>,
+    /// Workers that did not answer, and why: one of their tables may have the flow.
+    pub failed: Vec<WorkerFailure>,
+}
+
+/// `dump`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dump {
+    /// The configuration.
+    pub toml: String,
+}
+
+/// `help`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Help {
+    /// Commands.
+    pub commands: Vec<HelpCommand>,
+}
+
+/// Help for one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelpCommand {
+    /// Name.
+    pub command: String,
+    /// Name and arguments.
+    pub usage: String,
+    /// One sentence.
+    pub summary: String,
+    /// More; may be empty.
+    pub details: String,
+    /// Its arguments.
+    pub arguments: Vec<HelpArgument>,
+}
+
+/// Help for one argument.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelpArgument {
+    /// Name.
+    pub name: String,
+    /// As it stands in the usage line.
+    pub usage: String,
+    /// Must be given.
+    pub required: bool,
+    /// May be a list.
+    pub repeated: bool,
+    /// One phrase.
+    pub help: String,
+}
+
+/// `version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Version of the program.
+    pub katran_xsk: String,
+    /// Version of the protocol.
+    pub protocol: u32,
+}

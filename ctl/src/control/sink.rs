@@ -1,0 +1,60 @@
+//! The XDP program as the control plane sees it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dataplane::service::ServiceTable;
+use xdp_redirect::{Redirect, VipEntry};
+
+/// Where the set of VIPs goes besides the workers.
+pub trait VipSink: Send {
+    /// Makes these the VIPs whose packets reach the workers, as a difference to those before.
+    fn apply(&mut self, vips: &[VipEntry]) -> anyhow::Result<()>;
+
+    /// What the program counted, by name.
+    fn counters(&self) -> anyhow::Result<Vec<(String, u64)>>;
+}
+
+/// What the XDP program has to know of the table's VIPs.
+pub fn vip_entries(table: &ServiceTable) -> Vec<VipEntry> {
+    table
+        .vips()
+        .map(|vip| VipEntry {
+            address: vip.key.address,
+            prefix_len: vip.key.prefix_len,
+            port: vip.key.port,
+            protocol: vip.key.protocol.number(),
+            generation: vip.generation,
+            vip: vip.number,
+            room: vip.room,
+        })
+        .collect()
+}
+
+impl VipSink for Redirect {
+    fn apply(&mut self, vips: &[VipEntry]) -> anyhow::Result<()> {
+        Ok(self.apply_vips(vips)?)
+    }
+
+    fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let counters = Redirect::counters(self)?;
+        Ok(counters
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect())
+    }
+}
+
+/// For a sink that somebody else uses as well.
+impl<S: VipSink> VipSink for Arc<Mutex<S>> {
+    fn apply(&mut self, vips: &[VipEntry]) -> anyhow::Result<()> {
+        self.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .apply(vips)
+    }
+
+    fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        self.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .counters()
+    }
+}
