@@ -1,0 +1,370 @@
+//! The worker's loop, without its thread.
+
+use std::{io, os::fd::AsFd, thread, time::Duration};
+
+use arrayvec::ArrayVec;
+
+use super::{
+    WorkerConfig, now_ns,
+    status::Status,
+    tasks::{self, Tasks},
+    waker::Waker,
+};
+use crate::{
+    counters::{DropReason, WorkerCounters},
+    forward::{BURST, Forwarder, Outcome, Packet, Selection, Verdict},
+    port::{Activity, Census, Outgoing, PassPath, QueuePort, Received, kick::TailKick},
+    service::{RealId, Subscription},
+};
+
+/// How often the queue is checked and the chunks are counted.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One sleep while the TX ring is full, and how many of them without progress are enough.
+const STALL_SLEEP: Duration = Duration::from_millis(1);
+const STALL_SLEEPS: u32 = 10;
+
+/// After the stop: how long received frames are still forwarded, and then how long frames on their
+/// way out may take, looked at this often.
+const LAST_FRAMES: Duration = Duration::from_millis(100);
+const LAST_SLEEPS: u32 = 100;
+const LAST_SLEEP: Duration = Duration::from_millis(1);
+
+/// What one round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Frames received.
+    pub received: usize,
+    /// Chunks whose frames have left.
+    pub reaped: usize,
+    /// Whether a question has more steps.
+    pub asked: bool,
+}
+
+impl Round {
+    /// Whether the next round should come at once.
+    pub const fn is_busy(self) -> bool {
+        self.received > 0 || self.asked
+    }
+}
+
+/// Queue, forwarder and what lies between them. [`spawn`](super::spawn) runs one on a thread of its
+/// own; tests and benches call [`Engine::round`] themselves.
+pub struct Engine<P: QueuePort> {
+    queue: u32,
+    port: P,
+    forwarder: Forwarder,
+    subscription: Subscription,
+    pass: Box<dyn PassPath + Send>,
+    tasks: Tasks,
+    spin_ns: u64,
+    tail: TailKick,
+    received: ArrayVec<Received<P::Chunk>, BURST>,
+    /// Frames for the TX ring, and beside each the bytes it arrived with.
+    outgoing: ArrayVec<Outgoing<P::Chunk>, BURST>,
+    arrived_bytes: ArrayVec<u64, BURST>,
+    outcomes: [Outcome; BURST],
+    activity: Activity,
+    /// The clock when it was last read.
+    now_ns: u64,
+    next_check_ns: u64,
+}
+
+/// What becomes of a chunk once nothing refers to its bytes any more.
+#[derive(Clone, Copy)]
+enum Fate {
+    Transmit { len: u16, arrived_bytes: u64 },
+    Recycle,
+}
+
+impl<P: QueuePort> Engine<P> {
+    /// Gives the port's chunks to the kernel and the forwarder the newest table.
+    pub fn new(
+        config: &WorkerConfig,
+        port: P,
+        forwarder: Forwarder,
+        subscription: Subscription,
+        pass: Box<dyn PassPath + Send>,
+    ) -> Self {
+        let (_, tasks) = tasks::channel();
+        Self::assemble(config, port, forwarder, subscription, pass, tasks)
+    }
+
+    pub(super) fn assemble(
+        config: &WorkerConfig,
+        mut port: P,
+        mut forwarder: Forwarder,
+        subscription: Subscription,
+        pass: Box<dyn PassPath + Send>,
+        tasks: Tasks,
+    ) -> Self {
+        port.refill();
+        forwarder.set_table(subscription.current());
+        let now_ns = now_ns();
+        Self {
+            queue: config.queue,
+            port,
+            forwarder,
+            subscription,
+            pass,
+            tasks,
+            spin_ns: config.spin.map_or(0, nanoseconds),
+            tail: TailKick::new(),
+            received: ArrayVec::new(),
+            outgoing: ArrayVec::new(),
+            arrived_bytes: ArrayVec::new(),
+            outcomes: [Outcome {
+                verdict: Verdict::Pass,
+                vip: 0,
+                real: RealId::NONE,
+                selection: Selection::None,
+            }; BURST],
+            activity: Activity::default(),
+            now_ns,
+            next_check_ns: now_ns + nanoseconds(CHECK_INTERVAL),
+        }
+    }
+
+    /// The forwarder.
+    pub const fn forwarder(&self) -> &Forwarder {
+        &self.forwarder
+    }
+
+    /// One round of the loop; see the [module](super). Never sleeps, unless the TX ring is full.
+    ///
+    /// # Errors
+    /// The queue is gone. All frames are accounted for nevertheless.
+    pub fn round(&mut self) -> io::Result<Round> {
+        if let Some(table) = self.subscription.poll() {
+            self.forwarder.set_table(table);
+        }
+        let reaped = self.port.reap();
+        if reaped > 0 {
+            self.tail.progress();
+        }
+        let received = self.port.receive(&mut self.received);
+        let mut sent = Ok(());
+        if received > 0 {
+            self.now_ns = now_ns();
+            self.forwarder.counters().io.bursts.add(1);
+            self.forward();
+            sent = self.send();
+        }
+        self.port.refill();
+        let asked = self.tasks.step(&mut self.forwarder);
+        self.publish_activity();
+        sent.map(|()| Round {
+            received,
+            reaped,
+            asked,
+        })
+    }
+
+    /// Decides about the received frames and counts all but those to be sent.
+    fn decide(&mut self) -> [Fate; BURST] {
+        let Self {
+            port,
+            forwarder,
+            pass,
+            received,
+            outcomes,
+            ..
+        } = self;
+        let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
+        let mut fates = [Fate::Recycle; BURST];
+        // Which received frame each packet is.
+        let mut numbers = ArrayVec::<u8, BURST>::new();
+        for (number, frame) in received.iter_mut().enumerate() {
+            if let Some(packet) = Packet::tagged(port.bytes(&mut frame.chunk), frame.len) {
+                packets.push(packet);
+                numbers.push(number as u8);
+            } else {
+                let counters: &WorkerCounters = forwarder.counters();
+                counters.received.count(frame.len as u64);
+                counters.drop(DropReason::BadTag, frame.len as u64);
+            }
+        }
+        forwarder.process(self.now_ns, &mut packets, outcomes);
+
+        let counters: &WorkerCounters = forwarder.counters();
+        for ((packet, outcome), number) in packets.iter().zip(&*outcomes).zip(numbers) {
+            let bytes = packet.frame_len() as u64;
+            match outcome.verdict {
+                Verdict::Transmit { len } => {
+                    fates[usize::from(number)] = Fate::Transmit {
+                        len,
+                        arrived_bytes: bytes,
+                    };
+                }
+                Verdict::Pass if pass.pass(packet.frame()).is_ok() => counters.passed.count(bytes),
+                Verdict::Pass => counters.drop(DropReason::PassFailed, bytes),
+                Verdict::Drop(_) => {}
+            }
+        }
+        fates
+    }
+
+    /// Decides about the received frames and leaves those to be sent in `outgoing`.
+    fn forward(&mut self) {
+        let fates = self.decide();
+        for (frame, fate) in self.received.drain(..).zip(fates) {
+            match fate {
+                Fate::Transmit { len, arrived_bytes } => {
+                    self.outgoing.push(Outgoing {
+                        chunk: frame.chunk,
+                        len,
+                    });
+                    self.arrived_bytes.push(arrived_bytes);
+                }
+                Fate::Recycle => self.port.recycle(frame.chunk),
+            }
+        }
+    }
+
+    /// Sends what is in `outgoing`, waiting for room if need be, and drops what cannot be sent.
+    fn send(&mut self) -> io::Result<()> {
+        let mut result = self.transmit();
+        if result.is_ok() && !self.outgoing.is_empty() {
+            self.forwarder.counters().io.tx_ring_full.add(1);
+            result = self.wait_for_room();
+        }
+        let counters: &WorkerCounters = self.forwarder.counters();
+        for (frame, bytes) in self.outgoing.drain(..).zip(self.arrived_bytes.drain(..)) {
+            self.port.recycle(frame.chunk);
+            counters.drop(DropReason::TxStalled, bytes);
+        }
+        result
+    }
+
+    /// Moves what the TX ring takes and has the kernel send it.
+    fn transmit(&mut self) -> io::Result<()> {
+        let accepted = self.port.transmit(&mut self.outgoing);
+        let counters = self.forwarder.counters();
+        for bytes in self.arrived_bytes.drain(..accepted) {
+            counters.transmitted.count(bytes);
+        }
+        self.port.flush()
+    }
+
+    fn wait_for_room(&mut self) -> io::Result<()> {
+        let mut sleeps = 0;
+        while !self.outgoing.is_empty() && sleeps < STALL_SLEEPS {
+            let left = self.outgoing.len();
+            self.port.reap();
+            self.transmit()?;
+            if self.outgoing.len() < left {
+                sleeps = 0;
+            } else {
+                self.port.wait_for_room(STALL_SLEEP)?;
+                sleeps += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_activity(&mut self) {
+        let activity = self.port.activity();
+        if activity != self.activity {
+            let io = &self.forwarder.counters().io;
+            io.tx_kicks.set(activity.tx_kicks);
+            io.fill_kicks.set(activity.fill_kicks);
+            io.fill_ring_full.set(activity.fill_ring_full);
+            io.invalid_descriptors.set(activity.invalid_descriptors);
+            self.activity = activity;
+        }
+    }
+
+    /// Runs rounds until told to stop.
+    pub(super) fn run(&mut self, status: &Status, waker: &Waker) -> io::Result<()> {
+        let mut last_frame_ns = 0;
+        while !status.stop_requested() {
+            status.rounds.add(1);
+            let round = self.round()?;
+            if round.received > 0 {
+                last_frame_ns = self.now_ns;
+            } else {
+                self.now_ns = now_ns();
+                if !round.asked {
+                    if self.now_ns.saturating_sub(last_frame_ns) < self.spin_ns {
+                        self.port.spin();
+                    } else {
+                        self.sleep(waker)?;
+                    }
+                }
+            }
+            if self.now_ns >= self.next_check_ns {
+                self.check()?;
+            }
+        }
+        self.finish()
+    }
+
+    /// Sleeps until something is to be done.
+    fn sleep(&mut self, waker: &Waker) -> io::Result<()> {
+        let unfinished = self.port.unfinished();
+        let until_check = Duration::from_nanos(self.next_check_ns.saturating_sub(self.now_ns));
+        let timeout = self
+            .tail
+            .sleep_limit(unfinished)
+            .map_or(until_check, |limit| limit.min(until_check));
+        self.forwarder.counters().io.sleeps.add(1);
+        let wake = self.port.wait(timeout, waker.as_fd())?;
+        if wake.called {
+            waker.drain();
+        }
+        if wake.timed_out() && unfinished > 0 {
+            if self.port.reap() > 0 {
+                self.tail.progress();
+            } else {
+                self.tail.timed_out();
+                self.port.kick()?;
+            }
+        }
+        self.now_ns = now_ns();
+        Ok(())
+    }
+
+    /// Finds out whether the queue is still there and whether all chunks are.
+    fn check(&mut self) -> io::Result<()> {
+        self.next_check_ns = self.now_ns + nanoseconds(CHECK_INTERVAL);
+        self.count_chunks();
+        self.port.check()
+    }
+
+    /// Between two rounds the worker holds no chunk.
+    fn count_chunks(&mut self) -> Census {
+        let census = self.port.census();
+        let lost = census.lost(0) as u64;
+        let frames_lost = &self.forwarder.counters().io.frames_lost;
+        if lost != frames_lost.get() {
+            tracing::error!(queue = self.queue, lost, ?census, "frames are lost");
+            frames_lost.set(lost);
+        }
+        census
+    }
+
+    /// Forwards what the RX ring still holds and waits a moment for what is being sent.
+    fn finish(&mut self) -> io::Result<()> {
+        let end_ns = now_ns() + nanoseconds(LAST_FRAMES);
+        while self.round()?.received > 0 && self.now_ns < end_ns {}
+        for _ in 0..LAST_SLEEPS {
+            self.port.reap();
+            if self.port.unfinished() == 0 {
+                break;
+            }
+            self.port.kick()?;
+            thread::sleep(LAST_SLEEP);
+        }
+        Ok(())
+    }
+
+    /// Counts the chunks a last time and closes the port.
+    pub fn close(mut self) -> Census {
+        self.publish_activity();
+        self.count_chunks()
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
