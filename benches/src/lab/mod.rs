@@ -28,7 +28,8 @@ mod sys;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use xdp_redirect::{Decap, DecapCounters, DecapOptions, XdpMode};
 
 pub use namespace::Namespace;
 pub use netlink::{LinkState, Netlink, VethEnd};
@@ -88,6 +89,7 @@ pub struct Lab {
 /// A real server.
 struct Real {
     namespace: Namespace,
+    decap: Decap,
 }
 
 impl Lab {
@@ -161,6 +163,14 @@ impl Lab {
     /// When there is no such real.
     pub fn real(&self, i: u8) -> &Namespace {
         &self.reals[usize::from(i)].namespace
+    }
+
+    /// What the `decap` program of real `i` did with the packets that reached the real.
+    ///
+    /// # Panics
+    /// When there is no such real.
+    pub fn decap_counters(&self, i: u8) -> Result<DecapCounters> {
+        Ok(self.reals[usize::from(i)].decap.counters()?)
     }
 
     /// The lab's directory.
@@ -336,5 +346,17 @@ fn add_real(router: &Router, i: u8) -> Result<Real> {
             links.add_address(LOOPBACK, plan::vip_v6(vip).into(), 128)?;
         }
     }
-    Ok(Real { namespace })
+    let mut destinations = vec![plan::real_v4(i).into()];
+    if router.ipv6 {
+        destinations.push(plan::real_v6(i).into());
+    }
+    let options = DecapOptions {
+        destinations,
+        ..DecapOptions::default()
+    };
+    // Interfaces are looked up in the namespace of the thread.
+    let decap = namespace
+        .run(|| Decap::attach(UPLINK, XdpMode::Auto, &options))?
+        .with_context(|| format!("real {i} cannot decapsulate"))?;
+    Ok(Real { namespace, decap })
 }
