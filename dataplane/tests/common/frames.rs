@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use etherparse::PacketBuilder;
+use etherparse::{Ipv4Header, PacketBuilder};
 
 /// MAC of the balancer's interface.
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 1];
@@ -47,7 +47,10 @@ pub fn udp(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
 pub fn icmp_error(router: &str, vip: &str, kind: (u8, u8), quoted: &[u8]) -> Vec<u8> {
     let quoted = &quoted[14..];
     let mut frame = Vec::new();
-    match (router.parse::<std::net::IpAddr>().unwrap(), vip.parse::<std::net::IpAddr>().unwrap()) {
+    match (
+        router.parse::<std::net::IpAddr>().unwrap(),
+        vip.parse::<std::net::IpAddr>().unwrap(),
+    ) {
         (std::net::IpAddr::V4(router), std::net::IpAddr::V4(vip)) => {
             PacketBuilder::ethernet2(SENDER_MAC, OWN_MAC)
                 .ipv4(router.octets(), vip.octets(), 64)
@@ -71,11 +74,19 @@ pub fn echo(source: &str, destination: &str) -> Vec<u8> {
     let mut frame = Vec::new();
     match (source.parse::<Ipv4Addr>(), source.parse::<Ipv6Addr>()) {
         (Ok(source), _) => PacketBuilder::ethernet2(SENDER_MAC, OWN_MAC)
-            .ipv4(source.octets(), destination.parse::<Ipv4Addr>().unwrap().octets(), 7)
+            .ipv4(
+                source.octets(),
+                destination.parse::<Ipv4Addr>().unwrap().octets(),
+                7,
+            )
             .icmpv4_echo_request(1, 2)
             .write(&mut frame, b"ping"),
         (_, Ok(source)) => PacketBuilder::ethernet2(SENDER_MAC, OWN_MAC)
-            .ipv6(source.octets(), destination.parse::<Ipv6Addr>().unwrap().octets(), 7)
+            .ipv6(
+                source.octets(),
+                destination.parse::<Ipv6Addr>().unwrap().octets(),
+                7,
+            )
             .icmpv6_echo_request(1, 2)
             .write(&mut frame, b"ping"),
         _ => panic!("{source} is not an address"),
@@ -84,8 +95,49 @@ pub fn echo(source: &str, destination: &str) -> Vec<u8> {
     frame
 }
 
+/// An IP packet of any protocol. `payload` follows the IP header.
+pub fn ip_packet(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    const EXPERIMENTAL: u8 = 253;
+    let [source, destination] = [source, destination]
+        .map(|address| SocketAddr::new(address.parse().expect("an address"), 0));
+    // The builder wants extension headers to be whole, so the number is put in afterwards.
+    let mut frame = Vec::new();
+    ip(source, destination)
+        .write(&mut frame, EXPERIMENTAL.into(), payload)
+        .expect("a valid packet");
+    if source.is_ipv6() {
+        return patched(frame, 20, &[protocol]);
+    }
+    let frame = patched(frame, 23, &[protocol]);
+    let (header, _) = Ipv4Header::from_slice(&frame[14..]).expect("an IPv4 header");
+    let checksum = header.calc_header_checksum().to_be_bytes();
+    patched(frame, 24, &checksum)
+}
+
+/// An ICMP message of `kind` (type, code) whose eight-byte header `body` follows. Its checksum is 0.
+pub fn icmp(source: &str, destination: &str, kind: (u8, u8), body: &[u8]) -> Vec<u8> {
+    let protocol = if source.contains(':') { 58 } else { 1 };
+    let message = [&[kind.0, kind.1, 0, 0, 0, 0, 0, 0], body].concat();
+    ip_packet(source, destination, protocol, &message)
+}
+
+/// The frame with `bytes` in place of those at `offset`.
+pub fn patched(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    frame[offset..offset + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+/// The first `len` bytes of the frame, or the frame and zeros up to `len`.
+pub fn resized(mut frame: Vec<u8>, len: usize) -> Vec<u8> {
+    frame.resize(len, 0);
+    frame
+}
+
 fn endpoints(source: &str, destination: &str) -> (SocketAddr, SocketAddr) {
-    (source.parse().expect("a socket address"), destination.parse().expect("a socket address"))
+    (
+        source.parse().expect("a socket address"),
+        destination.parse().expect("a socket address"),
+    )
 }
 
 fn ip(

@@ -6,6 +6,8 @@
 )]
 
 pub mod frames;
+pub mod model;
+pub mod services;
 
 use std::sync::Arc;
 
@@ -42,7 +44,11 @@ impl Bench {
     }
 
     pub fn with_capacity(spec: &ServiceSpec, flow_table_capacity: usize) -> Self {
-        Self::with_config(spec, flow_table_capacity, ForwarderConfig::CONNECTION_RATE_CAP)
+        Self::with_config(
+            spec,
+            flow_table_capacity,
+            ForwarderConfig::CONNECTION_RATE_CAP,
+        )
     }
 
     pub fn with_connection_rate_cap(spec: &ServiceSpec, cap: u32) -> Self {

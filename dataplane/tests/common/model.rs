@@ -1,0 +1,217 @@
+//! What becomes of a frame, as katran-compat sections 4.1 to 4.7 say: a second, slow reading of the
+//! document that shares no code with the parser under test. Which real a flow gets is not its
+//! business.
+
+use std::net::IpAddr;
+
+use dataplane::{
+    counters::DropReason,
+    service::{Protocol, RealId, ServiceSpec, VipSpec},
+};
+
+use super::{Bench, NotSent};
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes to the kernel.
+    Passed,
+    /// It is dropped.
+    Dropped(DropReason),
+    /// An ICMP message goes back to where it came from.
+    Answered,
+    /// It goes to a real.
+    Balanced,
+}
+
+impl Fate {
+    /// What a bench saw.
+    pub fn of(bench: &Bench, sent: &Result<Vec<u8>, NotSent>) -> Self {
+        match sent {
+            Err(NotSent::Passed) => Self::Passed,
+            Err(NotSent::Dropped(reason)) => Self::Dropped(*reason),
+            Ok(_) if bench.last.real == RealId::NONE => Self::Answered,
+            Ok(_) => Self::Balanced,
+        }
+    }
+}
+
+/// The contract's fate of a frame with room enough around it and no flow in the table.
+pub fn fate(services: &ServiceSpec, frame: &[u8]) -> Fate {
+    let Some(packet) = IpPacket::read(frame) else {
+        return Fate::Passed;
+    };
+    if !services
+        .vips
+        .iter()
+        .any(|vip| covers(vip, packet.destination))
+    {
+        return Fate::Passed;
+    }
+    if packet.has_options {
+        return Fate::Dropped(DropReason::Ipv4Options);
+    }
+    if packet.is_fragment {
+        return Fate::Dropped(DropReason::Fragment);
+    }
+    match packet.content() {
+        Content::Ports { destination, .. } => balanced(
+            services,
+            packet.destination,
+            destination,
+            packet.protocol,
+            frame.len(),
+        ),
+        Content::Icmp(message) => icmp(services, &packet, message, frame.len()),
+        Content::Truncated => Fate::Dropped(DropReason::L4Truncated),
+        Content::Foreign => Fate::Passed,
+    }
+}
+
+fn icmp(services: &ServiceSpec, packet: &IpPacket<'_>, message: &[u8], frame_len: usize) -> Fate {
+    match (packet.is_v4, message[0]) {
+        (true, 8) | (false, 128) => return Fate::Answered,
+        (true, 3) | (false, 1 | 2) => {}
+        _ => return Fate::Passed,
+    }
+    let ethertype: &[u8] = if packet.is_v4 { &[8, 0] } else { &[0x86, 0xdd] };
+    let quoted_frame = [&[0; 12], ethertype, &message[8..]].concat();
+    let Some(quoted) = IpPacket::read(&quoted_frame).filter(|quoted| !quoted.has_options) else {
+        return Fate::Dropped(DropReason::QuoteTruncated);
+    };
+    match quoted.content() {
+        // The VIP sent the quoted packet.
+        Content::Ports { source, .. } => {
+            balanced(services, quoted.source, source, quoted.protocol, frame_len)
+        }
+        Content::Truncated if !quoted.is_icmp() => Fate::Dropped(DropReason::QuoteTruncated),
+        Content::Truncated | Content::Icmp(_) | Content::Foreign => Fate::Passed,
+    }
+}
+
+fn balanced(
+    services: &ServiceSpec,
+    address: IpAddr,
+    port: u16,
+    protocol: u8,
+    frame_len: usize,
+) -> Fate {
+    let settings = &services.settings;
+    let Some(vip) = vip_of(services, address, port, protocol) else {
+        return Fate::Passed;
+    };
+    if frame_len > usize::from(settings.max_frame) {
+        return if settings.icmp_too_big {
+            Fate::Answered
+        } else {
+            Fate::Dropped(DropReason::FrameTooLong)
+        };
+    }
+    if vip.reals.iter().all(|real| real.weight == 0) {
+        return Fate::Dropped(DropReason::NoReal);
+    }
+    if settings.next_hop_mac.is_none() {
+        return Fate::Dropped(DropReason::NoNextHop);
+    }
+    Fate::Balanced
+}
+
+/// Section 4.7: exact, prefix with this port, any port, prefix with any port.
+fn vip_of(services: &ServiceSpec, address: IpAddr, port: u16, protocol: u8) -> Option<&VipSpec> {
+    let protocol = Protocol::from_number(protocol)?;
+    let find = |port: u16, single: bool| {
+        services
+            .vips
+            .iter()
+            .filter(|vip| vip.key.port == port && vip.key.protocol == protocol)
+            .filter(|vip| vip.key.is_single_address() == single && covers(vip, address))
+            .max_by_key(|vip| vip.key.prefix_len)
+    };
+    find(port, true)
+        .or_else(|| find(port, false))
+        .or_else(|| find(0, true))
+        .or_else(|| find(0, false))
+}
+
+fn covers(vip: &VipSpec, address: IpAddr) -> bool {
+    let (network, address) = match (vip.key.address, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => {
+            (network.octets().to_vec(), address.octets().to_vec())
+        }
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
+            (network.octets().to_vec(), address.octets().to_vec())
+        }
+        _ => return false,
+    };
+    let bit = |octets: &[u8], n: u8| (octets[usize::from(n / 8)] >> (7 - n % 8)) & 1;
+    (0..vip.key.prefix_len).all(|n| bit(&network, n) == bit(&address, n))
+}
+
+struct IpPacket<'a> {
+    is_v4: bool,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    has_options: bool,
+    is_fragment: bool,
+    payload: &'a [u8],
+}
+
+enum Content<'a> {
+    Ports { source: u16, destination: u16 },
+    Icmp(&'a [u8]),
+    Truncated,
+    Foreign,
+}
+
+impl<'a> IpPacket<'a> {
+    /// `None` for what is not IP or ends within the IP header.
+    fn read(frame: &'a [u8]) -> Option<Self> {
+        let ip = frame.get(14..)?;
+        match (frame[12], frame[13]) {
+            (0x08, 0x00) if ip.len() >= 20 => Some(Self {
+                is_v4: true,
+                source: IpAddr::from(<[u8; 4]>::try_from(&ip[12..16]).unwrap()),
+                destination: IpAddr::from(<[u8; 4]>::try_from(&ip[16..20]).unwrap()),
+                protocol: ip[9],
+                has_options: ip[0] % 16 != 5,
+                is_fragment: u16::from_be_bytes([ip[6], ip[7]]) % 0x4000 != 0,
+                payload: &ip[20..],
+            }),
+            (0x86, 0xdd) if ip.len() >= 40 => Some(Self {
+                is_v4: false,
+                source: IpAddr::from(<[u8; 16]>::try_from(&ip[8..24]).unwrap()),
+                destination: IpAddr::from(<[u8; 16]>::try_from(&ip[24..40]).unwrap()),
+                protocol: ip[6],
+                has_options: false,
+                is_fragment: ip[6] == 44,
+                payload: &ip[40..],
+            }),
+            _ => None,
+        }
+    }
+
+    fn is_icmp(&self) -> bool {
+        self.protocol == if self.is_v4 { 1 } else { 58 }
+    }
+
+    fn content(&self) -> Content<'a> {
+        let word = |at: usize| u16::from_be_bytes([self.payload[at], self.payload[at + 1]]);
+        let needed = match self.protocol {
+            6 => 20,
+            17 => 8,
+            _ if self.is_icmp() => 8,
+            _ => return Content::Foreign,
+        };
+        if self.payload.len() < needed {
+            Content::Truncated
+        } else if self.is_icmp() {
+            Content::Icmp(self.payload)
+        } else {
+            Content::Ports {
+                source: word(0),
+                destination: word(2),
+            }
+        }
+    }
+}

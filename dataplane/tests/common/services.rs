@@ -1,0 +1,56 @@
+//! A configuration with every kind of VIP whose data path is built.
+
+use dataplane::service::{
+    Encapsulation,
+    Protocol::{Tcp, Udp},
+    ServiceSpec, Settings, VipFlags,
+};
+
+use super::{V4_REALS, V6_REALS, settings, vip};
+
+/// GUE with the addresses of the packet vectors.
+pub fn gue() -> Settings {
+    Settings {
+        encapsulation: Encapsulation::Gue {
+            port: 6080,
+            source_v4: "192.0.2.1".parse().unwrap(),
+            source_v6: "2001:db8:ffff::1".parse().unwrap(),
+        },
+        ..settings()
+    }
+}
+
+/// Every supported flag, exact and any port, prefixes, reals of either and of mixed families, and
+/// VIPs without reals.
+pub fn every_kind_of_vip(settings: Settings) -> ServiceSpec {
+    let none = VipFlags::empty();
+    let mixed = &[V4_REALS[0], V6_REALS[0]];
+    ServiceSpec {
+        settings,
+        vips: vec![
+            vip("203.0.113.10", 80, Tcp, none, V4_REALS),
+            vip("203.0.113.10", 53, Udp, none, V4_REALS),
+            vip("203.0.113.20", 0, Tcp, none, V6_REALS),
+            vip("203.0.113.20", 0, Udp, VipFlags::SRC_DST_PORT, V6_REALS),
+            vip("203.0.113.32", 0, Udp, VipFlags::DPORT_ONLY, V4_REALS),
+            vip("203.0.113.33", 443, Tcp, VipFlags::NO_SRC_PORT, V6_REALS),
+            vip("203.0.113.34", 0, Udp, VipFlags::LRU_BYPASS, mixed),
+            vip("203.0.113.40", 80, Tcp, none, &[]),
+            vip("2001:db8:a::10", 80, Tcp, none, V6_REALS),
+            vip("2001:db8:a::10", 53, Udp, none, V6_REALS),
+            vip("2001:db8:a::20", 0, Tcp, none, V6_REALS),
+            vip("2001:db8:a::32", 0, Udp, VipFlags::DPORT_ONLY, V6_REALS),
+            vip("2001:db8:a::34", 0, Udp, VipFlags::LRU_BYPASS, V6_REALS),
+            vip("2001:db8:a::40", 80, Tcp, none, &[]),
+            vip("2001:db8:b::/96", 0, Tcp, VipFlags::NO_SRC_PORT, V6_REALS),
+            vip(
+                "2001:db8:b::/96",
+                443,
+                Udp,
+                VipFlags::SRC_DST_PORT,
+                V6_REALS,
+            ),
+        ],
+        ..ServiceSpec::default()
+    }
+}
