@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use benches::lab::{Lab, LabOptions, Process, TUNNEL_MTU, plan, requirements};
+use benches::lab::{Lab, LabOptions, Process, TUNNEL_MTU, cpu_time, plan, requirements};
 use nix::sys::signal::Signal;
 
 const PORT: u16 = 8080;
@@ -268,4 +268,14 @@ fn in_use(namespace: &str) -> bool {
                 .chain([entry.path().join("ns/net")])
                 .any(|path| fs::read_link(path).is_ok_and(|link| link.as_os_str() == namespace))
         })
+}
+
+#[test]
+fn cpu_time_grows_with_work() -> Result<()> {
+    let before = cpu_time(std::process::id())?;
+    let deadline = Instant::now() + DEADLINE;
+    while cpu_time(std::process::id())? < before + Duration::from_millis(50) {
+        assert!(Instant::now() < deadline, "a busy loop uses no time");
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Child processes that cannot outlive the lab.
 
+use std::fs;
 use std::io;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::param::clock_ticks_per_second;
 
 /// Time between two looks at a process that is awaited.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -97,6 +99,25 @@ impl Process {
         self.signal(Signal::SIGTERM)?;
         self.wait(timeout)
     }
+}
+
+/// CPU time that the threads of a process have used: fields 14 and 15 (utime and stime) of their
+/// stat files. Threads that have ended do not count.
+pub fn cpu_time(process: u32) -> Result<Duration> {
+    let mut ticks = 0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let stat = fs::read_to_string(task?.path().join("stat"))?;
+        // The name in brackets may hold blanks; behind it comes field 3, the state.
+        let (_, fields) = stat
+            .rsplit_once(')')
+            .context("a stat file without the thread's name")?;
+        for field in fields.split_whitespace().skip(11).take(2) {
+            ticks += field.parse::<u64>()?;
+        }
+    }
+    Ok(Duration::from_secs_f64(
+        ticks as f64 / clock_ticks_per_second() as f64,
+    ))
 }
 
 impl Drop for Process {
