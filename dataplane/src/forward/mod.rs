@@ -130,10 +130,8 @@ impl Forwarder {
             connection_rate: &mut self.connection_rate,
             now_ns,
         };
-        let mut lengths = [0_u16; BURST];
         let mut received_bytes = 0;
         for (slot, packet) in burst.iter_mut().enumerate() {
-            lengths[slot] = packet.len.min(usize::from(u16::MAX)) as u16;
             received_bytes += packet.len as u64;
             outcomes[slot] = match parse::frame(packet.frame()) {
                 Frame::V4(ip) => admit(&mut self.v4, &stage, slot, packet, &ip),
@@ -147,9 +145,9 @@ impl Forwarder {
         let counters = &*self.counters;
         counters.received.packets.add(burst.len() as u64);
         counters.received.bytes.add(received_bytes);
-        for (outcome, len) in outcomes.iter().zip(lengths).take(burst.len()) {
+        for (packet, outcome) in burst.iter().zip(&*outcomes) {
             if let Verdict::Drop(reason) = outcome.verdict {
-                counters.drop(reason, u64::from(len));
+                counters.drop(reason, packet.len as u64);
             }
         }
         counters

@@ -92,21 +92,46 @@ impl Bench {
     pub fn send_with_room(&mut self, frame: &[u8], room: usize) -> Result<Vec<u8>, NotSent> {
         let mut buffer = vec![0xa5; room + frame.len() + 64];
         buffer[room..room + frame.len()].copy_from_slice(frame);
-        let mut burst = [Packet::untagged(&mut buffer, room, frame.len()).expect("it fits")];
+        self.send_in(&mut buffer, room, frame.len())
+    }
+
+    /// As [`Self::send`], for a frame of `len` bytes at `room` of a buffer.
+    pub fn send_in(
+        &mut self,
+        buffer: &mut [u8],
+        room: usize,
+        len: usize,
+    ) -> Result<Vec<u8>, NotSent> {
+        self.process(Packet::untagged(buffer, room, len).expect("it fits"))
+    }
+
+    /// As [`Self::send`], for the first `received` bytes of a buffer that starts with a tag. `None`
+    /// when the tag's room is impossible.
+    pub fn send_tagged(
+        &mut self,
+        buffer: &mut [u8],
+        received: usize,
+    ) -> Option<Result<Vec<u8>, NotSent>> {
+        Packet::tagged(buffer, received).map(|packet| self.process(packet))
+    }
+
+    fn process(&mut self, packet: Packet<'_>) -> Result<Vec<u8>, NotSent> {
+        let arriving = packet.frame().to_vec();
+        let mut burst = [packet];
         let mut outcomes = [no_outcome(); BURST];
         self.forwarder
             .process(self.now_ns, &mut burst, &mut outcomes);
         self.last = outcomes[0];
         match self.last.verdict {
             Verdict::Transmit { len } => {
-                self.counters.transmitted.count(frame.len() as u64);
+                self.counters.transmitted.count(arriving.len() as u64);
                 Ok(burst[0].buffer()[..usize::from(len)].to_vec())
             }
             Verdict::Pass => {
-                self.counters.passed.count(frame.len() as u64);
+                self.counters.passed.count(arriving.len() as u64);
                 assert_eq!(
                     burst[0].frame(),
-                    frame,
+                    arriving,
                     "a frame for the kernel is not touched"
                 );
                 Err(NotSent::Passed)
@@ -140,6 +165,10 @@ pub fn hex(text: &str) -> Vec<u8> {
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal"))
         .collect()
+}
+
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub fn settings() -> Settings {
