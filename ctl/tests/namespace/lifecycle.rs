@@ -34,7 +34,8 @@ fn idle_workers_sleep() -> Result<()> {
     thread::sleep(Duration::from_secs(1));
     let before = cpu_time(balancer.id())?;
     thread::sleep(IDLE);
-    let share = (cpu_time(balancer.id())? - before).div_duration_f64(IDLE);
+    let used = cpu_time(balancer.id())?.saturating_sub(before);
+    let share = used.div_duration_f64(IDLE);
     assert!(
         share < IDLE_SHARE,
         "idle workers use {:.2} % of a core",

@@ -10,14 +10,14 @@ use benches::lab::{Lab, Namespace, plan, requirements};
 use benches::traffic::{Plan, Server};
 
 /// Port of the servers that check what they get.
-pub const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;
 /// Longest time for one exchange, on the slowest machine.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 const FLOWS: usize = 20_000;
 
 /// The program under test.
-pub fn binary() -> &'static str {
+pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_katran-xsk")
 }
 
@@ -32,10 +32,10 @@ macro_rules! require {
 pub(crate) use require;
 
 /// Both families.
-pub const FAMILIES: [bool; 2] = [false, true];
+pub(crate) const FAMILIES: [bool; 2] = [false, true];
 
 /// Address of VIP `i`.
-pub fn vip_address(i: u8, v6: bool) -> IpAddr {
+pub(crate) fn vip_address(i: u8, v6: bool) -> IpAddr {
     if v6 {
         plan::vip_v6(i).into()
     } else {
@@ -44,7 +44,7 @@ pub fn vip_address(i: u8, v6: bool) -> IpAddr {
 }
 
 /// Address of real `i`.
-pub fn real_address(i: u8, v6: bool) -> IpAddr {
+pub(crate) fn real_address(i: u8, v6: bool) -> IpAddr {
     if v6 {
         plan::real_v6(i).into()
     } else {
@@ -53,7 +53,7 @@ pub fn real_address(i: u8, v6: bool) -> IpAddr {
 }
 
 /// VIP `i` on `port`, with all of `reals` at weight 1.
-pub fn vip(
+pub(crate) fn vip(
     i: u8,
     v6: bool,
     port: u16,
@@ -72,18 +72,18 @@ pub fn vip(
 }
 
 /// How to start the balancer with these VIPs on all queues.
-pub fn launch(lab: &Lab, vips: &[Vip]) -> Result<Launch> {
+pub(crate) fn launch(lab: &Lab, vips: &[Vip]) -> Result<Launch> {
     let config = lab.scratch().write("lb.toml", configuration(vips, FLOWS))?;
     Ok(Launch::new(binary(), config))
 }
 
 /// Starts it.
-pub fn start(lab: &Lab, vips: &[Vip]) -> Result<Balancer> {
+pub(crate) fn start(lab: &Lab, vips: &[Vip]) -> Result<Balancer> {
     launch(lab, vips)?.start(lab)
 }
 
 /// A server on each of `reals`, on the first VIP of both families; its number is the real's.
-pub fn servers(lab: &Lab, reals: impl IntoIterator<Item = u8>) -> Result<Vec<Server>> {
+pub(crate) fn servers(lab: &Lab, reals: impl IntoIterator<Item = u8>) -> Result<Vec<Server>> {
     let addresses = FAMILIES.map(|v6| vip_address(0, v6));
     reals
         .into_iter()
@@ -92,7 +92,7 @@ pub fn servers(lab: &Lab, reals: impl IntoIterator<Item = u8>) -> Result<Vec<Ser
 }
 
 /// Exchanges with a VIP.
-pub fn exchanges(vip: &Vip, count: usize, payload: usize) -> Plan {
+pub(crate) fn exchanges(vip: &Vip, count: usize, payload: usize) -> Plan {
     Plan {
         target: (vip.address, vip.port).into(),
         count,
@@ -103,7 +103,7 @@ pub fn exchanges(vip: &Vip, count: usize, payload: usize) -> Plan {
 }
 
 /// A program in a namespace, once it is known to be installed.
-pub fn program(namespace: &Namespace, name: &str) -> Result<std::process::Command> {
+pub(crate) fn program(namespace: &Namespace, name: &str) -> Result<std::process::Command> {
     let path =
         requirements::find_program(name).with_context(|| format!("{name} is not installed"))?;
     let mut command = namespace.command(path);
@@ -112,7 +112,7 @@ pub fn program(namespace: &Namespace, name: &str) -> Result<std::process::Comman
 }
 
 /// Runs a command to its end; an error unless it succeeds.
-pub fn output(command: &mut std::process::Command) -> Result<Output> {
+pub(crate) fn output(command: &mut std::process::Command) -> Result<Output> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;
@@ -127,7 +127,7 @@ pub fn output(command: &mut std::process::Command) -> Result<Output> {
 }
 
 /// Every frame is accounted for and none was dropped.
-pub fn assert_nothing_dropped(balancer: &Balancer) -> Result<()> {
+pub(crate) fn assert_nothing_dropped(balancer: &Balancer) -> Result<()> {
     let frames = balancer.stats()?.frames;
     ensure!(frames.add_up(), "the counters do not add up: {frames:?}");
     ensure!(
