@@ -130,6 +130,11 @@ impl<P: QueuePort> Engine<P> {
         &self.forwarder
     }
 
+    /// Where the chunks are. Between two rounds the engine holds none.
+    pub fn census(&mut self) -> Census {
+        self.port.census()
+    }
+
     /// One round of the loop; see the [module](super). Never sleeps, unless the TX ring is full.
     ///
     /// # Errors
