@@ -1,0 +1,33 @@
+//! What the tests against a real kernel share: privilege, network namespaces, sockets, frames.
+#![expect(
+    dead_code,
+    reason = "every test binary compiles this and uses a part of it"
+)]
+
+pub(crate) mod frame;
+pub(crate) mod namespace;
+pub(crate) mod xsk;
+
+use std::io::Write as _;
+
+/// Whether this test can load programs. If not it says so, or fails where skipping is forbidden.
+pub(crate) fn is_privileged(test: &str) -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let strict = ["CI", "KATRAN_XSK_REQUIRE_ROOT"]
+        .into_iter()
+        .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0"));
+    assert!(
+        strict.is_none(),
+        "{test} needs root, and {} forbids skipping it",
+        strict.unwrap_or_default()
+    );
+    // Past the harness, which keeps to itself what `eprintln!` writes.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED {test}: {}: run as root",
+        nix::errno::Errno::EPERM
+    );
+    false
+}
