@@ -32,7 +32,7 @@ use crate::{
 
 pub use difference::{Changes, Names};
 pub use sink::{VipSink, vip_entries};
-pub use worker::{AskError, Question, SocketReport, Worker, ask};
+pub use worker::{Socket, Worker};
 
 /// A [`Control`] that several threads use.
 pub type SharedControl = Arc<Mutex<Control>>;
@@ -62,7 +62,7 @@ pub struct ControlParts {
     /// The XDP program.
     pub sink: Box<dyn VipSink>,
     /// The workers, in the order of their queues.
-    pub workers: Vec<Arc<dyn Worker>>,
+    pub workers: Vec<Worker>,
 }
 
 /// Facts about the start that never change.
@@ -88,7 +88,7 @@ pub struct Control {
     services: ServiceControl,
     publisher: Arc<Publisher>,
     sink: Box<dyn VipSink>,
-    workers: Arc<[Arc<dyn Worker>]>,
+    workers: Arc<[Worker]>,
     baselines: Arc<Baselines>,
     started: Instant,
 }
@@ -99,7 +99,7 @@ pub struct View {
     /// The newest table.
     pub table: Arc<ServiceTable>,
     /// The workers.
-    pub workers: Arc<[Arc<dyn Worker>]>,
+    pub workers: Arc<[Worker]>,
     /// Counter values to start from.
     pub baselines: Arc<Baselines>,
     /// How long the balancer has been running.
@@ -147,7 +147,7 @@ impl Baselines {
     }
 
     /// Notes the counters of every number that `new` gives to somebody else than `old` did.
-    fn follow(&mut self, old: &ServiceTable, new: &ServiceTable, workers: &[Arc<dyn Worker>]) {
+    fn follow(&mut self, old: &ServiceTable, new: &ServiceTable, workers: &[Worker]) {
         for vip in new.vips() {
             let number = usize::from(vip.number);
             let same = old
@@ -268,7 +268,7 @@ impl Control {
         }
         // The maps do not hold the next hop.
         let table = self.services.apply(&self.spec(&self.config))?;
-        self.publisher.publish(table);
+        self.publish(table);
         Ok(())
     }
 
@@ -387,6 +387,14 @@ impl Control {
         spec
     }
 
+    /// Hands the table to the workers, also to those that sleep.
+    fn publish(&self, table: Arc<ServiceTable>) {
+        self.publisher.publish(table);
+        for worker in self.workers.iter() {
+            worker.handle().wake();
+        }
+    }
+
     /// The transaction.
     fn commit(&mut self, config: Config) -> Result<Changes, AdminError> {
         if let Some(error) = from_problems(&config.problems()) {
@@ -398,7 +406,7 @@ impl Control {
         let mut baselines = Baselines::clone(&self.baselines);
         baselines.follow(&old, &table, &self.workers);
 
-        self.publisher.publish(Arc::clone(&table));
+        self.publish(Arc::clone(&table));
         if let Err(error) = self.sink.apply(&vip_entries(&table)) {
             return Err(self.withdraw(&table, &error));
         }
@@ -424,7 +432,7 @@ impl Control {
             }
         }
         self.services = services;
-        self.publisher.publish(self.services.table());
+        self.publish(self.services.table());
         match self.sink.apply(&vip_entries(&self.services.table())) {
             Ok(()) => AdminError::new(
                 "xdp",

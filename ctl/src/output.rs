@@ -306,6 +306,13 @@ fn workers(list: &WorkerList, reading: Reading) -> String {
     let up = duration(list.uptime_ms);
     let mut text = format!("up {up}; frames{}\n", per_second(reading));
     text.push_str(&table.render("no workers"));
+    for error in list
+        .workers
+        .iter()
+        .filter_map(|worker| worker.error.as_ref())
+    {
+        let _ = writeln!(text, "{error}");
+    }
 
     let queues: Vec<String> = list
         .workers

@@ -19,7 +19,7 @@ use super::{
 /// Longest answer that is read; the balancer's own limit is lower.
 const LONGEST_ANSWER: u64 = 32 << 20;
 /// How long an answer may take: a reload builds rings for seconds at most.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

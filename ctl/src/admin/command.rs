@@ -308,7 +308,9 @@ impl Arguments {
             Verb::RealAdd => {
                 let local = self.optional("local", value::parse_bool)?.unwrap_or(false);
                 let mut reals = self.many("real", value::parse_weighted_real)?;
-                reals.iter_mut().for_each(|real| real.local = local);
+                for real in &mut reals {
+                    real.local = local;
+                }
                 Command::RealAdd { vip: vip()?, reals }
             }
             Verb::RealDel => Command::RealDel {

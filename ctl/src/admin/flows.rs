@@ -3,11 +3,12 @@
 //! A walk is cut into steps, each a question of its own that the worker answers between two bursts,
 //! so that no walk holds packets up for longer than a step takes.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use dataplane::{
     forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
-    service::{Protocol, ServiceTable, VipKey},
+    service::{Protocol, ServiceTable, Vip, VipKey},
+    worker::AskError,
 };
 
 use super::{
@@ -15,15 +16,12 @@ use super::{
     error::AdminError,
     report::{Explained, FlowCount, FlowCounts, FlowList, FlowRow, FlowsRemoved, WorkerFailure},
 };
-use crate::control::{AskError, View, Worker, ask};
+use crate::control::{View, Worker};
 
 /// Table slots visited per step.
 const STEP: usize = 2048;
-/// How long a worker may take to come to a question. It sleeps at most until it is asked, and a
-/// burst takes microseconds.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-fn failure(worker: &dyn Worker, error: AskError) -> WorkerFailure {
+fn failure(worker: &Worker, error: AskError) -> WorkerFailure {
     WorkerFailure {
         worker: worker.queue(),
         problem: error.to_string(),
@@ -31,7 +29,7 @@ fn failure(worker: &dyn Worker, error: AskError) -> WorkerFailure {
 }
 
 /// The workers that are meant.
-fn chosen(view: &View, queue: Option<u32>) -> Result<Vec<&Arc<dyn Worker>>, AdminError> {
+fn chosen(view: &View, queue: Option<u32>) -> Result<Vec<&Worker>, AdminError> {
     let workers: Vec<_> = view
         .workers
         .iter()
@@ -92,7 +90,7 @@ impl Matcher {
         // address share such entries as well.
         if destination.port() == 0 {
             let alike = VipKey { port: 0, ..*vip };
-            let any_port = self.table.find(vip).is_some_and(|vip| vip.is_wildcard());
+            let any_port = self.table.find(vip).is_some_and(Vip::is_wildcard);
             return any_port && protocol == vip.protocol && contains(&alike, &destination.ip());
         }
         let found = self
@@ -102,8 +100,7 @@ impl Matcher {
     }
 }
 
-fn contains(vip: &VipKey, address: &std::net::IpAddr) -> bool {
-    use std::net::IpAddr;
+fn contains(vip: &VipKey, address: &IpAddr) -> bool {
     match (vip.address, address) {
         (IpAddr::V6(network), IpAddr::V6(address)) => {
             let host_bits = 128_u32.saturating_sub(vip.prefix_len.into());
@@ -116,13 +113,13 @@ fn contains(vip: &VipKey, address: &std::net::IpAddr) -> bool {
 
 /// Runs one step of a walk on the worker after the other until a step returns no next cursor.
 fn walk<R: Send + 'static>(
-    worker: &dyn Worker,
+    worker: &Worker,
     mut step: impl FnMut(usize) -> Step<R>,
     mut collect: impl FnMut(R) -> bool,
 ) -> Result<(), AskError> {
     let mut cursor = Some(0);
     while let Some(at) = cursor {
-        let (found, next) = ask(worker, PATIENCE, step(at))?;
+        let (found, next) = worker.ask(step(at))?;
         if !collect(found) {
             return Ok(());
         }
@@ -156,12 +153,12 @@ pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<Flo
                 (rows, next)
             })
         };
-        let result = walk(&**worker, step, |rows| {
+        let result = walk(worker, step, |rows| {
             list.flows.extend(rows);
             list.flows.len() <= limit
         });
         if let Err(error) = result {
-            list.failed.push(failure(&**worker, error));
+            list.failed.push(failure(worker, error));
         }
         if list.flows.len() > limit {
             list.flows.truncate(limit);
@@ -194,13 +191,13 @@ pub(super) fn get(view: &View, id: &FlowId) -> FlowList {
     };
     for worker in view.workers.iter() {
         let (id, queue) = (*id, worker.queue());
-        match ask(&**worker, PATIENCE, move |forwarder, now_ns| {
+        match worker.ask(move |forwarder, now_ns| {
             forwarder
                 .flow(&id)
                 .map(|record| row(queue, &record, now_ns))
         }) {
             Ok(found) => list.flows.extend(found),
-            Err(error) => list.failed.push(failure(&**worker, error)),
+            Err(error) => list.failed.push(failure(worker, error)),
         }
     }
     list
@@ -214,11 +211,9 @@ pub(super) fn delete(view: &View, id: &FlowId) -> FlowsRemoved {
     };
     for worker in view.workers.iter() {
         let id = *id;
-        match ask(&**worker, PATIENCE, move |forwarder, _| {
-            forwarder.remove_flow(&id)
-        }) {
+        match worker.ask(move |forwarder, _| forwarder.remove_flow(&id)) {
             Ok(removed) => result.removed += usize::from(removed),
-            Err(error) => result.failed.push(failure(&**worker, error)),
+            Err(error) => result.failed.push(failure(worker, error)),
         }
     }
     result
@@ -239,12 +234,12 @@ pub(super) fn purge(view: &View, filter: &FlowFilter) -> Result<FlowsRemoved, Ad
             })
         };
         let removed = &mut result.removed;
-        let walked = walk(&**worker, step, |count| {
+        let walked = walk(worker, step, |count| {
             *removed += count;
             true
         });
         if let Err(error) = walked {
-            result.failed.push(failure(&**worker, error));
+            result.failed.push(failure(worker, error));
         }
     }
     Ok(result)
@@ -261,10 +256,9 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
     for worker in chosen(view, filter.worker)? {
         let mut flows = 0;
         let counted = if filter.is_all() {
-            ask(&**worker, PATIENCE, |forwarder, _| {
-                forwarder.flow_count() as u64
-            })
-            .map(|count| flows = count)
+            worker
+                .ask(|forwarder, _| forwarder.flow_count() as u64)
+                .map(|count| flows = count)
         } else {
             let step = |cursor| -> Step<u64> {
                 let matcher = matcher.clone();
@@ -276,7 +270,7 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
                     (count, next)
                 })
             };
-            walk(&**worker, step, |count| {
+            walk(worker, step, |count| {
                 flows += count;
                 true
             })
@@ -289,7 +283,7 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
                     flows,
                 });
             }
-            Err(error) => result.failed.push(failure(&**worker, error)),
+            Err(error) => result.failed.push(failure(worker, error)),
         }
     }
     Ok(result)
@@ -302,9 +296,7 @@ pub(super) fn explain(view: &View, id: &FlowId) -> Result<Explained, AdminError>
     let (mut workers, mut failed) = (Vec::new(), Vec::new());
     for worker in view.workers.iter() {
         let id = *id;
-        match ask(&**worker, PATIENCE, move |forwarder, now_ns| {
-            forwarder.explain(&id, now_ns)
-        }) {
+        match worker.ask(move |forwarder, now_ns| forwarder.explain(&id, now_ns)) {
             Ok(explanation) => {
                 if matches!(
                     explanation,
@@ -319,7 +311,7 @@ pub(super) fn explain(view: &View, id: &FlowId) -> Result<Explained, AdminError>
                     by_ring.get_or_insert(explanation);
                 }
             }
-            Err(error) => failed.push(failure(&**worker, error)),
+            Err(error) => failed.push(failure(worker, error)),
         }
     }
     let Some(explanation) = by_table.or(by_ring) else {

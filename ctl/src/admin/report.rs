@@ -171,6 +171,8 @@ pub struct WorkerRow {
     pub cpu: Option<usize>,
     /// Whether its thread runs.
     pub running: bool,
+    /// Why it does not run any more.
+    pub error: Option<String>,
     /// `zero-copy` or `copy`; nothing without a socket.
     pub mode: Option<String>,
     /// Generation of the service table it uses.

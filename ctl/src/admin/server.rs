@@ -60,7 +60,7 @@ impl Default for Limits {
             line: 1 << 20,
             answer: 16 << 20,
             pending: 64 << 20,
-            idle: Duration::from_secs(60),
+            idle: Duration::from_mins(1),
             write: Duration::from_secs(10),
         }
     }

@@ -5,17 +5,18 @@ use std::{collections::BTreeMap, time::Duration};
 use dataplane::{
     counters::{self, DropReason, WorkerCounters},
     service::VipKey,
+    xsk::SocketStatistics,
 };
 
 use super::{
     error::AdminError,
-    flows::{PATIENCE, no_such_worker},
+    flows::no_such_worker,
     report::{
         Balance, DropList, DropRow, Memory, MemoryPart, RealTraffic, Stats, Traffic, VipTraffic,
         WorkerList, WorkerRow, WorkerTraffic,
     },
 };
-use crate::control::{View, ask};
+use crate::control::{Socket, View, Worker};
 
 /// Whole milliseconds.
 pub(super) fn millis(time: Duration) -> u64 {
@@ -88,6 +89,18 @@ fn io(counters: &WorkerCounters) -> [(&'static str, u64); 8] {
     ]
 }
 
+/// The kernel's counters of a socket.
+const fn kernel(statistics: &SocketStatistics) -> [(&'static str, u64); 6] {
+    [
+        ("rx-dropped", statistics.rx_dropped),
+        ("rx-ring-full", statistics.rx_ring_full),
+        ("rx-invalid-descriptors", statistics.rx_invalid_descriptors),
+        ("fill-ring-empty", statistics.fill_ring_empty),
+        ("tx-invalid-descriptors", statistics.tx_invalid_descriptors),
+        ("tx-ring-empty", statistics.tx_ring_empty),
+    ]
+}
+
 fn owned(list: impl IntoIterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
     list.into_iter()
         .map(|(name, value)| (name.to_owned(), value))
@@ -96,20 +109,31 @@ fn owned(list: impl IntoIterator<Item = (&'static str, u64)>) -> BTreeMap<String
 
 /// `show workers`.
 pub(super) fn workers(view: &View) -> WorkerList {
-    let row = |worker: &std::sync::Arc<dyn crate::control::Worker>| {
-        let counters = worker.counters();
-        let socket = worker.socket();
+    let row = |worker: &Worker| {
+        let (counters, handle) = (worker.counters(), worker.handle());
+        let mode = |socket: &Socket| {
+            if socket.zero_copy {
+                "zero-copy"
+            } else {
+                "copy"
+            }
+            .to_owned()
+        };
         WorkerRow {
             queue: worker.queue(),
-            cpu: worker.cpu(),
-            running: worker.is_running(),
-            mode: socket.as_ref().map(|socket| socket.mode.clone()),
+            cpu: handle.cpu(),
+            running: handle.is_running(),
+            error: handle.error().map(|error| error.to_string()),
+            mode: worker.socket().map(mode),
             generation: counters.generation.get(),
             flows: counters.flows.get(),
             frames: balance(counters),
             io: owned(io(counters)),
-            socket: socket
-                .map(|socket| socket.statistics.into_iter().collect())
+            socket: worker
+                .socket()
+                // A socket that cannot be asked any more is that of a worker that failed.
+                .and_then(|socket| socket.probe.statistics().ok())
+                .map(|statistics| owned(kernel(&statistics)))
                 .unwrap_or_default(),
         }
     };
@@ -209,9 +233,7 @@ pub(super) fn stats(
 /// `show drops`.
 pub(super) fn drops(view: &View) -> DropList {
     let row = |&reason: &DropReason| {
-        let of = |worker: &std::sync::Arc<dyn crate::control::Worker>| {
-            traffic(&worker.counters().drops[reason as usize])
-        };
+        let of = |worker: &Worker| traffic(&worker.counters().drops[reason as usize]);
         let each: Vec<Traffic> = view.workers.iter().map(of).collect();
         DropRow {
             reason: reason.name().to_owned(),
@@ -234,16 +256,15 @@ pub(super) fn memory(view: &View) -> Memory {
         parts.push(MemoryPart {
             part: "flow tables".into(),
             worker: queue,
-            bytes: ask(&**worker, PATIENCE, |forwarder, _| {
-                forwarder.memory_bytes() as u64
-            })
-            .ok(),
+            bytes: worker
+                .ask(|forwarder, _| forwarder.memory_bytes() as u64)
+                .ok(),
         });
         if let Some(socket) = worker.socket() {
             parts.push(MemoryPart {
                 part: "frames and socket rings".into(),
                 worker: queue,
-                bytes: Some(socket.memory_bytes),
+                bytes: Some(socket.memory_bytes as u64),
             });
         }
         let counters = worker.counters();

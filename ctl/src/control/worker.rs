@@ -1,72 +1,65 @@
-//! A worker as the control plane sees it.
+//! A worker with its socket, as the control plane holds them.
 
-use std::{
-    sync::{Arc, mpsc},
-    time::Duration,
+use std::{sync::Arc, time::Duration};
+
+use dataplane::{
+    counters::WorkerCounters,
+    forward::Forwarder,
+    worker::{AskError, WorkerHandle},
+    xsk::SocketProbe,
 };
 
-use dataplane::{counters::WorkerCounters, forward::Forwarder};
-
-/// Runs on the worker between two bursts; takes the worker's clock in nanoseconds.
-pub type Question = Box<dyn FnOnce(&mut Forwarder, u64) + Send>;
-
-/// Why a worker did not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AskError {
-    /// Too many questions are waiting.
-    #[error("it has too many questions waiting; try again")]
-    Busy,
-    /// It did not come to the question in time.
-    #[error("it did not answer in time; try again, and look at `show workers`")]
-    Timeout,
-    /// It does not run any more.
-    #[error("it does not run any more; restart katran-xsk")]
-    Gone,
-}
-
-/// A worker's socket.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SocketReport {
-    /// `zero-copy` or `copy`.
-    pub mode: String,
+/// A worker's `AF_XDP` socket.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    /// Frames are shared with the driver instead of copied.
+    pub zero_copy: bool,
     /// Bytes of frames and rings.
-    pub memory_bytes: u64,
-    /// What the kernel counted, by name; empty when it could not be asked.
-    pub statistics: Vec<(String, u64)>,
+    pub memory_bytes: usize,
+    /// Reads the kernel's statistics.
+    pub probe: SocketProbe,
 }
 
-/// One worker.
-pub trait Worker: Send + Sync {
+/// One worker. Clones are the same worker.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    handle: Arc<WorkerHandle>,
+    socket: Option<Socket>,
+}
+
+impl Worker {
+    /// A worker and its socket; workers on memory have none.
+    pub const fn new(handle: Arc<WorkerHandle>, socket: Option<Socket>) -> Self {
+        Self { handle, socket }
+    }
+
     /// Its RX queue.
-    fn queue(&self) -> u32;
+    pub fn queue(&self) -> u32 {
+        self.handle.queue()
+    }
 
-    /// The CPU it is pinned to.
-    fn cpu(&self) -> Option<usize>;
+    /// The thread.
+    pub const fn handle(&self) -> &Arc<WorkerHandle> {
+        &self.handle
+    }
 
-    /// Whether its thread runs.
-    fn is_running(&self) -> bool;
+    /// Its socket.
+    pub const fn socket(&self) -> Option<&Socket> {
+        self.socket.as_ref()
+    }
 
     /// What it counts.
-    fn counters(&self) -> &Arc<WorkerCounters>;
+    pub fn counters(&self) -> &WorkerCounters {
+        self.handle.counters()
+    }
 
-    /// Its AF_XDP socket, if it has one.
-    fn socket(&self) -> Option<SocketReport>;
-
-    /// Has it answer a question between two bursts; returns when it has, or after `timeout`.
-    fn ask(&self, question: Question, timeout: Duration) -> Result<(), AskError>;
-}
-
-/// [`Worker::ask`] with an answer.
-pub fn ask<R: Send + 'static>(
-    worker: &dyn Worker,
-    timeout: Duration,
-    question: impl FnOnce(&mut Forwarder, u64) -> R + Send + 'static,
-) -> Result<R, AskError> {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let question: Question = Box::new(move |forwarder, now_ns| {
-        // Nobody is there to receive after a time-out.
-        let _ = sender.try_send(question(forwarder, now_ns));
-    });
-    worker.ask(question, timeout)?;
-    receiver.try_recv().map_err(|_| AskError::Gone)
+    /// Has it answer a question between two bursts.
+    pub fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Forwarder, u64) -> R + Send + 'static,
+    ) -> Result<R, AskError> {
+        /// A worker sleeps until it is asked, and a burst takes microseconds.
+        const PATIENCE: Duration = Duration::from_secs(2);
+        self.handle.ask(question, PATIENCE)
+    }
 }
