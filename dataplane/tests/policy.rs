@@ -303,7 +303,7 @@ fn errors(v: Version) -> Vec<Row> {
         row("to a stranger about a VIP", v.error(v.stranger, &quoted), Passed),
         row("about what the client sent to the VIP", quoting(&v.tcp(v.vip, 80, Segment::Ack)), Passed),
         row("about an echo request", quoting(&echo(v.vip, v.client)), Passed),
-        row("about an ICMP message cut short", quoting(&echo(v.vip, v.client)[..v.transport() + 1]), Passed),
+        row("about an ICMP message cut short", quoting(&echo(v.vip, v.client)[..=v.transport()]), Passed),
         row("about GRE", quoting(&ip_packet(v.vip, v.client, 47, &[0; 40])), Passed),
         row("about GRE cut short", quoting(&ip_packet(v.vip, v.client, 47, &[])), Passed),
         row("about TTL 0", quoting(&patched(quoted.clone(), v.ttl(), &[0])), Balanced),
@@ -390,7 +390,7 @@ fn only_v6() -> Vec<Row> {
     ]
 }
 
-/// Frames that are not IP, or of which the EtherType is wrong.
+/// Frames that are not IP, or of another type than their header says.
 #[rustfmt::skip]
 fn not_ip() -> Vec<Row> {
     let v4 = V4.tcp(V4.vip, 80, Segment::Syn);

@@ -9,7 +9,7 @@ pub mod frames;
 pub mod model;
 pub mod services;
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use dataplane::{
     counters::{DropReason, WorkerCounters},
@@ -168,7 +168,10 @@ pub fn hex(text: &str) -> Vec<u8> {
 }
 
 pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 pub fn settings() -> Settings {
