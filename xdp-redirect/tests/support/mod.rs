@@ -6,6 +6,7 @@
 
 pub(crate) mod frame;
 pub(crate) mod namespace;
+pub(crate) mod wire;
 pub(crate) mod xsk;
 
 use std::io::Write as _;

@@ -17,6 +17,14 @@ impl Namespace {
         Self(File::open("/proc/thread-self/ns/net").expect("the namespace is there"))
     }
 
+    /// Makes a namespace; the calling thread stays where it is.
+    pub(crate) fn new_beside() -> Self {
+        let here = File::open("/proc/thread-self/ns/net").expect("the namespace is there");
+        let beside = Self::enter_new();
+        setns(here.as_fd(), CloneFlags::CLONE_NEWNET).expect("coming back");
+        beside
+    }
+
     /// Does something in this namespace and comes back.
     pub(crate) fn within<T>(&self, action: impl FnOnce() -> T) -> T {
         let here = File::open("/proc/thread-self/ns/net").expect("the namespace is there");
