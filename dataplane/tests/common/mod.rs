@@ -234,3 +234,16 @@ pub fn vector_services(settings: Settings) -> ServiceSpec {
         ..ServiceSpec::default()
     }
 }
+
+/// As many cases as `PROPTEST_CASES` asks for, or `default`; nothing is written beside the tests.
+pub fn proptest_config(default: u32) -> proptest::test_runner::Config {
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(default);
+    proptest::test_runner::Config {
+        cases,
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
