@@ -79,7 +79,7 @@ impl Default for LabOptions {
 pub struct Lab {
     options: LabOptions,
     clients: Vec<Namespace>,
-    router: Namespace,
+    router: Router,
     balancer: Namespace,
     balancer_links: Netlink,
     reals: Vec<Real>,
@@ -121,7 +121,7 @@ impl Lab {
         Ok(Self {
             options,
             clients,
-            router: router.namespace,
+            router,
             balancer,
             balancer_links,
             reals,
@@ -144,7 +144,12 @@ impl Lab {
 
     /// The router.
     pub fn router(&self) -> &Namespace {
-        &self.router
+        &self.router.namespace
+    }
+
+    /// Interfaces of the router; each has the name of the machine it leads to.
+    pub fn router_links(&self) -> &Netlink {
+        &self.router.links
     }
 
     /// The balancer.

@@ -35,6 +35,8 @@ pub struct VethEnd<'a> {
 pub struct LinkState {
     /// Interface index.
     pub index: u32,
+    /// Ethernet address.
+    pub address: [u8; 6],
     /// Largest packet in bytes, Ethernet header not counted.
     pub mtu: u32,
     /// Flags such as up and promiscuous.
@@ -231,8 +233,16 @@ fn state(message: &LinkMessage) -> LinkState {
             .any(|part| matches!(part, LinkXdp::Attached(mode) if *mode != XdpAttached::None)),
         _ => false,
     });
+    let address = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+            _ => None,
+        });
     LinkState {
         index: message.header.index,
+        address: address.unwrap_or_default(),
         mtu: mtu.unwrap_or_default(),
         flags: message.header.flags,
         xdp,
