@@ -24,6 +24,10 @@ pub mod plan;
 mod process;
 pub mod requirements;
 mod scratch;
+#[expect(
+    unsafe_code,
+    reason = "code between fork and exec, and an ioctl: the only unsafe code of this crate"
+)]
 mod sys;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

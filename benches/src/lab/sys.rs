@@ -2,7 +2,6 @@
 //!
 //! Two things need `unsafe`: code that runs between `fork` and `exec`, and the `ethtool` ioctl. Both
 //! are here and nowhere else; the functions that leave this module are safe to call.
-#![allow(unsafe_code, reason = "the one module of this crate that needs it")]
 
 use std::io;
 use std::net::UdpSocket;
