@@ -5,7 +5,7 @@ use std::fmt;
 /// Sums over all test binaries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Tests that passed.
+    /// Tests that passed; those that skipped themselves are not among them.
     pub(crate) passed: u64,
     /// Tests that failed, and binaries that failed without saying which test it was.
     pub(crate) failed: u64,
@@ -32,6 +32,8 @@ enum Line<'a> {
     Quiet,
     /// A test failed.
     Failed(&'a str),
+    /// A test says that it cannot run here; the harness takes it for one that passed.
+    Skipped,
     /// Sums of one binary.
     Sums(Tally),
     /// Cargo's last word on a binary that failed.
@@ -43,6 +45,10 @@ enum Line<'a> {
 fn parse(line: &str) -> Line<'_> {
     if let Some(result) = line.strip_prefix("test result: ") {
         return parse_sums(result).map_or(Line::Other, Line::Sums);
+    }
+    // It goes around the harness, which may have begun a line already.
+    if line.starts_with("SKIPPED ") || line.contains(" ... SKIPPED ") {
+        return Line::Skipped;
     }
     if let Some(test) = line.strip_prefix("test ") {
         // A test that should panic says so between its name and the dots.
@@ -96,6 +102,8 @@ fn parse_sums(result: &str) -> Option<Tally> {
 pub(crate) struct Reader {
     tally: Tally,
     failed_tests: Vec<String>,
+    /// Tests that skipped themselves.
+    self_skipped: u64,
     /// Whether the current binary has named a failure of its own.
     binary_named_failure: bool,
 }
@@ -106,6 +114,7 @@ impl Reader {
         match parse(line) {
             Line::Binary => self.binary_named_failure = false,
             Line::Quiet => return false,
+            Line::Skipped => self.self_skipped += 1,
             Line::Failed(name) => self.failed_tests.push(name.to_owned()),
             Line::Sums(sums) => {
                 self.tally.passed += sums.passed;
@@ -126,6 +135,8 @@ impl Reader {
         if !succeeded && self.tally.failed == 0 {
             self.tally.failed = 1;
         }
+        self.tally.passed = self.tally.passed.saturating_sub(self.self_skipped);
+        self.tally.skipped += self.self_skipped;
         (self.tally, self.failed_tests)
     }
 }
@@ -208,6 +219,22 @@ mod tests {
             false,
         );
         assert_eq!(sums, tally(0, 2, 0));
+    }
+
+    #[test]
+    fn a_test_that_skips_itself_has_not_passed() {
+        let (sums, _) = read(
+            "     Running tests/lab.rs (target/debug/deps/lab-1)\n\
+             SKIPPED a: cannot create network namespaces: run as root\n\
+             test a ... ok\n\
+             test b ... SKIPPED b: wrk is not installed\n\
+             ok\n\
+             test c ... ok\n\
+             test d ... ignored\n\
+             test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
+            true,
+        );
+        assert_eq!(sums, tally(1, 0, 3));
     }
 
     #[test]

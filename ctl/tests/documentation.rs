@@ -1,0 +1,151 @@
+//! docs/operations.md and README.md name what operators meet, and their configurations are valid.
+
+use dataplane::{
+    counters::DropReason,
+    service::{HashFunction, Protocol, VipFlags, VipKey, VipSpec},
+    xsk::SocketMode,
+};
+use katran_xsk::{
+    admin::command::COMMANDS,
+    config::{AdminConfig, BalancerConfig, Config, EncapsulationKind, InterfaceConfig},
+};
+use xdp_layout::counter::{DecapCounter, RedirectCounter};
+
+const README: &str = include_str!("../../README.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const REAL_SERVERS: &str = include_str!("../../docs/real-server-setup.md");
+
+/// Contents of the fenced blocks of this language.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    page.split("```")
+        .skip(1)
+        .step_by(2)
+        .filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n'))
+        .collect()
+}
+
+#[track_caller]
+fn assert_row(page: &str, cell: &str) {
+    assert!(
+        page.lines()
+            .any(|line| line.starts_with(&format!("| `{cell}` |"))),
+        "no row for `{cell}`"
+    );
+}
+
+#[test]
+fn every_command_is_listed_as_it_is_used() {
+    for command in COMMANDS {
+        assert_row(OPERATIONS, &command.usage());
+    }
+}
+
+#[test]
+fn every_drop_reason_and_counter_is_explained() {
+    for reason in DropReason::ALL {
+        assert_row(OPERATIONS, reason.name());
+    }
+    for counter in RedirectCounter::ALL {
+        assert_row(OPERATIONS, counter.name());
+    }
+    for counter in DecapCounter::ALL {
+        assert_row(REAL_SERVERS, counter.name());
+    }
+}
+
+/// A value for every key, none of them the default, so that all are written.
+fn every_key() -> Config {
+    Config {
+        interface: InterfaceConfig {
+            name: Some("eth0".into()),
+            queues: Some("all".parse().unwrap()),
+            mode: SocketMode::Copy,
+            next_hop_mac: Some("02:00:00:00:cc:03".parse().unwrap()),
+            xdp_mode: "native".parse().unwrap(),
+            frames: 8192,
+            cpus: Some("0-1".parse().unwrap()),
+            busy_poll: Some(20),
+            spin_us: Some(50),
+            huge_pages: true,
+        },
+        balancer: BalancerConfig {
+            hash: HashFunction::MaglevV1,
+            encapsulation: EncapsulationKind::Gue,
+            gue_port: 9886,
+            source_v4: Some("192.0.2.1".parse().unwrap()),
+            source_v6: Some("2001:db8::1".parse().unwrap()),
+            flow_table_capacity: 1000,
+            max_frame: 1500,
+            icmp_too_big: true,
+            tcp_server_id: true,
+        },
+        admin: AdminConfig {
+            socket: "/run/lb.sock".into(),
+            mode: 0o600,
+        },
+        vips: vec![VipSpec {
+            key: VipKey::exact("203.0.113.10".parse().unwrap(), 80, Protocol::Tcp),
+            hash: HashFunction::MaglevV1,
+            flags: VipFlags::LRU_BYPASS,
+            reals: Vec::new(),
+        }],
+        ..Config::default()
+    }
+}
+
+#[test]
+fn every_key_is_explained() {
+    let mut section = String::new();
+    for line in every_key().to_toml().lines() {
+        if line.starts_with('[') {
+            section = line.to_owned();
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            let (_, rows) = OPERATIONS
+                .split_once(&format!("### `{section}`\n"))
+                .unwrap_or_else(|| panic!("no heading for {section}"));
+            let (rows, _) = rows.split_once("\n##").unwrap();
+            let named = |line: &str| {
+                let key_cell = line.split('|').nth(1).unwrap_or_default();
+                line.starts_with("| `") && key_cell.contains(&format!("`{key}`"))
+            };
+            assert!(rows.lines().any(named), "no row for {section} {key}");
+        }
+    }
+}
+
+#[test]
+fn every_flag_is_explained() {
+    for (name, flag) in VipFlags::NAMES {
+        let mut rows = OPERATIONS.lines().filter(|line| line.starts_with("| `"));
+        let row = rows
+            .find(|line| line.contains(&format!("`{name}`")))
+            .unwrap_or_else(|| panic!("no row for {name}"));
+        assert_eq!(
+            row.contains("not supported yet"),
+            !VipFlags::SUPPORTED.contains(flag),
+            "{row}"
+        );
+    }
+}
+
+#[test]
+fn configurations_in_the_documentation_are_valid() {
+    let first = blocks(README, "toml");
+    assert_eq!(first.len(), 1);
+    let config = Config::parse(first[0], "README.md").unwrap();
+    assert_eq!(config.vips.len(), 1);
+}
+
+#[test]
+fn what_is_said_to_be_unsupported_is_refused_for_that_reason() {
+    let later = blocks(OPERATIONS, "toml");
+    assert_eq!(later.len(), 1);
+    let error = Config::parse(later[0], "operations.md").unwrap_err();
+    assert_eq!(error.problems.len(), 3, "{error}");
+    for problem in &error.problems {
+        assert!(
+            problem.problem.starts_with("not supported yet: "),
+            "{problem}"
+        );
+    }
+}
