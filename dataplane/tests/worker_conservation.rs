@@ -220,12 +220,12 @@ proptest! {
     }
 }
 
-fn rig(memory: MemoryConfig) -> Rig {
+fn rig(memory: &MemoryConfig) -> Rig {
     Parts::new(
         &services(),
         &MemoryConfig {
             real_time: false,
-            ..memory
+            ..memory.clone()
         },
     )
     .engine()
@@ -237,7 +237,7 @@ fn inject(rig: &Rig, frames: u16) {
 
 #[test]
 fn frames_leave_encapsulated_and_passed_frames_are_untouched() {
-    let mut rig = rig(MemoryConfig::default());
+    let mut rig = rig(&MemoryConfig::default());
     let for_us = tcp("192.0.2.10:40000", "203.0.113.10:80", Segment::Syn);
     let not_for_us = tcp("192.0.2.10:40000", "198.51.100.77:22", Segment::Syn);
     for frame in [&not_for_us, &for_us] {
@@ -259,7 +259,7 @@ fn frames_leave_encapsulated_and_passed_frames_are_untouched() {
 
 #[test]
 fn a_stopped_ring_costs_a_counted_drop_and_recovers() {
-    let mut rig = rig(MemoryConfig {
+    let mut rig = rig(&MemoryConfig {
         tx_ring: 64,
         ..MemoryConfig::default()
     });
@@ -285,7 +285,7 @@ fn a_stopped_ring_costs_a_counted_drop_and_recovers() {
 
 #[test]
 fn nothing_is_received_while_a_burst_waits_for_the_ring() {
-    let mut rig = rig(MemoryConfig {
+    let mut rig = rig(&MemoryConfig {
         tx_ring: 32,
         ..MemoryConfig::default()
     });
@@ -298,7 +298,7 @@ fn nothing_is_received_while_a_burst_waits_for_the_ring() {
 #[test]
 fn without_completions_the_fill_ring_runs_dry_and_fills_again() {
     let frames = 128;
-    let mut rig = rig(MemoryConfig {
+    let mut rig = rig(&MemoryConfig {
         frames,
         ..MemoryConfig::default()
     });
@@ -321,7 +321,7 @@ fn without_completions_the_fill_ring_runs_dry_and_fills_again() {
 
 #[test]
 fn a_queue_that_is_gone_ends_the_loop_with_all_frames_accounted_for() {
-    let mut rig = rig(MemoryConfig::default());
+    let mut rig = rig(&MemoryConfig::default());
     inject(&rig, 100);
     rig.nic.set_link(Link::Gone);
     let error = rig.engine.round().expect_err("the queue is gone");
@@ -333,7 +333,7 @@ fn a_queue_that_is_gone_ends_the_loop_with_all_frames_accounted_for() {
 
 #[test]
 fn a_link_that_is_down_is_no_end() {
-    let mut rig = rig(MemoryConfig {
+    let mut rig = rig(&MemoryConfig {
         tx_ring: 32,
         ..MemoryConfig::default()
     });

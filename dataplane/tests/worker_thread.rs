@@ -148,7 +148,7 @@ fn the_last_frame_leaves_without_another_one() {
 #[test]
 fn a_spinning_worker_does_not_sleep_until_its_time_is_over() {
     let config = WorkerConfig {
-        spin: Some(Duration::from_secs(3600)),
+        spin: Some(Duration::from_hours(1)),
         ..WorkerConfig::default()
     };
     let running = start(&config, &MemoryConfig::default());

@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    net::Ipv4Addr,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::OpenOptionsExt,
@@ -22,6 +23,10 @@ use nix::{
 
 use super::interface::Request;
 use crate::{port::PassPath, service::MacAddress};
+
+/// The device's IPv4 address, as RFC 7600 reserves it for nodes that only need some address: without
+/// one the kernel filters by reverse path as if the filter were strict.
+const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// Why a TAP device could not be made. The text names the device and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +130,14 @@ impl Tap {
             .map_err(setup("setting the address"))?;
 
         quieten(name);
+        request.value = inet_address(DUMMY_ADDRESS);
+        request
+            .send(&control, libc::SIOCSIFADDR)
+            .map_err(setup("setting the IPv4 address"))?;
+        request.value = inet_address(Ipv4Addr::BROADCAST);
+        request
+            .send(&control, libc::SIOCSIFNETMASK)
+            .map_err(setup("setting the netmask"))?;
 
         request.value = [0; 24];
         request
@@ -148,6 +161,14 @@ impl Tap {
     pub fn name(&self) -> &str {
         &self.name
     }
+}
+
+/// Value of a request that sets an IPv4 address: family, port, address.
+fn inet_address(address: Ipv4Addr) -> [u8; 24] {
+    let mut value = [0; 24];
+    value[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    value[4..8].copy_from_slice(&address.octets());
+    value
 }
 
 /// Loosens the reverse-path filter and keeps the kernel from configuring addresses.
