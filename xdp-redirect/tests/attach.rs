@@ -28,6 +28,7 @@ const MODES: [(XdpMode, AttachedMode); 2] = [
     (XdpMode::Generic, AttachedMode::Generic),
 ];
 
+const VIP: &str = "203.0.113.10";
 /// Set in the process that is to be killed.
 const CHILD: &str = "XDP_REDIRECT_TEST_CHILD";
 
@@ -152,7 +153,7 @@ fn child_that_attaches_and_waits() {
         return;
     }
     let _redirect = Redirect::attach("balancer", XdpMode::Auto).expect("attached");
-    thread::sleep(Duration::from_secs(600));
+    thread::sleep(Duration::from_mins(10));
 }
 
 #[test]
@@ -191,7 +192,6 @@ fn packets_reach_the_kernel_unless_a_socket_takes_them() {
     if !is_privileged("packets_reach_the_kernel_unless_a_socket_takes_them") {
         return;
     }
-    const VIP: &str = "203.0.113.10";
     let _namespace = Namespace::enter_new();
     veth("balancer", "client", 1);
     ip(&["address", "add", "203.0.113.10/24", "dev", "balancer"]);

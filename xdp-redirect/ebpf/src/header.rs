@@ -1,6 +1,8 @@
 //! Numbers of the headers that the programs look at. Offsets count from the first byte of the
 //! Ethernet header unless they say otherwise.
 
+use crate::{key::Address, packet::Bytes};
+
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
 /// Bytes of an IPv4 header without options.
@@ -47,15 +49,15 @@ pub const ICMPV6_TOO_BIG: u8 = 2;
 /// ICMPv6 echo request.
 pub const ICMPV6_ECHO_REQUEST: u8 = 128;
 
-/// An IPv4 header as it lies in the packet.
-pub type Ipv4 = [u8; IPV4];
-/// An IPv6 header as it lies in the packet.
-pub type Ipv6 = [u8; IPV6];
+/// An IPv4 header without its options.
+pub type Ipv4 = Bytes<IPV4>;
+/// An IPv6 header.
+pub type Ipv6 = Bytes<IPV6>;
 
 /// Bytes of an IPv4 header, as its length field says.
 #[inline(always)]
 pub fn ipv4_length(header: &Ipv4) -> usize {
-    ((header[0] & 0x0f) as usize) * 4
+    ((header.byte::<0>() & 0x0f) as usize) * 4
 }
 
 /// Whether an IPv4 header has options, or a length that cannot be.
@@ -67,64 +69,57 @@ pub fn ipv4_has_options(header: &Ipv4) -> bool {
 /// Offset of this fragment, in units of eight bytes.
 #[inline(always)]
 pub fn ipv4_fragment_offset(header: &Ipv4) -> u16 {
-    u16::from_be_bytes([header[6], header[7]]) & 0x1fff
+    u16::from_be(header.half::<6>()) & 0x1fff
 }
 
 /// Whether an IPv4 packet is a fragment: an offset, or more to follow.
 #[inline(always)]
 pub fn ipv4_is_fragment(header: &Ipv4) -> bool {
-    u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0
+    u16::from_be(header.half::<6>()) & 0x3fff != 0
 }
 
 /// Protocol of an IPv4 packet.
 #[inline(always)]
 pub fn ipv4_protocol(header: &Ipv4) -> u8 {
-    header[9]
+    header.byte::<9>()
 }
 
-/// Source address as map keys hold it.
+/// Source address.
 #[inline(always)]
-pub fn ipv4_source(header: &Ipv4) -> [u8; 16] {
-    widened([header[12], header[13], header[14], header[15]])
+pub fn ipv4_source(header: &Ipv4) -> Address {
+    [header.word::<12>(), 0, 0, 0]
 }
 
-/// Destination address as map keys hold it.
+/// Destination address.
 #[inline(always)]
-pub fn ipv4_destination(header: &Ipv4) -> [u8; 16] {
-    widened([header[16], header[17], header[18], header[19]])
-}
-
-#[inline(always)]
-fn widened(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+pub fn ipv4_destination(header: &Ipv4) -> Address {
+    [header.word::<16>(), 0, 0, 0]
 }
 
 /// Next header of an IPv6 packet.
 #[inline(always)]
 pub fn ipv6_next_header(header: &Ipv6) -> u8 {
-    header[6]
+    header.byte::<6>()
 }
 
 /// Source address.
 #[inline(always)]
-pub fn ipv6_source(header: &Ipv6) -> [u8; 16] {
-    sixteen::<8>(header)
+pub fn ipv6_source(header: &Ipv6) -> Address {
+    [
+        header.word::<8>(),
+        header.word::<12>(),
+        header.word::<16>(),
+        header.word::<20>(),
+    ]
 }
 
 /// Destination address.
 #[inline(always)]
-pub fn ipv6_destination(header: &Ipv6) -> [u8; 16] {
-    sixteen::<24>(header)
-}
-
-#[inline(always)]
-fn sixteen<const AT: usize>(header: &Ipv6) -> [u8; 16] {
-    let mut address = [0; 16];
-    let mut index = 0;
-    while index < 16 {
-        address[index] = header[AT + index];
-        index += 1;
-    }
-    address
+pub fn ipv6_destination(header: &Ipv6) -> Address {
+    [
+        header.word::<24>(),
+        header.word::<28>(),
+        header.word::<32>(),
+        header.word::<36>(),
+    ]
 }

@@ -1,7 +1,12 @@
 //! What the eBPF programs share: bounds-checked access to the packet, header constants, counting.
+//!
+//! The compiler handles bytes of unknown alignment one at a time, and clears arrays of bytes with a
+//! loop. Headers are therefore read, and map keys built, as words.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod header;
+pub mod key;
 pub mod packet;
 
 use aya_ebpf::maps::PerCpuArray;

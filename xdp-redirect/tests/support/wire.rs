@@ -29,7 +29,7 @@ impl Wire {
         // SAFETY: every field of this C structure may be zero.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = self.interface as i32;
+        address.sll_ifindex = self.interface.cast_signed();
         // SAFETY: frame and address are live objects of the sizes given.
         let sent = unsafe {
             libc::sendto(
@@ -41,6 +41,6 @@ impl Wire {
                 size_of::<libc::sockaddr_ll>() as u32,
             )
         };
-        assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
+        assert_eq!(sent, frame.len().cast_signed(), "{}", io::Error::last_os_error());
     }
 }

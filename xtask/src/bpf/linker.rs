@@ -25,6 +25,7 @@ pub(super) fn locate(toolchain: &Toolchain, cache: &Path) -> Result<PathBuf> {
     }
     eprintln!("bpf: building bpf-linker {VERSION}, once (about a minute)");
     let prefix = llvm_prefix(toolchain, cache)?;
+    let target_folder = cache.join("bpf-linker-target");
     let mut command = toolchain.cargo();
     command
         .args(["install", "bpf-linker", "--quiet", "--locked"])
@@ -33,10 +34,13 @@ pub(super) fn locate(toolchain: &Toolchain, cache: &Path) -> Result<PathBuf> {
         .arg("--root")
         .arg(&root)
         .env("LLVM_PREFIX", prefix)
-        .env("CARGO_TARGET_DIR", cache.join("bpf-linker-target"))
+        .env("CARGO_TARGET_DIR", &target_folder)
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     shell::run(&mut command).context("cannot build bpf-linker")?;
+    // Some hundred megabytes that nothing asks for again.
+    fs::remove_dir_all(&target_folder)
+        .with_context(|| format!("cannot remove {}", target_folder.display()))?;
     Ok(program)
 }
 

@@ -11,11 +11,12 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use xdp_layout::{
-    AddressKey, DECAP_ANY_DESTINATION, DecapConfig, FAMILY_V4, FAMILY_V6, MAX_DECAP_DESTINATIONS,
+    DECAP_ANY_DESTINATION, DecapConfig, FAMILY_V4, FAMILY_V6, MAX_DECAP_DESTINATIONS,
     counter::DecapCounter::{self, *},
 };
 use xdp_programs::{
     header::{self, Ipv4, Ipv6},
+    key::{self, Address, Key},
     packet::{Packet, move_start},
 };
 
@@ -24,8 +25,7 @@ use xdp_programs::{
 static CONFIG: Array<DecapConfig> = Array::with_max_entries(1, 0);
 /// Addresses of this host; the value says nothing.
 #[map]
-static DESTINATIONS: HashMap<AddressKey, u32> =
-    HashMap::with_max_entries(MAX_DECAP_DESTINATIONS, 0);
+static DESTINATIONS: HashMap<Key, u32> = HashMap::with_max_entries(MAX_DECAP_DESTINATIONS, 0);
 /// Packets, and bytes of the frames as they came, by outcome.
 #[map]
 static COUNTERS: PerCpuArray<[u64; 2]> =
@@ -77,6 +77,7 @@ fn strip(context: &XdpContext, packet: &Packet, tunnel: &Tunnel) -> DecapCounter
     let Some(macs) = packet.bytes::<{ header::ETHERTYPE_AT }>(0) else {
         return InnerTruncated;
     };
+    let macs = macs.array();
     if !move_start(context, tunnel.outer as i32) {
         return AdjustFailed;
     }
@@ -89,8 +90,8 @@ fn strip(context: &XdpContext, packet: &Packet, tunnel: &Tunnel) -> DecapCounter
 #[inline(always)]
 fn classify(packet: &Packet) -> Classified {
     let config = CONFIG.get(0).ok_or(NotTunnel)?;
-    let ethertype = packet.bytes(header::ETHERTYPE_AT).ok_or(NotTunnel)?;
-    match u16::from_be_bytes(ethertype) {
+    let ethernet = packet.bytes::<{ header::ETHERNET }>(0).ok_or(NotTunnel)?;
+    match u16::from_be(ethernet.half::<{ header::ETHERTYPE_AT }>()) {
         header::ETHERTYPE_IPV4 => ipv4(packet, config),
         header::ETHERTYPE_IPV6 => ipv6(packet, config),
         _ => Err(NotTunnel),
@@ -140,10 +141,10 @@ fn ipv6(packet: &Packet, config: &DecapConfig) -> Classified {
     let next = header::ipv6_next_header(&outer);
     let is_fragment = next == header::PROTOCOL_FRAGMENT;
     let carries = if is_fragment {
-        let fragment: [u8; FRAGMENT] = packet.bytes(PAYLOAD).ok_or(NotTunnel)?;
-        let is_first = u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 == 0;
+        let fragment = packet.bytes::<FRAGMENT>(PAYLOAD).ok_or(NotTunnel)?;
+        let is_first = u16::from_be(fragment.half::<2>()) & 0xfff8 == 0;
         carries_v6(
-            fragment[0],
+            fragment.byte::<0>(),
             is_first && is_gue(packet, PAYLOAD + FRAGMENT, config),
         )
     } else {
@@ -177,24 +178,21 @@ fn carries_v6(next: u8, gue_port: bool) -> Option<Carries> {
 /// Whether the UDP header at `offset` is addressed to GUE's port.
 #[inline(always)]
 fn is_gue(packet: &Packet, offset: usize, config: &DecapConfig) -> bool {
-    config.gue_port != [0; 2]
+    let gue_port = u16::from_ne_bytes(config.gue_port);
+    gue_port != 0
         && packet
-            .bytes(offset)
-            .is_some_and(|[_, _, d0, d1]: [u8; 4]| [d0, d1] == config.gue_port)
+            .bytes::<4>(offset)
+            .is_some_and(|ports| ports.half::<2>() == gue_port)
 }
 
 #[inline(always)]
-fn is_ours(address: [u8; 16], family: u8, config: &DecapConfig) -> bool {
+fn is_ours(address: Address, family: u8, config: &DecapConfig) -> bool {
     if config.flags & DECAP_ANY_DESTINATION != 0 {
         return true;
     }
-    let key = AddressKey {
-        address,
-        family,
-        zero: [0; 3],
-    };
+    let key = key::address(address, family);
     // SAFETY: only the presence of the value is asked for.
-    unsafe { DESTINATIONS.get(&key) }.is_some()
+    unsafe { DESTINATIONS.get(key) }.is_some()
 }
 
 /// The inner packet at `offset` must have the version that the outer header names.
@@ -218,8 +216,8 @@ fn gue(packet: &Packet, offset: usize, v4: DecapCounter, v6: DecapCounter) -> Cl
 
 #[inline(always)]
 fn inner_version(packet: &Packet, offset: usize) -> Result<u8, DecapCounter> {
-    let [first] = packet.bytes(offset).ok_or(InnerTruncated)?;
-    Ok(first >> 4)
+    let first = packet.bytes::<1>(offset).ok_or(InnerTruncated)?;
+    Ok(first.byte::<0>() >> 4)
 }
 
 #[inline(always)]

@@ -9,17 +9,18 @@
 use aya_ebpf::{
     bindings::xdp_action::XDP_PASS,
     macros::{map, xdp},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, XskMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, XskMap, lpm_trie},
     programs::XdpContext,
 };
 use xdp_layout::{
-    AddressKey, FAMILY_V4, FAMILY_V6, MAX_QUEUES, PREFIX_KEY_HEAD_BITS, PrefixKey,
-    REDIRECT_HAS_PREFIXES, Tag, VIP_MAP_CAPACITY, VipKey,
+    FAMILY_V4, FAMILY_V6, MAX_QUEUES, PREFIX_KEY_HEAD_BITS, REDIRECT_HAS_PREFIXES, Tag,
+    VIP_MAP_CAPACITY,
     counter::RedirectCounter::{self, *},
 };
 use xdp_programs::{
     count,
     header::{self, Ipv4, Ipv6},
+    key::{self, Address, Key, Port},
     packet::{Packet, move_start},
 };
 
@@ -28,23 +29,22 @@ use xdp_programs::{
 static XSKS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
 /// VIPs by address, port (or any port) and protocol.
 #[map]
-static VIPS: HashMap<VipKey, Tag> = HashMap::with_max_entries(VIP_MAP_CAPACITY, 0);
+static VIPS: HashMap<Key, Tag> = HashMap::with_max_entries(VIP_MAP_CAPACITY, 0);
 /// IPv6 prefix VIPs by port (or any port), protocol and longest prefix.
 #[map]
-static VIP_PREFIXES: LpmTrie<PrefixKey, Tag> = LpmTrie::with_max_entries(VIP_MAP_CAPACITY, 0);
+static VIP_PREFIXES: LpmTrie<Key, Tag> = LpmTrie::with_max_entries(VIP_MAP_CAPACITY, 0);
 /// Addresses that some VIP has.
 #[map]
-static ADDRESSES: HashMap<AddressKey, Tag> = HashMap::with_max_entries(VIP_MAP_CAPACITY, 0);
+static ADDRESSES: HashMap<Key, Tag> = HashMap::with_max_entries(VIP_MAP_CAPACITY, 0);
 /// Prefixes that some VIP has.
 #[map]
-static ADDRESS_PREFIXES: LpmTrie<PrefixKey, Tag> = LpmTrie::with_max_entries(VIP_MAP_CAPACITY, 0);
+static ADDRESS_PREFIXES: LpmTrie<Key, Tag> = LpmTrie::with_max_entries(VIP_MAP_CAPACITY, 0);
 /// `REDIRECT_*` flags.
 #[map]
 static FLAGS: Array<u32> = Array::with_max_entries(1, 0);
 /// Packets by outcome.
 #[map]
-static COUNTERS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(RedirectCounter::COUNT as u32, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(RedirectCounter::COUNT as u32, 0);
 
 /// A packet for the socket: what to write in front of it, and under which counter it goes.
 struct Redirect {
@@ -90,8 +90,8 @@ fn hand_over(context: &XdpContext, redirect: Redirect) -> (u32, RedirectCounter)
 
 #[inline(always)]
 fn classify(packet: &Packet) -> Classified {
-    let ethertype = packet.bytes(header::ETHERTYPE_AT).ok_or(PassedNotIp)?;
-    match u16::from_be_bytes(ethertype) {
+    let ethernet = packet.bytes::<{ header::ETHERNET }>(0).ok_or(PassedNotIp)?;
+    match u16::from_be(ethernet.half::<{ header::ETHERTYPE_AT }>()) {
         header::ETHERTYPE_IPV4 => ipv4(packet),
         header::ETHERTYPE_IPV6 => ipv6(packet),
         _ => Err(PassedNotIp),
@@ -122,7 +122,7 @@ fn ipv4(packet: &Packet) -> Classified {
             let Some(icmp) = packet.bytes::<{ header::ICMP }>(PAYLOAD) else {
                 return address_level(address, RedirectedTruncated);
             };
-            match icmp[0] {
+            match icmp.byte::<0>() {
                 header::ICMP_ECHO_REQUEST => address_level(address, RedirectedEcho),
                 header::ICMP_UNREACHABLE => error_v4(packet, address),
                 _ => Err(PassedOtherProtocol),
@@ -151,7 +151,7 @@ fn ipv6(packet: &Packet) -> Classified {
             let Some(icmp) = packet.bytes::<{ header::ICMP }>(PAYLOAD) else {
                 return address_level(address, RedirectedTruncated);
             };
-            match icmp[0] {
+            match icmp.byte::<0>() {
                 header::ICMPV6_ECHO_REQUEST => address_level(address, RedirectedEcho),
                 header::ICMPV6_UNREACHABLE | header::ICMPV6_TOO_BIG => error_v6(packet, address),
                 _ => Err(PassedOtherProtocol),
@@ -194,7 +194,7 @@ fn error_v6(packet: &Packet, address: Tag) -> Classified {
 fn error(
     packet: &Packet,
     address: Tag,
-    source: [u8; 16],
+    source: Address,
     family: u8,
     protocol: u8,
     payload: usize,
@@ -213,7 +213,7 @@ fn error(
 }
 
 #[inline(always)]
-fn service(destination: [u8; 16], family: u8, port: [u8; 2], protocol: u8) -> Classified {
+fn service(destination: Address, family: u8, port: Port, protocol: u8) -> Classified {
     match find_vip(destination, family, port, protocol) {
         Some(tag) => Ok(Redirect {
             tag,
@@ -229,10 +229,10 @@ fn address_level(tag: Tag, counter: RedirectCounter) -> Classified {
     Ok(Redirect { tag, counter })
 }
 
-/// Ports in network byte order.
+/// Ports as they lie in the packet.
 struct Ports {
-    source: [u8; 2],
-    destination: [u8; 2],
+    source: Port,
+    destination: Port,
 }
 
 /// Ports of the TCP or UDP header at `offset`, or nothing if the header is cut short.
@@ -241,73 +241,60 @@ fn ports(packet: &Packet, offset: usize, protocol: u8) -> Option<Ports> {
     if protocol == header::PROTOCOL_TCP && !packet.reaches(offset + header::TCP) {
         return None;
     }
-    let [s0, s1, d0, d1, ..] = packet.bytes::<{ header::UDP }>(offset)?;
+    let header = packet.bytes::<{ header::UDP }>(offset)?;
     Some(Ports {
-        source: [s0, s1],
-        destination: [d0, d1],
+        source: header.half::<0>(),
+        destination: header.half::<2>(),
     })
 }
 
 /// The tag of an address that some VIP has.
 #[inline(always)]
-fn find_address(address: [u8; 16], family: u8) -> Option<Tag> {
-    let key = AddressKey {
-        address,
-        family,
-        zero: [0; 3],
-    };
+fn find_address(address: Address, family: u8) -> Option<Tag> {
+    let key = key::address(address, family);
     // SAFETY: the reference lives for this statement, and the value has no invalid bytes.
-    if let Some(tag) = unsafe { ADDRESSES.get(&key) } {
+    if let Some(tag) = unsafe { ADDRESSES.get(key) } {
         return Some(*tag);
     }
     if family == FAMILY_V4 || !has_prefixes() {
         return None;
     }
-    longest_prefix(&ADDRESS_PREFIXES, address, [0; 2], 0)
+    longest_prefix(&ADDRESS_PREFIXES, address, 0, 0)
 }
 
 /// The VIP of an address, port and protocol: exact before prefix, this port before any port.
 #[inline(always)]
-fn find_vip(address: [u8; 16], family: u8, port: [u8; 2], protocol: u8) -> Option<Tag> {
+fn find_vip(address: Address, family: u8, port: Port, protocol: u8) -> Option<Tag> {
     let prefixes = family == FAMILY_V6 && has_prefixes();
-    let mut key = VipKey {
-        address,
-        port,
-        protocol,
-        family,
-    };
+    let key = key::vip(address, port, protocol, family);
     // SAFETY: the reference lives for this statement, and the value has no invalid bytes.
-    if let Some(tag) = unsafe { VIPS.get(&key) } {
+    if let Some(tag) = unsafe { VIPS.get(key) } {
         return Some(*tag);
     }
     if prefixes && let Some(tag) = longest_prefix(&VIP_PREFIXES, address, port, protocol) {
         return Some(tag);
     }
-    key.port = [0; 2];
+    let any_port = key::vip(address, 0, protocol, family);
     // SAFETY: as above.
-    if let Some(tag) = unsafe { VIPS.get(&key) } {
+    if let Some(tag) = unsafe { VIPS.get(any_port) } {
         return Some(*tag);
     }
     if prefixes {
-        return longest_prefix(&VIP_PREFIXES, address, [0; 2], protocol);
+        return longest_prefix(&VIP_PREFIXES, address, 0, protocol);
     }
     None
 }
 
 #[inline(always)]
 fn longest_prefix(
-    map: &LpmTrie<PrefixKey, Tag>,
-    address: [u8; 16],
-    port: [u8; 2],
+    map: &LpmTrie<Key, Tag>,
+    address: Address,
+    port: Port,
     protocol: u8,
 ) -> Option<Tag> {
-    let key = PrefixKey {
-        port,
-        protocol,
-        zero: 0,
-        address,
-    };
-    map.get(Key::new(PREFIX_KEY_HEAD_BITS + 128, key)).copied()
+    let key = key::prefix(address, port, protocol);
+    let key = lpm_trie::Key::new(PREFIX_KEY_HEAD_BITS + 128, key);
+    map.get(key).copied()
 }
 
 /// Prefix look-ups are dear, and few balancers have prefix VIPs.
