@@ -22,7 +22,7 @@ use dataplane::{
     forward::{Forwarder, ForwarderConfig},
     port::{NoPassPath, PassPath, QueuePort},
     service::{Protocol, Publisher, ServiceControl, ServiceSpec, VipFlags},
-    worker::{WorkerConfig, WorkerError, WorkerHandle, spawn},
+    worker::{AskError, WorkerConfig, WorkerError, WorkerHandle, spawn},
     xsk::{Interface, SocketMode, SocketProbe, Tap, TapError, XskConfig, XskError, XskPort},
 };
 use worker_net::{FrameSocket, Namespace, ip};
@@ -294,6 +294,11 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+fn frame_of(flow: u16) -> Vec<u8> {
+    let client = format!("192.0.2.10:{}", 1024 + flow);
+    tcp(&client, "203.0.113.10:80", Segment::Ack)
+}
+
 /// Sends a frame for each flow, a window at a time, and sees each leave the balancer once with its
 /// packet untouched.
 fn exchange(wire: &FrameSocket, flows: std::ops::Range<u16>) {
@@ -303,8 +308,7 @@ fn exchange(wire: &FrameSocket, flows: std::ops::Range<u16>) {
         let window = first..flows.end.min(first + WINDOW);
         let mut expected = HashSet::new();
         for flow in window.clone() {
-            let client = format!("192.0.2.10:{}", 1024 + flow);
-            let frame = tcp(&client, "203.0.113.10:80", Segment::Ack);
+            let frame = frame_of(flow);
             wire.send(&frame);
             expected.insert(frame[14..].to_vec());
         }
@@ -367,6 +371,47 @@ fn a_link_may_go_down_but_a_removed_interface_ends_the_worker() {
         assert!(matches!(*error, WorkerError::Queue { .. }), "{error}");
         assert_eq!(worker.counters().unaccounted(), 0);
     }
+}
+
+#[test]
+fn a_panicked_worker_leaves_its_queue_to_the_kernel_and_the_other_alone() {
+    let Some(_namespace) = Namespace::enter("panic", BALANCER, CLIENT, 2) else {
+        return;
+    };
+    let wire = FrameSocket::bind(CLIENT);
+    let balancer = Balancer::start(&services(), &[], None);
+    let received = |worker: usize| balancer.workers[worker].counters().received.packets.get();
+    // The kernel spreads flows over queues as it likes.
+    let mut flows = [Vec::new(), Vec::new()];
+    for flow in 0..64 {
+        let before = received(0);
+        exchange(&wire, flow..flow + 1);
+        let queue = usize::from(received(0) == before);
+        flows[queue].push(flow);
+    }
+    let [of_queue_0, of_queue_1] = flows;
+    assert!(!of_queue_0.is_empty() && !of_queue_1.is_empty());
+
+    let answer = balancer.workers[0].ask(|_, _| panic!("on purpose"), Duration::from_secs(10));
+    assert_eq!(answer, Err::<(), _>(AskError::Gone));
+    eventually("the end", || !balancer.workers[0].is_running());
+    let passed = balancer.redirect.counters().unwrap().passed();
+    for flow in &of_queue_0 {
+        wire.send(&frame_of(*flow));
+    }
+    eventually("the kernel gets the frames", || {
+        balancer.redirect.counters().unwrap().passed() >= passed + of_queue_0.len() as u64
+    });
+    for flow in of_queue_1 {
+        exchange(&wire, flow..flow + 1);
+    }
+
+    // The queue is free again, for a new worker.
+    let patient = XskConfig {
+        busy_retry: Duration::from_secs(10),
+        ..config(0)
+    };
+    XskPort::open(&patient).expect("the queue is free");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::forward::BURST;
 
 pub mod kick;
 pub mod memory;
+pub(crate) mod sleep;
 
 /// A chunk with a frame that arrived.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use std::{
 use arrayvec::ArrayVec;
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags},
     sys::{
         resource::{Resource, getrlimit},
         socket::{MsgFlags, getsockopt, recv, send, sockopt::SocketError},
@@ -41,6 +41,7 @@ use crate::{
     port::{
         Activity, Census, Outgoing, QueuePort, Received, Wake,
         kick::{Drained, KickTarget, drain, errno, suggests_loss},
+        sleep::poll_for,
     },
 };
 
@@ -538,7 +539,7 @@ impl QueuePort for XskPort {
                 self.activity.fill_ring_full += 1;
             }
         }
-        if self.fill.needs_wakeup() {
+        if self.ledger.kernel() > 0 && self.fill.needs_wakeup() {
             self.activity.fill_kicks += 1;
             // What it returns says nothing that the next call will not find out.
             let _ = recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
@@ -638,16 +639,5 @@ impl XskPort {
             return Err(io::Error::other("poll reports an error on the socket"));
         }
         Ok(())
-    }
-}
-
-/// Polls; a signal counts as the end of the time.
-fn poll_for(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
-    match poll(
-        fds,
-        PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
-    ) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }

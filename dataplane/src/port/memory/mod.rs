@@ -22,7 +22,7 @@ use std::{
 use arrayvec::ArrayVec;
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags},
     sys::eventfd::{EfdFlags, EventFd},
 };
 
@@ -32,6 +32,7 @@ pub use ring::Ring;
 use super::{
     Activity, Census, Outgoing, QueuePort, Received, Wake,
     kick::{Drained, KickTarget, drain, suggests_loss},
+    sleep::poll_for,
 };
 use crate::forward::BURST;
 
@@ -382,11 +383,7 @@ impl QueuePort for MemoryPort {
             PollFd::new(self.queue.arrival.as_fd(), PollFlags::POLLIN),
             PollFd::new(waker, PollFlags::POLLIN),
         ];
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        poll_for(&mut fds, timeout)?;
         let [arrival, waker] = fds.map(|fd| fd.any().unwrap_or(false));
         self.queue.lock().sleeping = false;
         if arrival {
