@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
+use benches::demo::DemoOptions;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
-
 use dataplane::xsk::SocketMode;
+use tracing_subscriber::EnvFilter;
 use xdp_redirect::XdpMode;
 
 use crate::config::{DEFAULT_SOCKET, IndexList, Queues};
@@ -44,7 +44,7 @@ pub enum Command {
     /// Strip tunnels on a real server and hand the inner packets to its stack
     Decap(DecapArgs),
     /// Build a lab of network namespaces and balance real connections in it
-    Demo(DemoArgs),
+    Demo(DemoOptions),
 }
 
 /// Arguments of `run`. Those that are given win over the configuration.
@@ -164,14 +164,6 @@ pub struct DecapArgs {
     pub interval: Option<Duration>,
 }
 
-/// Arguments of `demo`.
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Leave the lab running and say how to look around, until Ctrl-C
-    #[arg(long)]
-    pub keep: bool,
-}
-
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
         Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
@@ -179,11 +171,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Sends events to standard error: warnings and worse, or more with `verbose`.
+/// Sends events to standard error: what an operator wants to know, or more with `verbose`.
 pub fn init_logging(verbose: u8) {
     let default = match verbose {
-        0 => "warn",
-        1 => "info,katran_xsk=debug",
+        0 => "warn,katran_xsk=info,dataplane=info,xdp_redirect=info",
+        1 => "info,katran_xsk=debug,dataplane=debug,xdp_redirect=debug",
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("KATRAN_XSK_LOG").unwrap_or_else(|_| default.into());

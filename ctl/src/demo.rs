@@ -1,10 +1,11 @@
-//! `katran-xsk demo`.
+//! `katran-xsk demo`: the lab and what happens in it are in [`benches`].
 
 use std::process::ExitCode;
 
-use crate::cli::DemoArgs;
+use benches::demo::DemoOptions;
 
 /// Runs the command.
-pub fn run(_args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(options: &DemoOptions) -> anyhow::Result<ExitCode> {
+    benches::demo::run(options)?;
+    Ok(ExitCode::SUCCESS)
 }

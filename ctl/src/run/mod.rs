@@ -1,10 +1,242 @@
-//! `katran-xsk run`.
+//! `katran-xsk run`: starts the balancer, keeps it going, and leaves the interface as it was.
+//!
+//! Start: everything that can be refused without touching anything ([`preflight`]); then the XDP
+//! program, without VIPs yet, so that every packet still goes to the kernel; a socket and a worker
+//! for each queue; the next hop; and last the VIPs, with which packets begin to arrive, and the
+//! admin socket. Stop is the same backwards: the XDP program goes first, so that nothing arrives that
+//! nobody would send, then workers send what they have.
 
-use std::process::ExitCode;
+mod balancer;
+mod lock;
+mod neighbour;
+mod notify;
+mod preflight;
+mod settings;
+mod summary;
 
-use crate::cli::RunArgs;
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
-/// Runs the command.
-pub fn run(_args: &RunArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    admin::{
+        Engine,
+        server::{AdminServer, Limits},
+    },
+    cli::RunArgs,
+    config::Config,
+    control::{Control, ControlParts, Origin, SharedControl, lock},
+};
+use balancer::Balancer;
+use lock::InstanceLock;
+use neighbour::{Gateway, Neighbour};
+use settings::Source;
+use summary::Summary;
+
+/// How often workers are looked after.
+const CARE: Duration = Duration::from_millis(500);
+/// How long the start waits for the next hop.
+const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Runs the command until it is told to stop.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let source = Source::new(args);
+    let config = source.read()?;
+    // One thread, this one: interfaces are looked up in its network namespace.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    runtime.block_on(balance(source, config))
+}
+
+async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let name = settings::interface_name(&config)?;
+    preflight::privileges()?;
+    let interface = preflight::interface(&name)?;
+    let asked = || format!("interface {name}: cannot be asked");
+    let existing = interface.queues().with_context(asked)?;
+    let queues = settings::queues(&config, &name, existing)?;
+    let cpus = settings::cpus(&config, queues.len())?;
+    let mtu = interface.mtu().with_context(asked)?;
+    let mtu_warning = preflight::mtu(&config, &name, mtu)?;
+    preflight::memory(&config, queues.len())?;
+    let _lock = InstanceLock::take(&name)?;
+    let mut warnings =
+        preflight::warnings(&name, &interface, &queues, existing).with_context(asked)?;
+    warnings.extend(mtu_warning);
+    warnings.extend(config.warnings().iter().map(ToString::to_string));
+
+    let balancer = Balancer::start(&config, &name, &interface, &queues, &cpus)?;
+    warnings.extend(balancer.warnings().iter().cloned());
+
+    let mut follower = Follower {
+        neighbour: Neighbour::new(&name, interface.index()).context("netlink")?,
+        last: None,
+    };
+    let resolved = match config.interface.next_hop_mac {
+        Some(_) => None,
+        None => follower.neighbour.resolve(NEXT_HOP_PATIENCE).await?,
+    };
+    if config.interface.next_hop_mac.is_none() && resolved.and_then(|hop| hop.mac).is_none() {
+        warnings.push(no_next_hop(resolved, &name));
+    }
+    let control = control(source, &config, &name, &balancer)?;
+    follower.tell(&control, resolved);
+    // With the first table each worker knows the VIPs; from here on packets arrive.
+    let admin = AdminServer::start(
+        &config.admin.socket,
+        config.admin.mode,
+        Engine::new(Arc::clone(&control)),
+        Limits::default(),
+    )?;
+    print!(
+        "{}",
+        Summary {
+            config: &config,
+            interface: &name,
+            driver: interface.driver().unwrap_or_default(),
+            mtu,
+            balancer: &balancer,
+            next_hop: resolved,
+            warnings: &warnings,
+        }
+    );
+    notify::ready();
+
+    let end = serve(&control, &balancer, &mut follower, &mut signals).await;
+    notify::stopping();
+    let report = balancer.stop();
+    drop(admin);
+    println!("{report}");
+    end
+}
+
+fn control(
+    source: Source,
+    config: &Config,
+    interface: &str,
+    balancer: &Balancer,
+) -> anyhow::Result<SharedControl> {
+    let (xdp_mode, xdp_fallback) = balancer.xdp_mode();
+    let config_path = source.path().cloned();
+    let control = Control::new(ControlParts {
+        config: config.clone(),
+        origin: Origin {
+            config_path: config_path.clone(),
+            interface: interface.to_owned(),
+            xdp_mode,
+            xdp_fallback,
+        },
+        source: config_path.map(|_| Box::new(move || source.read()) as _),
+        services: balancer.services(),
+        publisher: balancer.publisher(),
+        sink: Box::new(balancer.redirect()),
+        workers: balancer.workers().to_vec(),
+    })?;
+    Ok(Arc::new(std::sync::Mutex::new(control)))
+}
+
+/// Until a signal says to stop, or nothing is left to serve with.
+async fn serve(
+    control: &SharedControl,
+    balancer: &Balancer,
+    follower: &mut Follower,
+    signals: &mut Signals,
+) -> anyhow::Result<ExitCode> {
+    let mut care = interval(CARE);
+    care.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
+            _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
+            _ = signals.hang_up.recv() => reload(control),
+            () = follower.follow(control) => {}
+            _ = care.tick() => balancer.care()?,
+        }
+    }
+}
+
+fn reload(control: &SharedControl) {
+    match lock(control).reload() {
+        Ok(changes) => tracing::info!(?changes, "the configuration was read again"),
+        Err(error) => tracing::error!(%error, "the configuration was not read again"),
+    }
+}
+
+fn no_next_hop(gateway: Option<Gateway>, interface: &str) -> String {
+    match gateway {
+        Some(gateway) => format!(
+            "the gateway {} does not answer: VIP packets are dropped until it does; is it on the same \
+             network?",
+            gateway.address
+        ),
+        None => format!(
+            "no default route leads through {interface}: VIP packets are dropped until there is one; \
+             add it, or give next_hop_mac in [interface]"
+        ),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be received");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Keeps the control plane's next hop what the kernel's tables say.
+struct Follower {
+    neighbour: Neighbour,
+    /// What the control plane was told last.
+    last: Option<Gateway>,
+}
+
+impl Follower {
+    /// Waits for a change and passes it on. May be dropped while it waits.
+    async fn follow(&mut self, control: &SharedControl) {
+        let known = self.last.is_some_and(|gateway| gateway.mac.is_some());
+        self.neighbour.changed(known).await;
+        if lock(control).config().interface.next_hop_mac.is_some() {
+            return;
+        }
+        match self.neighbour.read().await {
+            Ok(gateway) => self.tell(control, gateway),
+            Err(error) => tracing::warn!(%error, "the next hop cannot be looked up"),
+        }
+    }
+
+    /// A next hop that is lost stays in use: the last known one is a better guess than none.
+    fn tell(&mut self, control: &SharedControl, gateway: Option<Gateway>) {
+        let Some((gateway, mac)) = gateway.and_then(|gateway| Some((gateway, gateway.mac?))) else {
+            return;
+        };
+        if self.last.and_then(|last| last.mac) == Some(mac) {
+            return;
+        }
+        match lock(control).set_next_hop(Some(mac)) {
+            Ok(()) => {
+                if self.last.is_some() {
+                    tracing::info!(gateway = %gateway.address, %mac, "the next hop changed");
+                }
+                self.last = Some(gateway);
+            }
+            Err(error) => tracing::error!(%error, "the next hop cannot be changed"),
+        }
+    }
 }

@@ -1,0 +1,398 @@
+//! The parts that move packets: XDP program, sockets, workers.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::Read as _,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use dataplane::{
+    counters::{DropReason, WorkerCounters},
+    forward::{Forwarder, ForwarderConfig},
+    port::{NoPassPath, PassPath},
+    service::{Publisher, ServiceControl},
+    worker::{self, WorkerConfig},
+    xsk::{BusyPoll, Interface, Tap, XskConfig, XskPort},
+};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use xdp_redirect::Redirect;
+
+use crate::{
+    config::Config,
+    control::{Socket, Worker},
+};
+
+/// Frames that one busy poll takes.
+const BUSY_POLL_BUDGET: u16 = 64;
+
+/// Everything that is taken down in order when it is stopped or dropped.
+pub(super) struct Balancer {
+    redirect: Arc<Mutex<Redirect>>,
+    services: ServiceControl,
+    publisher: Arc<Publisher>,
+    workers: Vec<Worker>,
+    /// Workers that were seen to have ended.
+    ended: AtomicU32,
+    memory: Memory,
+    warnings: Vec<String>,
+}
+
+/// Memory taken, in bytes, by all workers together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Memory {
+    /// Frames, rings and their tables.
+    pub(super) sockets: usize,
+    pub(super) flow_tables: usize,
+}
+
+impl Balancer {
+    /// Attaches the XDP program, opens a socket for each queue and starts its worker. No packet is
+    /// redirected before VIPs are put into the program's maps.
+    pub(super) fn start(
+        config: &Config,
+        name: &str,
+        interface: &Interface,
+        queues: &[u32],
+        cpus: &[usize],
+    ) -> anyhow::Result<Self> {
+        let services = ServiceControl::new();
+        let publisher = Arc::new(Publisher::new(services.table()));
+        let redirect = Redirect::attach(name, config.interface.xdp_mode)?;
+        let mut balancer = Self {
+            redirect: Arc::new(Mutex::new(redirect)),
+            services,
+            publisher,
+            workers: Vec::with_capacity(queues.len()),
+            ended: AtomicU32::new(0),
+            memory: Memory::default(),
+            warnings: Vec::new(),
+        };
+        let tap = balancer.tap(name, interface);
+        let forwarders = balancer.forwarders(config, cpus)?;
+        for ((&queue, &cpu), forwarder) in queues.iter().zip(cpus).zip(forwarders) {
+            let pass: Box<dyn PassPath + Send> = match &tap {
+                Some(tap) => Box::new(tap.clone()),
+                None => Box::new(NoPassPath),
+            };
+            balancer.add_worker(config, name, queue, cpu, forwarder, pass)?;
+        }
+        Ok(balancer)
+    }
+
+    /// The way back to the kernel for packets of a VIP that has just gone.
+    fn tap(&mut self, name: &str, interface: &Interface) -> Option<Tap> {
+        let tap_name = format!("kx-pass{}", interface.index());
+        let result = interface
+            .mac()
+            .with_context(|| format!("interface {name}: its address is unknown"))
+            .and_then(|mac| Ok(Tap::create(&tap_name, mac)?));
+        match result {
+            Ok(tap) => Some(tap),
+            Err(error) => {
+                self.warnings.push(format!(
+                    "packets cannot be handed back to the kernel ({error:#}): when a VIP is removed, \
+                     those on their way are dropped"
+                ));
+                None
+            }
+        }
+    }
+
+    /// Builds the flow tables, each on the CPU that will use it, so that its memory is near.
+    fn forwarders(&self, config: &Config, cpus: &[usize]) -> anyhow::Result<Vec<Forwarder>> {
+        let build = |cpu: usize| -> anyhow::Result<Forwarder> {
+            let mut set = CpuSet::new();
+            // Only the place of the memory depends on it.
+            let _ = set
+                .set(cpu)
+                .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+            let forwarder_config = ForwarderConfig {
+                flow_table_capacity: config.balancer.flow_table_capacity,
+                seeds: random_seeds()?,
+                connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
+            };
+            let table = self.publisher.current();
+            let counters = Arc::new(WorkerCounters::new());
+            Forwarder::new(&forwarder_config, table, counters).context("flow tables")
+        };
+        thread::scope(|scope| {
+            let builders: Vec<_> = cpus
+                .iter()
+                .map(|&cpu| scope.spawn(move || build(cpu)))
+                .collect();
+            builders
+                .into_iter()
+                .map(|builder| match builder.join() {
+                    Ok(forwarder) => forwarder,
+                    Err(_) => bail!("flow tables: a thread that builds them panicked"),
+                })
+                .collect()
+        })
+    }
+
+    fn add_worker(
+        &mut self,
+        config: &Config,
+        name: &str,
+        queue: u32,
+        cpu: usize,
+        forwarder: Forwarder,
+        pass: Box<dyn PassPath + Send>,
+    ) -> anyhow::Result<()> {
+        let interface = &config.interface;
+        let mut port_config = XskConfig::new(name, queue);
+        port_config.mode = interface.mode;
+        port_config.frames = interface.frames;
+        port_config.max_frame = config.balancer.max_frame;
+        port_config.huge_pages = interface.huge_pages;
+        port_config.busy_poll = interface.busy_poll.map(|microseconds| BusyPoll {
+            microseconds,
+            budget: BUSY_POLL_BUDGET,
+            prefer: false,
+        });
+        let port = XskPort::open(&port_config)?;
+        if interface.huge_pages && !port.huge_pages() {
+            self.warnings.push(format!(
+                "queue {queue}: no huge pages are to be had, ordinary ones are used; reserve some with \
+                 `sysctl vm.nr_hugepages`"
+            ));
+        }
+        self.lock().set_socket(queue, port.socket_fd())?;
+        let socket = Socket {
+            zero_copy: port.zero_copy(),
+            memory_bytes: port.memory_bytes(),
+            probe: port.probe(),
+        };
+        self.memory.sockets += port.memory_bytes();
+        self.memory.flow_tables += forwarder.memory_bytes();
+        let worker_config = WorkerConfig {
+            queue,
+            cpu: Some(cpu),
+            spin: interface
+                .spin_us
+                .map(|microseconds| Duration::from_micros(microseconds.into())),
+        };
+        let subscription = self.publisher.subscribe();
+        let handle = worker::spawn(&worker_config, port, forwarder, subscription, pass)?;
+        self.workers
+            .push(Worker::new(Arc::new(handle), Some(socket)));
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Redirect> {
+        self.redirect.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The numbering, at its start.
+    pub(super) fn services(&self) -> ServiceControl {
+        self.services.clone()
+    }
+
+    /// The workers' source of tables.
+    pub(super) fn publisher(&self) -> Arc<Publisher> {
+        Arc::clone(&self.publisher)
+    }
+
+    /// The XDP program.
+    pub(super) fn redirect(&self) -> Arc<Mutex<Redirect>> {
+        Arc::clone(&self.redirect)
+    }
+
+    /// In the order of the queues that were asked for.
+    pub(super) fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    /// Memory taken.
+    pub(super) const fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// What came up during the start.
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Where the XDP program runs, and why not where it was first tried.
+    pub(super) fn xdp_mode(&self) -> (String, Option<String>) {
+        let redirect = self.lock();
+        let mode = redirect
+            .mode()
+            .map_or_else(|| "detached".to_owned(), |mode| mode.to_string());
+        (mode, redirect.fallback_reason().map(str::to_owned))
+    }
+
+    /// Looks after workers and tables; to be called about twice a second. Fails when no worker is
+    /// left.
+    pub(super) fn care(&self) -> anyhow::Result<()> {
+        self.publisher.collect();
+        let ended: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|worker| !worker.handle().is_running())
+            .collect();
+        let count = ended.len() as u32;
+        if self.ended.swap(count, Ordering::Relaxed) == count {
+            return Ok(());
+        }
+        let mut last = None;
+        for worker in ended {
+            // Its packets go to the kernel from now on, which may know what to do with them.
+            if let Err(error) = self.lock().clear_socket(worker.queue()) {
+                tracing::error!(%error, "an ended worker's queue is still in the XDP program's map");
+            }
+            last = worker.handle().error();
+        }
+        if count as usize == self.workers.len() {
+            let reason = last.map_or_else(String::new, |error| format!(": {error}"));
+            bail!("no worker is left{reason}");
+        }
+        Ok(())
+    }
+
+    /// Takes everything down and says what it did.
+    pub(super) fn stop(mut self) -> Report {
+        self.take_down();
+        let mut report = Report::default();
+        for worker in &self.workers {
+            report.add(worker);
+        }
+        report
+    }
+
+    fn take_down(&mut self) {
+        // Nothing may arrive at a queue whose worker has ended.
+        self.lock().detach();
+        for worker in &self.workers {
+            worker.handle().request_stop();
+        }
+        for worker in &self.workers {
+            worker.handle().stop();
+        }
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.take_down();
+    }
+}
+
+/// A secret from the kernel, so that nobody outside can aim collisions at the flow table.
+fn random_seeds() -> anyhow::Result<[u64; 4]> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("/dev/urandom")?;
+    let mut seeds = [0; 4];
+    for (seed, chunk) in seeds.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *seed = u64::from_ne_bytes(*chunk);
+    }
+    Ok(seeds)
+}
+
+/// What the workers did, in the end.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    received: u64,
+    transmitted: u64,
+    passed: u64,
+    drops: BTreeMap<&'static str, u64>,
+    frames_lost: u64,
+    errors: Vec<String>,
+}
+
+impl Report {
+    fn add(&mut self, worker: &Worker) {
+        let counters = worker.counters();
+        self.received += counters.received.packets.get();
+        self.transmitted += counters.transmitted.packets.get();
+        self.passed += counters.passed.packets.get();
+        for &reason in DropReason::ALL {
+            let (packets, _) = counters.dropped(reason);
+            if packets > 0 {
+                *self.drops.entry(reason.name()).or_default() += packets;
+            }
+        }
+        self.frames_lost += counters.io.frames_lost.get();
+        self.errors
+            .extend(worker.handle().error().map(|error| error.to_string()));
+    }
+}
+
+/// `stopped: 10 packets received, 8 transmitted, 1 passed, 1 dropped (no-real 1)`
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dropped: u64 = self.drops.values().sum();
+        write!(
+            f,
+            "stopped: {} packets received, {} transmitted, {} passed, {dropped} dropped",
+            self.received, self.transmitted, self.passed
+        )?;
+        if !self.drops.is_empty() {
+            let reasons = self
+                .drops
+                .iter()
+                .map(|(name, packets)| format!("{name} {packets}"));
+            write!(f, " ({})", reasons.collect::<Vec<_>>().join(", "))?;
+        }
+        if self.frames_lost > 0 {
+            write!(
+                f,
+                "; {} frames were lost, please report this",
+                self.frames_lost
+            )?;
+        }
+        for error in &self.errors {
+            write!(f, "\n{error}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_differ() {
+        assert_ne!(random_seeds().unwrap(), random_seeds().unwrap());
+    }
+
+    #[test]
+    fn the_report_is_one_line_unless_something_broke() {
+        let mut report = Report {
+            received: 10,
+            transmitted: 8,
+            ..Report::default()
+        };
+        assert_eq!(
+            report.to_string(),
+            "stopped: 10 packets received, 8 transmitted, 0 passed, 0 dropped"
+        );
+        report.passed = 1;
+        report.drops.insert("no-real", 1);
+        assert_eq!(
+            report.to_string(),
+            "stopped: 10 packets received, 8 transmitted, 1 passed, 1 dropped (no-real 1)"
+        );
+        report.frames_lost = 2;
+        report.errors.push("worker of queue 0: panicked".to_owned());
+        assert!(
+            report
+                .to_string()
+                .ends_with("; 2 frames were lost, please report this\nworker of queue 0: panicked")
+        );
+    }
+}

@@ -1,0 +1,276 @@
+//! What can be found wrong before anything is changed.
+
+use std::{fs, io};
+
+use anyhow::{Context as _, bail};
+use dataplane::{forward::Forwarder, service::Encapsulation, xsk::Interface};
+use nix::net::if_::if_nameindex;
+
+use crate::{
+    config::Config,
+    memory::{Bytes, frames_bytes},
+};
+
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
+/// IPv6's smallest MTU: what a path can be counted on to carry.
+const SMALLEST_MTU: u32 = 1280;
+
+/// Capabilities that are needed, with their numbers. Loading eBPF programs takes one of the last two.
+const NET_ADMIN: u32 = 12;
+const NET_RAW: u32 = 13;
+const SYS_ADMIN: u32 = 21;
+const BPF: u32 = 39;
+
+/// Fails unless this process has the capabilities that sockets and eBPF programs take.
+pub(super) fn privileges() -> anyhow::Result<()> {
+    let status = fs::read_to_string("/proc/self/status").context("the capabilities are unknown")?;
+    match missing_capabilities(&status).as_slice() {
+        [] => Ok(()),
+        missing => bail!(
+            "not permitted: {} {} missing; run as root, or give the program these capabilities",
+            missing.join(" and "),
+            if missing.len() == 1 { "is" } else { "are" }
+        ),
+    }
+}
+
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        // Without /proc's word on it, trying is the only way to know.
+        .unwrap_or(u64::MAX);
+    let has = |capability: u32| effective >> capability & 1 == 1;
+    [
+        ("CAP_NET_ADMIN", has(NET_ADMIN)),
+        ("CAP_NET_RAW", has(NET_RAW)),
+        ("CAP_BPF", has(BPF) || has(SYS_ADMIN)),
+    ]
+    .into_iter()
+    .filter(|(_, has)| !has)
+    .map(|(name, _)| name)
+    .collect()
+}
+
+/// Finds the interface.
+pub(super) fn interface(name: &str) -> anyhow::Result<Interface> {
+    Interface::open(name).map_err(|error| {
+        if !matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) {
+            return anyhow::Error::new(error).context(format!("interface {name}: cannot be asked"));
+        }
+        let names = if_nameindex().map_or_else(
+            |_| "unknown".to_owned(),
+            |interfaces| {
+                let names = interfaces.iter().map(|known| known.name().to_string_lossy());
+                names.collect::<Vec<_>>().join(", ")
+            },
+        );
+        anyhow::anyhow!(
+            "interface {name}: there is none of that name in this network namespace; name one of {names}"
+        )
+    })
+}
+
+/// Most bytes that the encapsulation adds to a packet, for the reals there are. Without reals the
+/// least it adds: they come later.
+fn overhead(config: &Config) -> u32 {
+    let encapsulation: Encapsulation = config.to_service_spec().settings.encapsulation;
+    let reals = config.vips.iter().flat_map(|vip| &vip.reals);
+    let largest = reals
+        .map(|real| encapsulation.overhead(real.address.is_ipv4()))
+        .max();
+    largest.unwrap_or_else(|| encapsulation.overhead(true)) as u32
+}
+
+/// Fails when not even small packets could leave; returns a warning when the largest cannot.
+pub(super) fn mtu(config: &Config, interface: &str, mtu: u32) -> anyhow::Result<Option<String>> {
+    let overhead = overhead(config);
+    let smallest = SMALLEST_MTU + overhead;
+    if mtu < smallest {
+        bail!(
+            "interface {interface}: its MTU of {mtu} is too small: encapsulation adds {overhead} bytes, \
+             so packets of {SMALLEST_MTU} bytes need {smallest}; use `ip link set dev {interface} mtu \
+             {}`",
+            u32::from(config.balancer.max_frame) - ETHERNET + overhead
+        );
+    }
+    let largest = u32::from(config.balancer.max_frame) - ETHERNET;
+    let needed = largest + overhead;
+    Ok((mtu < needed).then(|| {
+        format!(
+            "the MTU of {mtu} lets packets of at most {} bytes leave: max_frame allows {largest} and \
+             encapsulation adds {overhead}; use `ip link set dev {interface} mtu {needed}`, or let \
+             clients send less (a smaller MTU or MSS)",
+            mtu - overhead
+        )
+    }))
+}
+
+/// Fails when the memory that this configuration takes is not there.
+pub(super) fn memory(config: &Config, workers: usize) -> anyhow::Result<()> {
+    let flow_tables = Forwarder::memory_for(config.balancer.flow_table_capacity);
+    let frames = frames_bytes(config.interface.frames, config.balancer.max_frame);
+    let needed = workers.saturating_mul(flow_tables.saturating_add(frames));
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match available_memory(&meminfo) {
+        Some(available) if needed > available => bail!(
+            "memory: {workers} workers need {} (flow tables {} and frames {} each), and {} are \
+             available; lower flow_table_capacity or frames, or use fewer queues",
+            Bytes(needed),
+            Bytes(flow_tables),
+            Bytes(frames),
+            Bytes(available)
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn available_memory(meminfo: &str) -> Option<usize> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// What an operator should know and that does not keep the balancer from running.
+pub(super) fn warnings(
+    name: &str,
+    interface: &Interface,
+    queues: &[u32],
+    existing: u32,
+) -> io::Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if !interface.is_up()? {
+        warnings.push(format!(
+            "interface {name} is down: nothing arrives until `ip link set dev {name} up`"
+        ));
+    }
+    let without: Vec<usize> = (0..existing)
+        .filter(|queue| !queues.contains(queue))
+        .map(|queue| queue as usize)
+        .collect();
+    if !without.is_empty() {
+        warnings.push(format!(
+            "queues without a worker: {}; VIP packets that arrive there go to the kernel",
+            super::settings::display(&without)
+        ));
+    }
+    let offloads = interface.harmful_offloads();
+    if !offloads.is_empty() {
+        let switches: Vec<_> = offloads.iter().map(|name| format!("{name} off")).collect();
+        warnings.push(format!(
+            "offloads that change packets are on; use `ethtool -K {name} {}`",
+            switches.join(" ")
+        ));
+    }
+    let forwarding: Vec<_> = [
+        ("/proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+        (
+            "/proc/sys/net/ipv6/conf/all/forwarding",
+            "net.ipv6.conf.all.forwarding",
+        ),
+    ]
+    .into_iter()
+    .filter(|(path, _)| fs::read_to_string(path).is_ok_and(|value| value.trim() != "0"))
+    .map(|(_, key)| key)
+    .collect();
+    if !forwarding.is_empty() {
+        warnings.push(format!(
+            "the kernel forwards packets ({}): while katran-xsk is down, packets to VIPs may circle",
+            forwarding.join(", ")
+        ));
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::service::{Protocol, RealSpec, VipFlags, VipKey, VipSpec};
+    use maglev::HashFunction;
+
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_status() {
+        let status = |mask: &str| format!("Name:\tx\nCapEff:\t{mask}\nThreads:\t1\n");
+        assert!(missing_capabilities(&status("000001ffffffffff")).is_empty());
+        assert_eq!(
+            missing_capabilities(&status("0000000000000000")),
+            ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF"]
+        );
+        // NET_ADMIN, NET_RAW and SYS_ADMIN, as on kernels before CAP_BPF.
+        assert!(missing_capabilities(&status("0000000000203000")).is_empty());
+        assert_eq!(
+            missing_capabilities(&status("0000000000003000")),
+            ["CAP_BPF"]
+        );
+    }
+
+    #[test]
+    fn available_memory_is_read() {
+        let text = "MemTotal:       1000 kB\nMemAvailable:     24 kB\nBuffers: 1 kB\n";
+        assert_eq!(available_memory(text), Some(24 * 1024));
+        assert_eq!(available_memory("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn more_memory_than_there_is_is_refused() {
+        let mut config = Config::default();
+        config.balancer.flow_table_capacity = 1 << 27;
+        let error = memory(&config, 100_000).unwrap_err().to_string();
+        assert!(error.starts_with("memory: 100000 workers need "), "{error}");
+        config.balancer.flow_table_capacity = 1;
+        memory(&config, 1).unwrap();
+    }
+
+    fn config_with_real(real: &str) -> Config {
+        let mut config = Config::default();
+        config.vips.push(VipSpec {
+            key: VipKey::exact("203.0.113.10".parse().unwrap(), 80, Protocol::Tcp),
+            hash: HashFunction::MaglevV2,
+            flags: VipFlags::empty(),
+            reals: vec![RealSpec {
+                address: real.parse().unwrap(),
+                weight: 1,
+                local: false,
+            }],
+        });
+        config
+    }
+
+    #[test]
+    fn the_mtu_must_carry_what_is_encapsulated() {
+        let v4 = config_with_real("198.51.100.11");
+        let v6 = config_with_real("2001:db8::1");
+        assert_eq!(mtu(&v4, "eth0", 1520).unwrap(), None);
+        assert_eq!(mtu(&v6, "eth0", 1540).unwrap(), None);
+        assert_eq!(
+            mtu(&v4, "eth0", 1500).unwrap().unwrap(),
+            "the MTU of 1500 lets packets of at most 1480 bytes leave: max_frame allows 1500 and \
+             encapsulation adds 20; use `ip link set dev eth0 mtu 1520`, or let clients send less (a \
+             smaller MTU or MSS)"
+        );
+        assert!(mtu(&v6, "eth0", 1520).unwrap().is_some());
+        assert_eq!(
+            mtu(&v6, "eth0", 1319).unwrap_err().to_string(),
+            "interface eth0: its MTU of 1319 is too small: encapsulation adds 40 bytes, so packets of \
+             1280 bytes need 1320; use `ip link set dev eth0 mtu 1540`"
+        );
+        assert!(mtu(&Config::default(), "eth0", 1300).is_ok());
+    }
+
+    #[test]
+    fn a_missing_interface_is_named_with_those_there_are() {
+        let error = interface("no-such-if").unwrap_err().to_string();
+        assert!(
+            error.starts_with(
+                "interface no-such-if: there is none of that name in this network namespace; name \
+                 one of lo"
+            ),
+            "{error}"
+        );
+    }
+}
