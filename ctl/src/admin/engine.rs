@@ -16,7 +16,7 @@ use super::{
     report::{Answer, ConfigReport, Dump, RealList, RealRow, Version, VipList, VipRow},
     statistics,
 };
-use crate::control::{Control, SharedControl, lock};
+use crate::control::{Control, SharedControl, Worker, lock};
 
 /// Carries commands out on a [`Control`].
 ///
@@ -122,10 +122,7 @@ fn no_such_vip(vip: &VipKey) -> AdminError {
 }
 
 /// VIPs of the configuration: all, or the one that is wanted.
-fn selected<'c>(
-    control: &'c Control,
-    wanted: Option<VipKey>,
-) -> Result<Vec<&'c VipSpec>, AdminError> {
+fn selected(control: &Control, wanted: Option<VipKey>) -> Result<Vec<&VipSpec>, AdminError> {
     let vips = &control.config().vips;
     match wanted {
         None => Ok(vips.iter().collect()),
@@ -235,7 +232,7 @@ fn config_report(control: &Control) -> ConfigReport {
         interface: origin.interface.clone(),
         xdp_mode: origin.xdp_mode.clone(),
         xdp_fallback: origin.xdp_fallback.clone(),
-        queues: view.workers.iter().map(|worker| worker.queue()).collect(),
+        queues: view.workers.iter().map(Worker::queue).collect(),
         next_hop_mac: control.next_hop().map(|mac| mac.to_string()),
         next_hop_configured: config.interface.next_hop_mac.is_some(),
         balancer: settings

@@ -1,0 +1,154 @@
+//! `katran-xsk ctl` and `katran-xsk shell` as programs.
+
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use crate::clients::Served;
+
+fn katran_xsk(command: &str, socket: &Path) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_katran-xsk"));
+    program.arg(command).arg("--socket").arg(socket);
+    program
+}
+
+fn ctl(socket: &Path, words: &[&str]) -> Output {
+    katran_xsk("ctl", socket)
+        .args(words)
+        .output()
+        .expect("the program runs")
+}
+
+fn shell(socket: &Path, options: &[&str], script: &str) -> Output {
+    let mut child = katran_xsk("shell", socket)
+        .args(options)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut input = child.stdin.take().expect("a pipe");
+    // A script that fails early is not read to its end.
+    let _ = input.write_all(script.as_bytes());
+    drop(input);
+    child.wait_with_output().expect("the program ends")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+#[test]
+fn ctl_prints_tables() {
+    let served = Served::new();
+    let output = ctl(&served.path, &["vip", "list"]);
+    assert!(output.status.success());
+    assert_eq!(
+        text(&output.stdout),
+        "VIP                       NUMBER  HASH       REALS  WEIGHT  FLAGS\n\
+         203.0.113.10:80/tcp            0  maglev-v2      2       2  -\n\
+         [2001:db8:a::/96]:53/udp       1  maglev-v2      1       1  -\n"
+    );
+    // Every question has its text, whatever it answers.
+    for words in [
+        "real list",
+        "show workers",
+        "show stats",
+        "show drops",
+        "show config",
+        "show memory",
+        "flow list",
+        "flow count",
+        "flow get 192.0.2.1:1 203.0.113.10:80 tcp",
+        "flow del 192.0.2.1:1 203.0.113.10:80 tcp",
+        "flow purge 203.0.113.10:80/tcp",
+        "explain 192.0.2.1:1 203.0.113.10:80 tcp",
+        "reload",
+        "dump",
+        "help",
+        "version",
+    ] {
+        let output = ctl(&served.path, &[words]);
+        assert!(output.status.success(), "{words}: {}", text(&output.stderr));
+        assert!(output.stdout.ends_with(b"\n"), "{words}");
+        assert!(output.stderr.is_empty(), "{words}");
+    }
+}
+
+#[test]
+fn ctl_prints_json() {
+    let served = Served::new();
+    let output = ctl(&served.path, &["--json", "vip", "list"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(answer["result"]["vips"][0]["vip"], "203.0.113.10:80/tcp");
+    let output = ctl(&served.path, &["--json", "vip", "del", "203.0.113.1:1/tcp"]);
+    assert_eq!(output.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(answer["error"]["field"], "vip");
+}
+
+#[test]
+fn ctl_says_what_went_wrong() {
+    let served = Served::new();
+    let nowhere = served.path.with_file_name("nobody.sock");
+    let cases: [(&Path, &[&str], i32, &str); 5] = [
+        (
+            &served.path,
+            &["vip", "del", "203.0.113.1:1/tcp"],
+            1,
+            "there is no VIP 203.0.113.1:1/tcp",
+        ),
+        (
+            &served.path,
+            &["vip", "add", "203.0.113.1"],
+            2,
+            "203.0.113.10:80/tcp",
+        ),
+        (&served.path, &["nonsense"], 2, "`help` lists the commands"),
+        (
+            &served.path,
+            &["--watch", "1", "vip", "list"],
+            2,
+            "only `show` commands",
+        ),
+        (&nowhere, &["vip", "list"], 1, "is katran-xsk running?"),
+    ];
+    for (socket, words, code, part) in cases {
+        let output = ctl(socket, words);
+        assert_eq!(output.status.code(), Some(code), "{words:?}");
+        assert!(
+            text(&output.stderr).contains(part),
+            "{words:?}: {}",
+            text(&output.stderr)
+        );
+        assert!(output.stdout.is_empty());
+    }
+    drop(std::os::unix::net::UnixListener::bind(&nowhere).expect("binds"));
+    let output = ctl(&nowhere, &["vip", "list"]);
+    assert!(
+        text(&output.stderr).contains("nobody listens"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn shell_runs_scripts() {
+    let served = Served::new();
+    let script = "# a comment\n\nvip add 203.0.113.20:443/tcp\nvip add 203.0.113.20:443/tcp\nvip del 203.0.113.20:443/tcp\n";
+    let output = shell(&served.path, &[], script);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("added vip 203.0.113.20:443/tcp"));
+    assert!(text(&output.stderr).starts_with("line 4: vip: 203.0.113.20:443/tcp exists already"));
+    assert!(!text(&output.stdout).contains("removed"));
+
+    let output = shell(&served.path, &["--keep-going"], script);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("removed vip 203.0.113.20:443/tcp"));
+
+    let output = shell(&served.path, &["--json"], "version\nquit\nnonsense\n");
+    assert!(output.status.success());
+    assert_eq!(text(&output.stdout).lines().count(), 1);
+}

@@ -1,0 +1,381 @@
+//! Changes of a running balancer: all or nothing, and nothing moves that need not.
+
+use std::{net::IpAddr, sync::Arc};
+
+use dataplane::service::{MacAddress, RealSpec, VipFlags, VipKey};
+use katran_xsk::{
+    admin::command::parse_vip,
+    config::{Config, ConfigError, Problem},
+    control::{View, lock},
+};
+
+use crate::rig::{CONFIG, Rig, parse, wait_until};
+
+const WEB: &str = "203.0.113.10:80/tcp";
+const DNS: &str = "[2001:db8:a::/96]:53/udp";
+
+fn key(text: &str) -> VipKey {
+    parse_vip(text).expect("a VIP")
+}
+
+fn real(address: &str, weight: u32) -> RealSpec {
+    RealSpec {
+        address: address.parse().expect("an address"),
+        weight,
+        local: false,
+    }
+}
+
+fn view(rig: &Rig) -> View {
+    lock(&rig.control).view()
+}
+
+fn config(rig: &Rig) -> Config {
+    lock(&rig.control).config().clone()
+}
+
+/// Every worker uses the newest table.
+fn workers_follow(rig: &Rig) {
+    let generation = u64::from(view(rig).table.generation());
+    for handle in &rig.handles {
+        wait_until("the worker takes the table", || {
+            handle.counters().generation.get() == generation
+        });
+    }
+}
+
+#[test]
+fn a_change_reaches_workers_and_maps() {
+    let rig = Rig::new();
+    assert_eq!(rig.send(0, "192.0.2.1:4000", "203.0.113.99:443"), None);
+    let changes = lock(&rig.control)
+        .add_vip(
+            key("203.0.113.99:443/tcp"),
+            None,
+            VipFlags::empty(),
+            vec![real("198.51.100.44", 1)],
+        )
+        .expect("a valid VIP");
+    assert_eq!(changes.vips_added.names, ["203.0.113.99:443/tcp"]);
+    assert!(
+        rig.program
+            .vips()
+            .contains(&"203.0.113.99:443/tcp".to_owned())
+    );
+    workers_follow(&rig);
+    let address: IpAddr = rig
+        .real_of(1, "192.0.2.1:4000", "203.0.113.99:443")
+        .expect("it is transmitted")
+        .into();
+    assert_eq!(address, real("198.51.100.44", 1).address);
+
+    lock(&rig.control)
+        .delete_vip(&key("203.0.113.99:443/tcp"))
+        .expect("it is there");
+    assert!(
+        !rig.program
+            .vips()
+            .contains(&"203.0.113.99:443/tcp".to_owned())
+    );
+    workers_follow(&rig);
+    assert_eq!(rig.send(0, "192.0.2.1:4000", "203.0.113.99:443"), None);
+}
+
+#[test]
+fn maps_that_fail_leave_the_old_configuration_running() {
+    let rig = Rig::new();
+    let (before, maps, old) = (config(&rig), rig.program.vips(), view(&rig).table);
+    rig.program.set_failing(true);
+    let error = lock(&rig.control)
+        .add_vip(
+            key("203.0.113.99:443/tcp"),
+            None,
+            VipFlags::empty(),
+            vec![real("198.51.100.44", 1)],
+        )
+        .expect_err("the maps fail");
+    assert_eq!(error.field, "xdp");
+    assert!(
+        error.problem.contains("no space left in the map"),
+        "{error}"
+    );
+
+    assert_eq!(config(&rig), before);
+    assert_eq!(rig.program.vips(), maps);
+    let now = view(&rig).table;
+    assert!(now.find(&key("203.0.113.99:443/tcp")).is_none());
+    for vip in old.vips() {
+        let same = now.vip(vip.number).expect("the number is still the VIP's");
+        assert_eq!((same.key, same.generation), (vip.key, vip.generation));
+        assert!(
+            Arc::ptr_eq(&same.ring, &vip.ring),
+            "the ring was built again"
+        );
+    }
+    // A worker that slept through all of it must notice: the withdrawn table's generation is spent.
+    assert!(now.generation() > old.generation() + 1);
+    workers_follow(&rig);
+    assert!(rig.send(0, "192.0.2.1:4000", "203.0.113.10:80").is_some());
+    assert_eq!(rig.send(0, "192.0.2.1:4000", "203.0.113.99:443"), None);
+
+    lock(&rig.control)
+        .add_vip(
+            key("203.0.113.99:443/tcp"),
+            None,
+            VipFlags::empty(),
+            Vec::new(),
+        )
+        .expect("the next change works");
+    assert!(view(&rig).table.generation() > now.generation());
+}
+
+#[test]
+fn wrong_changes_name_the_field_and_change_nothing() {
+    let rig = Rig::new();
+    let (before, generation) = (config(&rig), view(&rig).table.generation());
+    let mut control = lock(&rig.control);
+    let none = VipFlags::empty();
+    let unknown = key("203.0.113.1:1/tcp");
+    let errors = [
+        control
+            .add_vip(key(WEB), None, none, Vec::new())
+            .expect_err("it exists"),
+        control.delete_vip(&unknown).expect_err("there is none"),
+        control
+            .change_vip(&unknown, None, none, none)
+            .expect_err("there is none"),
+        control
+            .change_vip(&key(WEB), None, VipFlags::QUIC, none)
+            .expect_err("not supported yet"),
+        control
+            .add_reals(&key(DNS), vec![real("198.51.100.1", 1)])
+            .expect_err("an IPv4 real of an IPv6 VIP"),
+        control
+            .add_reals(&key(WEB), vec![real("198.51.100.11", 1)])
+            .expect_err("it is a real already"),
+        control
+            .add_reals(
+                &key(WEB),
+                vec![real("198.51.100.1", 1), real("198.51.100.1", 2)],
+            )
+            .expect_err("twice"),
+        control
+            .delete_reals(&key(WEB), &[real("198.51.100.1", 1).address])
+            .expect_err("no real of it"),
+        control
+            .set_weight(&key(WEB), &real("198.51.100.1", 1).address, 1)
+            .expect_err("no real of it"),
+    ];
+    for error in errors {
+        assert!(!error.field.is_empty(), "{error}");
+        assert!(!error.remedy.is_empty(), "{error}");
+    }
+    assert_eq!(control.config(), &before);
+    assert_eq!(control.view().table.generation(), generation);
+    assert_eq!(rig.program.applied(), 1, "only the start wrote the maps");
+}
+
+#[test]
+fn a_reload_applies_the_difference() {
+    let rig = Rig::new();
+    let old = view(&rig).table;
+    let index = |address: &str| {
+        let address: IpAddr = address.parse().expect("an address");
+        move |real: &&dataplane::service::Real| real.address == address
+    };
+    let kept_real = old
+        .reals()
+        .find(index("198.51.100.11"))
+        .expect("it is there")
+        .id;
+    rig.write_file(
+        CONFIG
+            .replace(
+                "\"198.51.100.12\", weight = 1",
+                "\"198.51.100.13\", weight = 1",
+            )
+            .replace(
+                "\"198.51.100.11\", weight = 1",
+                "\"198.51.100.11\", weight = 5",
+            )
+            .replace(
+                "flow_table_capacity",
+                "max_frame = 1400\nflow_table_capacity",
+            )
+            + r#"
+[[vip]]
+address = "203.0.113.20"
+port = 0
+protocol = "udp"
+hash = "maglev-v1"
+reals = []
+"#,
+    );
+    let changes = lock(&rig.control).reload().expect("a valid file");
+    assert_eq!(changes.settings.names, ["balancer.max_frame"]);
+    assert_eq!(changes.vips_added.names, ["203.0.113.20:0/udp"]);
+    assert_eq!(
+        changes.reals_added.names,
+        ["203.0.113.10:80/tcp real 198.51.100.13"]
+    );
+    assert_eq!(
+        changes.reals_removed.names,
+        ["203.0.113.10:80/tcp real 198.51.100.12"]
+    );
+    assert_eq!(
+        changes.reals_changed.names,
+        ["203.0.113.10:80/tcp real 198.51.100.11"]
+    );
+    assert!(changes.vips_removed.is_empty() && changes.vips_changed.is_empty());
+
+    let new = view(&rig).table;
+    for vip in [WEB, DNS] {
+        let (before, after) = (old.find(&key(vip)), new.find(&key(vip)));
+        let (before, after) = (before.expect("was there"), after.expect("is there"));
+        assert_eq!(
+            (before.number, before.generation),
+            (after.number, after.generation)
+        );
+        assert_eq!(Arc::ptr_eq(&before.ring, &after.ring), vip == DNS, "{vip}");
+    }
+    assert_eq!(
+        new.reals()
+            .find(index("198.51.100.11"))
+            .expect("it is there")
+            .id,
+        kept_real
+    );
+    assert_eq!(new.settings().max_frame, 1400);
+
+    rig.write_file(CONFIG);
+    let changes = lock(&rig.control).reload().expect("the old file");
+    assert_eq!(changes.vips_removed.names, ["203.0.113.20:0/udp"]);
+    let changes = lock(&rig.control).reload().expect("the same file");
+    assert!(changes.is_empty());
+}
+
+#[test]
+fn flows_survive_a_reload() {
+    let rig = Rig::new();
+    let clients: Vec<String> = (1..=40)
+        .map(|port| format!("192.0.2.1:{}", 4000 + port))
+        .collect();
+    let reals = |rig: &Rig| -> Vec<_> {
+        let real = |client: &String| {
+            rig.real_of(0, client, "203.0.113.10:80")
+                .expect("transmitted")
+        };
+        clients.iter().map(real).collect()
+    };
+    let before = reals(&rig);
+    rig.write_file(CONFIG.replace(
+        "\"198.51.100.11\", weight = 1",
+        "\"198.51.100.11\", weight = 0 }, { address = \"198.51.100.13\", weight = 9",
+    ));
+    lock(&rig.control).reload().expect("a valid file");
+    workers_follow(&rig);
+    assert_eq!(reals(&rig), before, "a flow moved");
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    let rig = Rig::new();
+    let (before, generation) = (config(&rig), view(&rig).table.generation());
+    for (file, field) in [
+        ("[[vip]]\naddress = \"nonsense\"\n".to_owned(), "lb.toml:"),
+        (
+            CONFIG.replace("\"2001:db8::5\"", "\"198.51.100.11\""),
+            "lb.toml:",
+        ),
+        (CONFIG.replace("port = 80", "prot = 80"), "lb.toml:"),
+        (CONFIG.replace("\"test0\"", "\"test1\""), "interface.name"),
+        (CONFIG.replace("\"0-1\"", "\"0\""), "interface.queues"),
+        (
+            CONFIG.replace("capacity = 1000", "capacity = 1001"),
+            "balancer.flow_table_capacity",
+        ),
+    ] {
+        rig.write_file(file);
+        let error = lock(&rig.control).reload().expect_err(field);
+        assert!(error.field.starts_with(field), "{error}");
+        assert!(!error.remedy.is_empty(), "{error}");
+    }
+    assert_eq!(config(&rig), before);
+    assert_eq!(view(&rig).table.generation(), generation);
+}
+
+#[test]
+fn a_running_configuration_can_be_dumped_and_read_back() {
+    let rig = Rig::new();
+    lock(&rig.control)
+        .add_vip(
+            key("[2001:db8::99]:0/udp"),
+            None,
+            VipFlags::NO_SRC_PORT | VipFlags::LRU_BYPASS,
+            vec![real("2001:db8::6", 7), real("2001:db8::7", 0)],
+        )
+        .expect("a valid VIP");
+    let toml = lock(&rig.control).dump();
+    assert_eq!(parse(&toml).expect("the dump is valid"), config(&rig));
+    rig.write_file(toml);
+    assert!(
+        lock(&rig.control)
+            .reload()
+            .expect("the dump is valid")
+            .is_empty()
+    );
+}
+
+#[test]
+fn the_configured_next_hop_wins_over_the_resolved_one() {
+    let [resolved, other] = [
+        MacAddress([2, 0, 0, 0, 0, 9]),
+        MacAddress([2, 0, 0, 0, 0, 10]),
+    ];
+    let rig = Rig::new();
+    let configured = config(&rig).interface.next_hop_mac;
+    lock(&rig.control)
+        .set_next_hop(Some(resolved))
+        .expect("it compiles");
+    assert_eq!(view(&rig).table.next_hop_mac(), configured);
+
+    rig.write_file(CONFIG.replace("next_hop_mac", "# next_hop_mac"));
+    let changes = lock(&rig.control).reload().expect("a valid file");
+    assert_eq!(changes.settings.names, ["interface.next_hop_mac"]);
+    assert_eq!(view(&rig).table.next_hop_mac(), Some(resolved));
+
+    let applied = rig.program.applied();
+    lock(&rig.control)
+        .set_next_hop(Some(other))
+        .expect("it compiles");
+    workers_follow(&rig);
+    let frame = rig
+        .send(0, "192.0.2.1:4000", "203.0.113.10:80")
+        .expect("transmitted");
+    assert_eq!(frame[..6], other.0);
+    assert_eq!(
+        rig.program.applied(),
+        applied,
+        "the maps do not hold the next hop"
+    );
+
+    lock(&rig.control).set_next_hop(None).expect("it compiles");
+    workers_follow(&rig);
+    assert_eq!(rig.send(0, "192.0.2.1:4000", "203.0.113.10:80"), None);
+    // Still unknown, so a change of VIPs must not bring it back.
+    lock(&rig.control)
+        .delete_vip(&key(DNS))
+        .expect("it is there");
+    assert_eq!(view(&rig).table.next_hop_mac(), None);
+}
+
+#[test]
+fn a_problem_in_the_file_is_shown_with_its_line() {
+    let rig = Rig::new();
+    rig.write_file("[interface]\nname = \"test0\"\nunknown = 1\n");
+    let error = lock(&rig.control).reload().expect_err("an unknown key");
+    assert!(error.field.starts_with("lb.toml:3"), "{error}");
+    let parsed: Result<Config, ConfigError> = parse("unknown = 1\n");
+    let problems: Vec<Problem> = parsed.expect_err("an unknown key").problems;
+    assert!(!problems.is_empty());
+}

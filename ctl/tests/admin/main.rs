@@ -1,0 +1,9 @@
+//! The running balancer under its operator's hands: changes, the admin socket, the client commands,
+//! and clients that mean harm.
+
+mod clients;
+mod commands;
+mod control;
+mod hostile;
+mod rig;
+mod server;

@@ -1,0 +1,263 @@
+//! A balancer without interface and privileges: real workers on queues in memory, the real control
+//! plane above them, and an XDP program that only remembers what it was told.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use dataplane::{
+    counters::WorkerCounters,
+    forward::{Forwarder, ForwarderConfig},
+    port::{
+        NoPassPath,
+        memory::{MemoryConfig, MemoryNic, pair},
+    },
+    service::{Publisher, ServiceControl},
+    worker::{WorkerConfig, WorkerHandle, spawn},
+};
+use katran_xsk::{
+    config::{Config, ConfigError},
+    control::{Control, ControlParts, Origin, SharedControl, VipSink, Worker},
+};
+use xdp_layout::Tag;
+use xdp_redirect::VipEntry;
+
+/// One VIP of each family with two reals each.
+pub(crate) const CONFIG: &str = r#"
+[interface]
+name = "test0"
+queues = "0-1"
+next_hop_mac = "02:00:00:00:cc:03"
+
+[balancer]
+flow_table_capacity = 1000
+
+[[vip]]
+address = "203.0.113.10"
+port = 80
+protocol = "tcp"
+reals = [
+    { address = "198.51.100.11", weight = 1 },
+    { address = "198.51.100.12", weight = 1 },
+]
+
+[[vip]]
+address = "2001:db8:a::/96"
+port = 53
+protocol = "udp"
+reals = [{ address = "2001:db8::5", weight = 1 }]
+"#;
+
+/// Stands for the XDP program.
+#[derive(Clone, Default)]
+pub(crate) struct FakeProgram {
+    vips: Arc<Mutex<Vec<VipEntry>>>,
+    fails: Arc<AtomicBool>,
+    applied: Arc<AtomicUsize>,
+}
+
+impl FakeProgram {
+    /// Whether the next changes fail, after half of each was made.
+    pub(crate) fn set_failing(&self, fails: bool) {
+        self.fails.store(fails, Ordering::Relaxed);
+    }
+
+    /// What the maps hold.
+    pub(crate) fn vips(&self) -> Vec<String> {
+        self.vips
+            .lock()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    /// How often the maps were to change.
+    pub(crate) fn applied(&self) -> usize {
+        self.applied.load(Ordering::Relaxed)
+    }
+}
+
+impl VipSink for FakeProgram {
+    fn apply(&mut self, vips: &[VipEntry]) -> anyhow::Result<()> {
+        self.applied.fetch_add(1, Ordering::Relaxed);
+        // Fails once, so that putting the old state back works.
+        if self.fails.swap(false, Ordering::Relaxed) {
+            let mut held = self.vips.lock().unwrap();
+            let half = held.len() / 2;
+            held.truncate(half);
+            anyhow::bail!("no space left in the map");
+        }
+        *self.vips.lock().unwrap() = vips.to_vec();
+        Ok(())
+    }
+
+    fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        Ok(vec![("redirected".to_owned(), 0)])
+    }
+}
+
+/// A running balancer.
+pub(crate) struct Rig {
+    pub(crate) control: SharedControl,
+    pub(crate) program: FakeProgram,
+    pub(crate) nics: Vec<MemoryNic>,
+    pub(crate) handles: Vec<Arc<WorkerHandle>>,
+    /// What a reload reads.
+    pub(crate) file: Arc<Mutex<String>>,
+}
+
+impl Rig {
+    /// Two workers and [`CONFIG`].
+    pub(crate) fn new() -> Self {
+        Self::with_config(CONFIG, 2)
+    }
+
+    /// These workers and this configuration.
+    pub(crate) fn with_config(text: &str, workers: u32) -> Self {
+        let config = parse(text).expect("the configuration is valid");
+        let services = ServiceControl::new();
+        let publisher = Arc::new(Publisher::new(services.table()));
+        let (mut nics, mut handles) = (Vec::new(), Vec::new());
+        for queue in 0..workers {
+            let (port, nic) = pair(&MemoryConfig::default()).expect("two event descriptors");
+            let forwarder = Forwarder::new(
+                &ForwarderConfig {
+                    flow_table_capacity: config.balancer.flow_table_capacity,
+                    seeds: [1, 2, 3, 4],
+                    connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
+                },
+                publisher.current(),
+                Arc::new(WorkerCounters::new()),
+            )
+            .expect("the capacity is valid");
+            let worker = WorkerConfig {
+                queue,
+                ..WorkerConfig::default()
+            };
+            let pass = Box::new(NoPassPath);
+            let handle = spawn(&worker, port, forwarder, publisher.subscribe(), pass)
+                .expect("the worker starts");
+            nics.push(nic);
+            handles.push(Arc::new(handle));
+        }
+        let program = FakeProgram::default();
+        let file = Arc::new(Mutex::new(text.to_owned()));
+        let source = Arc::clone(&file);
+        let control = Control::new(ControlParts {
+            config,
+            origin: Origin {
+                config_path: Some("lb.toml".into()),
+                interface: "test0".into(),
+                xdp_mode: "generic".into(),
+                xdp_fallback: None,
+            },
+            source: Some(Box::new(move || parse(&source.lock().unwrap()))),
+            services,
+            publisher,
+            sink: Box::new(program.clone()),
+            workers: handles
+                .iter()
+                .map(|handle| Worker::new(Arc::clone(handle), None))
+                .collect(),
+        })
+        .expect("the configuration can be put into force");
+        Self {
+            control: Arc::new(Mutex::new(control)),
+            program,
+            nics,
+            handles,
+            file,
+        }
+    }
+
+    /// What the next reload reads.
+    pub(crate) fn write_file(&self, text: impl Into<String>) {
+        *self.file.lock().unwrap() = text.into();
+    }
+
+    /// Sends a TCP packet to the worker of a queue, and returns what leaves, if anything.
+    pub(crate) fn send(&self, queue: usize, source: &str, destination: &str) -> Option<Vec<u8>> {
+        let counters = self.handles[queue].counters();
+        let received = counters.received.packets.get();
+        let transmitted = counters.transmitted.packets.get();
+        let frame = redirected(&tcp_frame(source, destination));
+        self.nics[queue]
+            .inject(&frame)
+            .expect("the queue takes the frame");
+        wait_until("the packet is decided", || {
+            counters.received.packets.get() > received && counters.unaccounted() == 0
+        });
+        if counters.transmitted.packets.get() == transmitted {
+            return None;
+        }
+        let mut sent = None;
+        wait_until("the packet leaves", || {
+            sent = self.nics[queue].take();
+            sent.is_some()
+        });
+        sent
+    }
+
+    /// The real to which a TCP packet goes: the outer destination of what leaves.
+    pub(crate) fn real_of(
+        &self,
+        queue: usize,
+        source: &str,
+        destination: &str,
+    ) -> Option<Ipv4Addr> {
+        let frame = self.send(queue, source, destination)?;
+        let outer: [u8; 4] = frame[30..34].try_into().expect("four bytes");
+        Some(outer.into())
+    }
+}
+
+/// Reads and checks a configuration.
+pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, "lb.toml")
+}
+
+/// Waits for what must happen, for as long as a slow machine may need.
+pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    for _ in 0..20_000 {
+        if happened() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("{what}: did not happen");
+}
+
+/// A frame as the XDP program redirects it: a tag without VIP, room for an outer header.
+fn redirected(frame: &[u8]) -> Vec<u8> {
+    const ROOM: u8 = 40;
+    let tag = Tag {
+        generation: 0,
+        vip: Tag::NO_VIP,
+        room: ROOM,
+        zero: 0,
+    };
+    let mut bytes = tag.to_bytes().to_vec();
+    bytes.resize(ROOM.into(), 0);
+    bytes.extend_from_slice(frame);
+    bytes
+}
+
+/// A TCP packet without payload in an Ethernet frame.
+fn tcp_frame(source: &str, destination: &str) -> Vec<u8> {
+    let source: SocketAddrV4 = source.parse().expect("an endpoint");
+    let destination: SocketAddrV4 = destination.parse().expect("an endpoint");
+    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4(source.ip().octets(), destination.ip().octets(), 64)
+        .tcp(source.port(), destination.port(), 1000, 1024)
+        .ack(1);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[]).expect("the packet is valid");
+    frame
+}
