@@ -96,7 +96,8 @@ impl Launch {
     pub fn start(&self, lab: &Lab) -> Result<Balancer> {
         let mut balancer = self.spawn(lab)?;
         let deadline = Instant::now() + PATIENCE;
-        while UnixStream::connect(&balancer.socket).is_err() {
+        // The summary of the start comes with the socket, before or after it.
+        while UnixStream::connect(&balancer.socket).is_err() || balancer.log().is_empty() {
             if let Some(status) = balancer.process.try_wait()? {
                 bail!(
                     "the balancer ended ({status}) instead of serving:\n{}",
@@ -190,8 +191,9 @@ impl Balancer {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("{command:?} did not answer with JSON"))
+        let mut answer: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("{command:?} did not answer with JSON"))?;
+        Ok(answer["result"].take())
     }
 
     /// Sets the weight of a real in one VIP.

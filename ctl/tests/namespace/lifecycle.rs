@@ -128,8 +128,8 @@ fn wrong_starts_are_explained() -> Result<()> {
     assert_eq!(tally.answered(), 100, "{tally:?}");
     balancer.stop()?;
 
-    // An MTU that leaves no room for the outer header of a full frame.
-    lab.balancer_links().set_mtu(BALANCER_INTERFACE, 1500)?;
+    // An MTU that leaves no room for the outer header of the packets that every path must carry.
+    lab.balancer_links().set_mtu(BALANCER_INTERFACE, 1290)?;
     refused(&named("mtu"), &["mtu"])?;
     assert!(!lab.balancer_links().link(BALANCER_INTERFACE)?.xdp);
     Ok(())
