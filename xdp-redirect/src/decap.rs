@@ -58,7 +58,7 @@ pub enum DecapError {
 
 /// The `decap` program on an interface. Dropping it detaches the program.
 ///
-/// In generic mode the kernel does not correct the checksum that some network cards compute over
+/// In generic mode the kernel may not correct the checksum that some network cards compute over
 /// the whole received packet. Should its log speak of `hw csum failure`, use native mode or switch
 /// receive checksumming off (`ethtool -K IFACE rx off`).
 pub struct Decap {
