@@ -20,9 +20,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dataplane::service::{
-    HashFunction, MacAddress, Publisher, RealSpec, ServiceControl, ServiceTable, VipFlags, VipKey,
-    VipSpec,
+use dataplane::{
+    service::{
+        HashFunction, MacAddress, Publisher, RealSpec, ServiceControl, ServiceSpec, ServiceTable,
+        VipFlags, VipKey, VipSpec,
+    },
+    xsk::chunk_size,
 };
 
 use crate::{
@@ -90,6 +93,8 @@ pub struct Control {
     sink: Box<dyn VipSink>,
     workers: Arc<[Worker]>,
     baselines: Arc<Baselines>,
+    /// Frames that the sockets' memory was made for.
+    chunk_size: Option<usize>,
     started: Instant,
 }
 
@@ -196,6 +201,7 @@ impl Control {
             sink: parts.sink,
             workers: parts.workers.into(),
             baselines: Arc::default(),
+            chunk_size: chunk_size(config.balancer.max_frame),
             started: Instant::now(),
         };
         control.commit(config)?;
@@ -255,6 +261,7 @@ impl Control {
         };
         let config = source().map_err(|error| from_config_error(&error))?;
         difference::refuse_fixed(&self.config, &config)?;
+        difference::refuse_longer_frames(self.chunk_size, &config)?;
         self.commit(config)
     }
 
@@ -381,7 +388,7 @@ impl Control {
             .ok_or_else(|| no_such_vip(key))
     }
 
-    fn spec(&self, config: &Config) -> dataplane::service::ServiceSpec {
+    fn spec(&self, config: &Config) -> ServiceSpec {
         let mut spec = config.to_service_spec();
         spec.settings.next_hop_mac = spec.settings.next_hop_mac.or(self.next_hop);
         spec

@@ -9,7 +9,7 @@
 //! A line that starts with `{` is a JSON object:
 //!
 //! ```json
-//! {"version":1,"id":7,"command":"vip add","args":{"vip":"203.0.113.10:80/tcp","reals":["198.51.100.11@2"]}}
+//! {"version":1,"id":7,"command":"vip add","args":{"vip":"203.0.113.10:80/tcp","real":["198.51.100.11@2"]}}
 //! ```
 //!
 //! - `version`: required, [`VERSION`];
@@ -28,11 +28,12 @@
 //! # Answers
 //!
 //! ```json
-//! {"version":1,"id":7,"ok":true,"result":{"generation":12,"added":["203.0.113.10:80/tcp"]}}
+//! {"version":1,"id":7,"ok":true,"result":{"generation":12,"vips_added":{"count":1,"names":["…"]}}}
 //! {"version":1,"id":7,"ok":false,"error":{"field":"vip","problem":"…","remedy":"…"}}
 //! ```
 //!
-//! Answers are JSON for both kinds of request. An error changed nothing.
+//! Answers are JSON for both kinds of request. An error changed nothing. What `result` holds is
+//! described in [`super::report`], and for changes in [`crate::control::Changes`].
 //!
 //! # Limits
 //!

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use dataplane::service::{RealSpec, VipKey, VipSpec};
+use dataplane::{
+    service::{RealSpec, VipKey, VipSpec},
+    xsk::chunk_size,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{admin::AdminError, config::Config};
@@ -226,6 +229,19 @@ pub(super) fn refuse_fixed(old: &Config, new: &Config) -> Result<(), AdminError>
             "restart katran-xsk with the new value, or put the old one back",
         )),
     }
+}
+
+/// Refuses frames that do not fit the chunks with which the sockets were opened.
+pub(super) fn refuse_longer_frames(chunks: Option<usize>, new: &Config) -> Result<(), AdminError> {
+    let max_frame = new.balancer.max_frame;
+    if chunk_size(max_frame).is_some_and(|needed| Some(needed) <= chunks) {
+        return Ok(());
+    }
+    Err(AdminError::new(
+        "balancer.max_frame",
+        format!("{max_frame} does not fit the memory that the sockets were opened with"),
+        "restart katran-xsk with the new value, or give a smaller one",
+    ))
 }
 
 fn show(value: Option<impl ToString>) -> String {

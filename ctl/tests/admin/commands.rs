@@ -1,7 +1,7 @@
 //! `katran-xsk ctl` and `katran-xsk shell` as programs.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -132,6 +132,49 @@ fn ctl_says_what_went_wrong() {
         "{}",
         text(&output.stderr)
     );
+}
+
+#[test]
+fn ctl_watches_until_the_balancer_goes() {
+    let mut served = Served::new();
+    let mut child = katran_xsk("ctl", &served.path)
+        .args(["--json", "--watch", "1", "show", "stats"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    for _ in 0..2 {
+        let line = lines.next().expect("a line").expect("text");
+        let answer: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(answer["ok"], true);
+    }
+    served.stop();
+    let output = child.wait_with_output().expect("the program ends");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("there is no socket"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn ctl_watches_rates() {
+    let served = Served::new();
+    let mut child = katran_xsk("ctl", &served.path)
+        .args(["--watch", "1", "show", "drops"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    assert!(next().ends_with("; dropped frames"));
+    while !next().is_empty() {}
+    assert!(next().ends_with("; dropped frames, per second"));
+    // Nobody reads any more: no error.
+    drop(lines);
+    assert!(child.wait().expect("the program ends").success());
 }
 
 #[test]

@@ -294,6 +294,10 @@ fn a_bad_file_changes_nothing() {
             CONFIG.replace("capacity = 1000", "capacity = 1001"),
             "balancer.flow_table_capacity",
         ),
+        (
+            CONFIG.replace("[balancer]", "[balancer]\nmax_frame = 3000"),
+            "balancer.max_frame",
+        ),
     ] {
         rig.write_file(file);
         let error = lock(&rig.control).reload().expect_err(field);
