@@ -14,6 +14,7 @@ use dataplane::{
 };
 
 use Protocol::{Tcp, Udp};
+use xdp_layout::Tag;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -37,8 +38,11 @@ const VIP: &str = "203.0.113.10:80";
 #[test]
 fn hash_vectors_with_flags() {
     let none = VipFlags::empty();
-    let (no_src_port, dport_only, src_dst_port) =
-        (VipFlags::NO_SRC_PORT, VipFlags::DPORT_ONLY, VipFlags::SRC_DST_PORT);
+    let (no_src_port, dport_only, src_dst_port) = (
+        VipFlags::NO_SRC_PORT,
+        VipFlags::DPORT_ONLY,
+        VipFlags::SRC_DST_PORT,
+    );
     // katran-compat section 2.1: client, VIP port, destination port, flags, hash, ring index.
     let v4 = [
         (443, 443, none, 0x833e_99b9, 5755),
@@ -69,10 +73,19 @@ fn hash_vectors_with_flags() {
         let bench = Bench::new(&spec);
         let destination = (address.parse::<std::net::IpAddr>().unwrap(), port).into();
         let id = FlowId::new(client.parse().unwrap(), destination, Udp).unwrap();
-        let Explanation::Selected { hash: h, ring_index, .. } = bench.forwarder.explain(&id, 0) else {
+        let Explanation::Selected {
+            hash: h,
+            ring_index,
+            ..
+        } = bench.forwarder.explain(&id, 0)
+        else {
             panic!("{client} {address} is balanced");
         };
-        assert_eq!((h, ring_index), (hash, index), "{client} {address}:{vip_port} {flags:?}");
+        assert_eq!(
+            (h, ring_index),
+            (hash, index),
+            "{client} {address}:{vip_port} {flags:?}"
+        );
     }
 }
 
@@ -80,26 +93,40 @@ fn hash_vectors_with_flags() {
 fn a_flow_stays_when_the_ring_changes_under_it() {
     let mut spec = one_vip(80, Tcp, VipFlags::empty(), V4_REALS);
     let mut bench = Bench::new(&spec);
-    let clients: Vec<String> = (0..200).map(|n| format!("192.0.2.10:{}", 40000 + n)).collect();
+    let clients: Vec<String> = (0..200)
+        .map(|n| format!("192.0.2.10:{}", 40000 + n))
+        .collect();
     let reals: Vec<String> = clients
         .iter()
         .map(|client| {
-            assert_eq!(selection(&mut bench, &tcp(client, VIP, Segment::Syn)), Selection::Ring);
+            assert_eq!(
+                selection(&mut bench, &tcp(client, VIP, Segment::Syn)),
+                Selection::Ring
+            );
             bench.last_real()
         })
         .collect();
     // Drain the first real, remove nothing a flow uses, add two.
     spec.vips[0].reals[0].weight = 0;
-    spec.vips[0].reals.extend([real("198.51.100.21", 5), real("198.51.100.22", 1)]);
+    spec.vips[0]
+        .reals
+        .extend([real("198.51.100.21", 5), real("198.51.100.22", 1)]);
     bench.apply(&spec);
     for (client, expected) in clients.iter().zip(&reals) {
-        assert_eq!(selection(&mut bench, &tcp(client, VIP, Segment::Ack)), Selection::Table);
+        assert_eq!(
+            selection(&mut bench, &tcp(client, VIP, Segment::Ack)),
+            Selection::Table
+        );
         assert_eq!(&bench.last_real(), expected);
     }
     for n in 0..200 {
         let client = format!("192.0.2.11:{}", 40000 + n);
         bench.send(&tcp(&client, VIP, Segment::Syn)).unwrap();
-        assert_ne!(bench.last_real(), V4_REALS[0], "a drained real gets no new flow");
+        assert_ne!(
+            bench.last_real(),
+            V4_REALS[0],
+            "a drained real gets no new flow"
+        );
     }
 }
 
@@ -108,10 +135,19 @@ fn syn_selects_anew_and_overwrites() {
     let mut bench = Bench::new(&one_vip(80, Tcp, VipFlags::empty(), &V4_REALS[..1]));
     bench.send(&tcp(CLIENT, VIP, Segment::Syn)).unwrap();
     bench.apply(&one_vip(80, Tcp, VipFlags::empty(), &V4_REALS[1..2]));
-    assert_eq!(selection(&mut bench, &tcp(CLIENT, VIP, Segment::Ack)), Selection::Table);
+    assert_eq!(
+        selection(&mut bench, &tcp(CLIENT, VIP, Segment::Ack)),
+        Selection::Table
+    );
     assert_eq!(bench.last_real(), V4_REALS[0]);
-    assert_eq!(selection(&mut bench, &tcp(CLIENT, VIP, Segment::Syn)), Selection::Ring);
-    assert_eq!(selection(&mut bench, &tcp(CLIENT, VIP, Segment::Ack)), Selection::Table);
+    assert_eq!(
+        selection(&mut bench, &tcp(CLIENT, VIP, Segment::Syn)),
+        Selection::Ring
+    );
+    assert_eq!(
+        selection(&mut bench, &tcp(CLIENT, VIP, Segment::Ack)),
+        Selection::Table
+    );
     assert_eq!(bench.last_real(), V4_REALS[1]);
     assert_eq!(bench.forwarder.flow_count(), 1);
 }
@@ -119,11 +155,20 @@ fn syn_selects_anew_and_overwrites() {
 #[test]
 fn rst_is_looked_up_and_never_stored() {
     let mut bench = Bench::new(&one_vip(80, Tcp, VipFlags::empty(), V4_REALS));
-    assert_eq!(selection(&mut bench, &tcp(CLIENT, VIP, Segment::Rst)), Selection::Ring);
+    assert_eq!(
+        selection(&mut bench, &tcp(CLIENT, VIP, Segment::Rst)),
+        Selection::Ring
+    );
     assert_eq!(bench.forwarder.flow_count(), 0);
     bench.send(&tcp(CLIENT, VIP, Segment::Syn)).unwrap();
-    assert_eq!(selection(&mut bench, &tcp(CLIENT, VIP, Segment::Rst)), Selection::Table);
-    assert_eq!(selection(&mut bench, &tcp(CLIENT, VIP, Segment::Ack)), Selection::Table);
+    assert_eq!(
+        selection(&mut bench, &tcp(CLIENT, VIP, Segment::Rst)),
+        Selection::Table
+    );
+    assert_eq!(
+        selection(&mut bench, &tcp(CLIENT, VIP, Segment::Ack)),
+        Selection::Table
+    );
 }
 
 #[test]
@@ -131,7 +176,9 @@ fn tcp_misses_are_counted_by_kind() {
     let mut bench = Bench::new(&one_vip(80, Tcp, VipFlags::empty(), V4_REALS));
     bench.send(&tcp(CLIENT, VIP, Segment::Syn)).unwrap();
     bench.send(&tcp(CLIENT, VIP, Segment::Ack)).unwrap();
-    bench.send(&tcp("192.0.2.10:40001", VIP, Segment::Ack)).unwrap();
+    bench
+        .send(&tcp("192.0.2.10:40001", VIP, Segment::Ack))
+        .unwrap();
     assert_eq!(bench.counters.tcp_syn_misses.get(), 1);
     assert_eq!(bench.counters.tcp_non_syn_misses.get(), 1);
     assert_eq!(bench.counters.ring_selections.get(), 2);
@@ -172,7 +219,9 @@ fn lru_bypass_and_dport_only_keep_no_flows() {
 #[test]
 fn clients_without_source_port_share_a_flow() {
     let mut bench = Bench::new(&one_vip(80, Tcp, VipFlags::NO_SRC_PORT, V4_REALS));
-    bench.send(&tcp("192.0.2.10:40000", VIP, Segment::Syn)).unwrap();
+    bench
+        .send(&tcp("192.0.2.10:40000", VIP, Segment::Syn))
+        .unwrap();
     let first = bench.last_real();
     let frame = tcp("192.0.2.10:50000", VIP, Segment::Ack);
     assert_eq!(selection(&mut bench, &frame), Selection::Table);
@@ -185,12 +234,17 @@ fn above_the_connection_cap_flows_are_balanced_but_not_stored() {
     let mut bench = Bench::with_connection_rate_cap(&spec, 3);
     for n in 0..6 {
         let client = format!("192.0.2.10:{}", 40000 + n);
-        assert_eq!(selection(&mut bench, &tcp(&client, VIP, Segment::Syn)), Selection::Ring);
+        assert_eq!(
+            selection(&mut bench, &tcp(&client, VIP, Segment::Syn)),
+            Selection::Ring
+        );
     }
     assert_eq!(bench.forwarder.flow_count(), 3);
     assert_eq!(bench.counters.flood_suppressed.get(), 3);
     bench.now_ns += SECOND_NS + 1;
-    bench.send(&tcp("192.0.2.10:40100", VIP, Segment::Syn)).unwrap();
+    bench
+        .send(&tcp("192.0.2.10:40100", VIP, Segment::Syn))
+        .unwrap();
     assert_eq!(bench.forwarder.flow_count(), 4);
 }
 
@@ -216,7 +270,10 @@ fn icmp_errors_reach_the_real_of_the_flow_they_quote() {
 fn a_vip_without_usable_reals_drops_with_its_own_reason() {
     let mut bench = Bench::new(&one_vip(80, Tcp, VipFlags::empty(), &[]));
     let frame = tcp(CLIENT, VIP, Segment::Syn);
-    assert_eq!(bench.send(&frame), Err(NotSent::Dropped(DropReason::NoReal)));
+    assert_eq!(
+        bench.send(&frame),
+        Err(NotSent::Dropped(DropReason::NoReal))
+    );
     let mut spec = one_vip(80, Tcp, VipFlags::empty(), V4_REALS);
     bench.apply(&spec);
     assert!(bench.send(&frame).is_ok());
@@ -224,9 +281,16 @@ fn a_vip_without_usable_reals_drops_with_its_own_reason() {
         real.weight = 0;
     }
     bench.apply(&spec);
-    assert_eq!(bench.send(&frame), Err(NotSent::Dropped(DropReason::NoReal)));
+    assert_eq!(
+        bench.send(&frame),
+        Err(NotSent::Dropped(DropReason::NoReal))
+    );
     let established = tcp(CLIENT, VIP, Segment::Ack);
-    assert_eq!(selection(&mut bench, &established), Selection::Table, "old flows live on");
+    assert_eq!(
+        selection(&mut bench, &established),
+        Selection::Table,
+        "old flows live on"
+    );
     assert_eq!(bench.counters.unaccounted(), 0);
 }
 
@@ -235,7 +299,9 @@ fn flows_of_a_reused_real_index_select_anew() {
     let mut bench = Bench::new(&one_vip(80, Tcp, VipFlags::empty(), &["198.51.100.1"]));
     bench.send(&tcp(CLIENT, VIP, Segment::Syn)).unwrap();
     // Every other index is used before the first real's comes round again.
-    let many: Vec<String> = (0..4095).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
+    let many: Vec<String> = (0..4095)
+        .map(|n| format!("10.0.{}.{}", n / 256, n % 256))
+        .collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     bench.apply(&one_vip(80, Tcp, VipFlags::empty(), &many[..1]));
     bench.apply(&one_vip(80, Tcp, VipFlags::empty(), &many));
@@ -246,7 +312,9 @@ fn flows_of_a_reused_real_index_select_anew() {
 #[test]
 fn per_vip_and_per_real_bytes_are_those_of_the_ip_header() {
     let mut bench = Bench::new(&one_vip(53, Udp, VipFlags::empty(), &V4_REALS[..1]));
-    bench.send(&udp(CLIENT, "203.0.113.10:53", b"twelve bytes")).unwrap();
+    bench
+        .send(&udp(CLIENT, "203.0.113.10:53", b"twelve bytes"))
+        .unwrap();
     assert_eq!(bench.counters.vips[0].get(), (1, 40));
     assert_eq!(bench.counters.reals[1].get(), (1, 40));
     assert_eq!(bench.counters.received.get(), (1, 54));
@@ -257,9 +325,12 @@ fn explain_says_what_happens_and_changes_nothing() {
     let mut bench = Bench::new(&one_vip(80, Tcp, VipFlags::empty(), V4_REALS));
     let id = FlowId::new(CLIENT.parse().unwrap(), VIP.parse().unwrap(), Tcp).unwrap();
     let explained = |bench: &Bench| match bench.forwarder.explain(&id, bench.now_ns) {
-        Explanation::Selected { real, by, outer_source, .. } => {
-            (real.to_string(), by, outer_source.to_string())
-        }
+        Explanation::Selected {
+            real,
+            by,
+            outer_source,
+            ..
+        } => (real.to_string(), by, outer_source.to_string()),
         other => panic!("{other:?}"),
     };
     let (real, by, outer_source) = explained(&bench);
@@ -275,17 +346,33 @@ fn explain_says_what_happens_and_changes_nothing() {
 #[test]
 fn flows_can_be_listed_found_removed_and_purged() {
     let mut spec = one_vip(80, Tcp, VipFlags::empty(), V4_REALS);
-    spec.vips.push(vip("2001:db8:a::10", 80, Tcp, VipFlags::empty(), &["2001:db8:f::1"]));
+    spec.vips.push(vip(
+        "2001:db8:a::10",
+        80,
+        Tcp,
+        VipFlags::empty(),
+        &["2001:db8:f::1"],
+    ));
     let mut bench = Bench::new(&spec);
     for n in 0..20 {
-        bench.send(&tcp(&format!("192.0.2.10:{}", 40000 + n), VIP, Segment::Syn)).unwrap();
+        bench
+            .send(&tcp(
+                &format!("192.0.2.10:{}", 40000 + n),
+                VIP,
+                Segment::Syn,
+            ))
+            .unwrap();
         let client = format!("[2001:db8::10]:{}", 40000 + n);
-        bench.send(&tcp(&client, "[2001:db8:a::10]:80", Segment::Syn)).unwrap();
+        bench
+            .send(&tcp(&client, "[2001:db8:a::10]:80", Segment::Syn))
+            .unwrap();
     }
     let mut seen = Vec::new();
     let mut cursor = Some(0);
     while let Some(at) = cursor {
-        cursor = bench.forwarder.scan_flows(at, 7, &mut |record| seen.push(*record));
+        cursor = bench
+            .forwarder
+            .scan_flows(at, 7, &mut |record| seen.push(*record));
     }
     assert_eq!(seen.len(), 40);
     assert!(seen.iter().all(|record| record.real_address.is_some()));
@@ -307,4 +394,47 @@ fn flows_can_be_listed_found_removed_and_purged() {
     }
     assert_eq!(removed, 20);
     assert_eq!(bench.forwarder.flow_count(), 19);
+}
+
+#[test]
+fn a_tag_counts_only_for_the_vip_it_was_written_for() {
+    let mut spec = one_vip(80, Tcp, VipFlags::empty(), &["198.51.100.1"]);
+    spec.vips.push(vip(
+        "203.0.113.20",
+        80,
+        Tcp,
+        VipFlags::empty(),
+        &["198.51.100.2"],
+    ));
+    let mut bench = Bench::new(&spec);
+    let frame = tcp(CLIENT, VIP, Segment::Ack);
+    let generation = bench
+        .forwarder
+        .table()
+        .vip(0)
+        .expect("it exists")
+        .generation;
+    for (vip, generation, stale) in [
+        (0, generation, 0),
+        (0, generation + 1, 1),
+        // The number of the other VIP, of one that does not exist, and none.
+        (1, generation, 2),
+        (300, generation, 3),
+        (Tag::NO_VIP, generation, 3),
+    ] {
+        let tag = Tag {
+            generation,
+            vip,
+            room: 20,
+            zero: 0,
+        };
+        let mut buffer = vec![0; 20];
+        buffer[..Tag::SIZE].copy_from_slice(&tag.to_bytes());
+        buffer.extend(&frame);
+        let received = buffer.len();
+        let sent = bench.send_tagged(&mut buffer, received);
+        sent.expect("the tag is sound").expect("it is sent");
+        assert_eq!(bench.last_real(), "198.51.100.1", "{tag:?}");
+        assert_eq!(bench.counters.stale_tags.get(), stale, "{tag:?}");
+    }
 }

@@ -170,7 +170,7 @@ fn admit<A: Family>(
     } = stage;
     let (flow, vip) = match &ip.kind {
         Kind::Data(flow) => {
-            let vip = tagged_vip(stage, packet).or_else(|| {
+            let vip = tagged_vip(stage, packet, flow.destination.into()).or_else(|| {
                 lookup(
                     table,
                     flow.destination.into(),
@@ -243,16 +243,17 @@ fn reply_verdict(reply: Result<u16, DropReason>) -> Verdict {
     }
 }
 
-/// The VIP that the XDP program found, if its number still belongs to the same VIP.
+/// The VIP that the XDP program found, if its number still belongs to the same VIP. The address is
+/// compared because the program may read a map element that is being reused for another VIP.
 #[inline]
-fn tagged_vip<'t>(stage: &Stage<'t>, packet: &Packet<'_>) -> Option<&'t Vip> {
+fn tagged_vip<'t>(stage: &Stage<'t>, packet: &Packet<'_>, destination: IpAddr) -> Option<&'t Vip> {
     if packet.tag.vip == xdp_layout::Tag::NO_VIP {
         return None;
     }
     let vip = stage
         .table
         .vip(packet.tag.vip)
-        .filter(|vip| vip.generation == packet.tag.generation);
+        .filter(|vip| vip.generation == packet.tag.generation && vip.key.contains(destination));
     if vip.is_none() {
         stage.counters.stale_tags.add(1);
     }

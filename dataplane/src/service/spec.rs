@@ -116,6 +116,20 @@ impl VipKey {
         }
     }
 
+    /// Whether the key covers an address.
+    #[inline]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => own == other,
+            (IpAddr::V6(network), IpAddr::V6(other)) => {
+                let host_bits = 128 - u32::from(self.prefix_len.min(128));
+                let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+                network.to_bits() == other.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the key covers one address only.
     pub const fn is_single_address(&self) -> bool {
         self.prefix_len == if self.address.is_ipv4() { 32 } else { 128 }

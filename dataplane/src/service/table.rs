@@ -149,19 +149,14 @@ impl ServiceTable {
     fn lookup_prefix(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<u16> {
         self.prefixes
             .iter()
-            .find(|(key, _)| {
-                key.port == port && key.protocol == protocol && prefix_contains(key, address)
-            })
+            .find(|(key, _)| key.port == port && key.protocol == protocol && key.contains(address))
             .map(|(_, number)| *number)
     }
 
     /// Whether some VIP has this address, on whatever port.
     pub fn is_vip_address(&self, address: IpAddr) -> bool {
         self.addresses.contains_key(&address)
-            || self
-                .prefixes
-                .iter()
-                .any(|(key, _)| prefix_contains(key, address))
+            || self.prefixes.iter().any(|(key, _)| key.contains(address))
     }
 
     /// The real at this index.
@@ -172,17 +167,5 @@ impl ServiceTable {
     /// Reals in ascending index, including those that only flows still use.
     pub fn reals(&self) -> impl Iterator<Item = &Real> {
         self.reals.iter().flatten()
-    }
-}
-
-fn prefix_contains(key: &VipKey, address: IpAddr) -> bool {
-    match (key.address, address) {
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            let host_bits = 128 - u32::from(key.prefix_len.min(128));
-            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
-            network.to_bits() == address.to_bits() & mask
-        }
-        (IpAddr::V4(_), IpAddr::V4(_)) => key.address == address,
-        _ => false,
     }
 }
