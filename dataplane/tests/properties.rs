@@ -6,17 +6,18 @@ mod common;
 use std::{
     cell::RefCell,
     collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use common::{
     Bench, V4_REALS, V6_REALS,
-    frames::{OWN_MAC, SENDER_MAC},
+    frames::{OWN_MAC, SENDER_MAC, Segment, icmp_error, tcp, udp},
     proptest_config,
     services::gue,
     settings, vip,
 };
 use dataplane::{
+    forward::Selection,
     packet::parse::{self, Frame, Kind},
     service::{Encapsulation, Protocol, ServiceSpec, Settings, VipFlags},
 };
@@ -251,6 +252,36 @@ fn frame(client: &Client, shape: &Shape) -> Vec<u8> {
     frame
 }
 
+/// What the outer header must know of a packet.
+#[derive(Clone, Copy, Debug)]
+struct Arrived {
+    tos: u8,
+    padding: usize,
+    /// Whether GUE's checksum, which trusts the inner one, can be right.
+    checksum_holds: bool,
+}
+
+impl Arrived {
+    fn data(client: &Client, shape: &Shape) -> Self {
+        let without_checksum =
+            shape.without_checksum && !client.is_tcp && client.mixture.inner_is_v4();
+        Self {
+            tos: shape.tos,
+            padding: shape.padding,
+            checksum_holds: !without_checksum,
+        }
+    }
+
+    /// An ICMP error with TOS 0. `ICMPv4` has no pseudo header, against what section 6.4 assumes.
+    fn error(client: &Client) -> Self {
+        Self {
+            tos: 0,
+            padding: 0,
+            checksum_holds: !client.mixture.inner_is_v4(),
+        }
+    }
+}
+
 /// What the outer header says besides the addresses that settle where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outer {
@@ -264,14 +295,14 @@ struct Outer {
 fn outer(
     encapsulation: Encapsulation,
     client: &Client,
-    shape: &Shape,
+    arrived: Arrived,
     arriving: &[u8],
     sent: &[u8],
 ) -> Result<Outer, TestCaseError> {
     let (ethernet, rest) = Ethernet2Header::from_slice(sent)?;
     prop_assert_eq!(ethernet.destination, NEXT_HOP);
     prop_assert_eq!(ethernet.source, OWN_MAC);
-    let packet_len = arriving.len() - 14 - shape.padding;
+    let packet_len = arriving.len() - 14 - arrived.padding;
 
     let (udp_overhead, tunnel) = match encapsulation {
         Encapsulation::Ipip if client.mixture.inner_is_v4() => (0, ip_number::IPV4),
@@ -292,7 +323,7 @@ fn outer(
         prop_assert!(!header.dont_fragment && !header.more_fragments);
         prop_assert_eq!(header.fragment_offset.value(), 0);
         prop_assert_eq!(header.protocol, tunnel);
-        prop_assert_eq!((header.dscp.value() << 2) | header.ecn.value(), shape.tos);
+        prop_assert_eq!((header.dscp.value() << 2) | header.ecn.value(), arrived.tos);
         let (source, real) = (header.source.into(), header.destination.into());
         let ip = IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default());
         (ip, rest, source, real)
@@ -306,7 +337,7 @@ fn outer(
         prop_assert_eq!(header.hop_limit, 64);
         prop_assert_eq!(header.flow_label.value(), 0);
         prop_assert_eq!(header.next_header, tunnel);
-        prop_assert_eq!(header.traffic_class, shape.tos);
+        prop_assert_eq!(header.traffic_class, arrived.tos);
         let (source, real) = (header.source.into(), header.destination.into());
         let ip = IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default());
         (ip, rest, source, real)
@@ -328,9 +359,7 @@ fn outer(
             source,
             configured[usize::from(!client.mixture.outer_is_v4())]
         );
-        let without_checksum =
-            shape.without_checksum && !client.is_tcp && client.mixture.inner_is_v4();
-        if !without_checksum {
+        if arrived.checksum_holds {
             let expected = match &ip {
                 IpHeaders::Ipv4(ip, _) => udp.calc_checksum_ipv4(ip, &rest[..packet_len]),
                 IpHeaders::Ipv6(ip, _) => udp.calc_checksum_ipv6(ip, &rest[..packet_len]),
@@ -393,7 +422,8 @@ fn encapsulates(settings: Settings) {
                 let sent = bench
                     .send_with_room(&arriving, shape.room)
                     .map_err(|other| TestCaseError::fail(format!("{other:?}")))?;
-                let outer = outer(encapsulation, &client, &shape, &arriving, &sent)?;
+                let arrived = Arrived::data(&client, &shape);
+                let outer = outer(encapsulation, &client, arrived, &arriving, &sent)?;
                 let (source, source_port) = expected_source(encapsulation, &client);
                 prop_assert_eq!(source.unwrap_or(outer.source), outer.source);
                 prop_assert_eq!(source_port, outer.source_port);
@@ -417,6 +447,61 @@ fn gue_carries_packets_unharmed() {
     encapsulates(gue());
 }
 
+/// An ICMP error about a flow goes where the flow goes, with the outer source of the flow.
+fn errors_follow(settings: Settings) {
+    let bench = RefCell::new(Bench::new(&services(settings)));
+    let encapsulation = settings.encapsulation;
+    TestRunner::new(proptest_config(CASES))
+        .run(
+            &(client(), shape(), any::<(bool, u8)>()),
+            |(client, shape, (too_big, code))| {
+                let mut bench = bench.borrow_mut();
+                let data = frame(&client, &shape);
+                let sent = bench
+                    .send(&data)
+                    .map_err(|other| TestCaseError::fail(format!("{other:?}")))?;
+                let arrived = Arrived::data(&client, &shape);
+                let expected = outer(encapsulation, &client, arrived, &data, &sent)?;
+
+                let vip = SocketAddr::new(client.mixture.vip(), client.destination_port);
+                let quoted_to = SocketAddr::new(source(&client), client.source_port).to_string();
+                let quoted = if client.is_tcp {
+                    tcp(&vip.to_string(), &quoted_to, Segment::Ack)
+                } else {
+                    udp(&vip.to_string(), &quoted_to, b"answer")
+                };
+                let (router, kind) = match (client.mixture.inner_is_v4(), too_big) {
+                    (true, _) => ("198.18.0.1", 3),
+                    (false, false) => ("2001:db8:99::1", 1),
+                    (false, true) => ("2001:db8:99::1", 2),
+                };
+                let error = icmp_error(router, &vip.ip().to_string(), (kind, code), &quoted);
+                let sent = bench
+                    .send_with_room(&error, shape.room)
+                    .map_err(|other| TestCaseError::fail(format!("{other:?}")))?;
+                let arrived = Arrived::error(&client);
+                let steered = outer(encapsulation, &client, arrived, &error, &sent)?;
+                prop_assert_eq!(steered, expected);
+                let is_reset = client.is_tcp && shape.flags & 4 != 0;
+                if !is_reset {
+                    prop_assert_eq!(bench.last.selection, Selection::Table);
+                }
+                Ok(())
+            },
+        )
+        .unwrap();
+}
+
+#[test]
+fn ipip_carries_errors_to_the_real_of_the_flow() {
+    errors_follow(settings());
+}
+
+#[test]
+fn gue_carries_errors_to_the_real_of_the_flow() {
+    errors_follow(gue());
+}
+
 /// Receivers spread tunnels over queues by the outer source, so flows must differ in it. Random flows
 /// fall on 65536 values; with 1000 of them, fewer than 960 different ones would be far off chance.
 #[test]
@@ -435,8 +520,9 @@ fn flows_differ_in_their_outer_source() {
                 let client = Client { mixture, ..client };
                 let arriving = frame(&client, &shape);
                 let sent = bench.send(&arriving).expect("it is sent");
+                let arrived = Arrived::data(&client, &shape);
                 let outer =
-                    outer(settings.encapsulation, &client, &shape, &arriving, &sent).unwrap();
+                    outer(settings.encapsulation, &client, arrived, &arriving, &sent).unwrap();
                 sources.insert((outer.source, outer.source_port));
             }
             let different = sources.len();
