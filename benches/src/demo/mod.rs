@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::traffic::{
     HeldConnections, Plan, Server, Tally, WebServer, run_connections, run_datagrams,
 };
 
-use report::{Checks, Progress, table};
+use report::{Checks, Progress, say, table};
 
 /// Port of the servers that check what they get.
 const PORT: u16 = 7000;
@@ -69,11 +69,11 @@ impl Default for DemoOptions {
 pub fn run(options: &DemoOptions) -> Result<()> {
     let started = Instant::now();
     let binary = std::env::current_exe().context("cannot find the path of this program")?;
-    println!(
+    say(format_args!(
         "A client, a router, the balancer and {} real servers, in network namespaces:\n\n{}",
         options.reals,
         map(options)
-    );
+    ))?;
 
     let progress = Progress::new("building the lab");
     let lab = Lab::new(LabOptions {
@@ -83,7 +83,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         ipv6: true,
     })?;
     let (_servers, _web) = start_servers(&lab)?;
-    progress.done("done");
+    progress.done("done")?;
 
     let progress = Progress::new("starting the balancer");
     let vips = Vips::new(options.reals);
@@ -91,11 +91,11 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         .scratch()
         .write("lb.toml", configuration(&vips.all(), FLOWS))?;
     let balancer = Launch::new(binary, config).start(&lab)?;
-    progress.done("done; it says:");
+    progress.done("serving")?;
     for line in balancer.log().lines() {
-        println!("    {line}");
+        say(format_args!("    {line}"))?;
     }
-    println!();
+    say("")?;
 
     let mut checks = Checks::default();
     let demo = Demo {
@@ -108,7 +108,8 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     demo.drain(&mut checks)?;
     demo.counters(&mut checks)?;
 
-    println!("{checks}");
+    say(&checks)?;
+    let took = started.elapsed().as_secs_f64();
     if options.keep {
         demo.keep()?;
     }
@@ -116,10 +117,10 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     if checks.failed() > 0 {
         bail!("the demo FAILED: {} checks did not hold", checks.failed());
     }
-    println!(
-        "PASS: the demo took {:.0} s; nothing of it is left",
-        started.elapsed().as_secs_f64()
-    );
+    say(format_args!(
+        "PASS: all {} checks held; the demo took {took:.0} s",
+        checks.total()
+    ))?;
     Ok(())
 }
 
@@ -234,7 +235,7 @@ impl Demo<'_> {
             let total = self.options.datagrams as usize;
             let plan = plan_to(vip, total, UDP_PAYLOAD);
             let tally = run_datagrams(self.lab.client(0), &plan, |n| progress.count(n, total))?;
-            progress.done(&outcome(&tally));
+            progress.done(&outcome(&tally))?;
             checks.add(
                 tally.failed == 0 && tally.answered() == u64::from(self.options.datagrams),
                 format!(
@@ -246,7 +247,7 @@ impl Demo<'_> {
             );
             columns.push((vip, tally));
         }
-        println!("\n{}", self.shares(&columns));
+        say(format_args!("\n{}", self.shares(&columns)))?;
         let every_real =
             |tally: &Tally| (0..self.options.reals).all(|i| tally.of_server(server_number(i)) > 0);
         checks.add(
@@ -284,7 +285,7 @@ impl Demo<'_> {
                 new.of_server(drained),
                 after.of_server(drained),
                 before.of_server(drained)
-            ));
+            ))?;
             let mut failures = before.failures.clone();
             failures.extend(after.failures.iter().chain(&new.failures).cloned());
             checks.add(
@@ -328,7 +329,10 @@ impl Demo<'_> {
                 frames.dropped.to_string(),
             ]);
         }
-        println!("\nPackets that the workers moved:\n{}", table(&rows));
+        say(format_args!(
+            "\nPackets that the workers moved:\n{}",
+            table(&rows)
+        ))?;
         checks.add(
             stats.workers.len() == self.options.queues as usize
                 && stats
@@ -356,7 +360,7 @@ impl Demo<'_> {
         let progress = Progress::new(&format!("{count} TCP connections to {}", vip.name()));
         let plan = plan_to(vip, count, TCP_PAYLOAD);
         let tally = run_connections(self.lab.client(0), &plan, |n| progress.count(n, count))?;
-        progress.done(&outcome(&tally));
+        progress.done(&outcome(&tally))?;
         Ok(tally)
     }
 
@@ -390,7 +394,7 @@ impl Demo<'_> {
         let socket = self.balancer.socket().display();
         let binary = std::env::current_exe()?;
         let binary = binary.display();
-        println!(
+        say(format_args!(
             "The lab is up. From another terminal, as root:\n\
              \n  who answers?\n    nsenter --net={client} curl http://{vip}/\n\
              \x20   nsenter --net={client} curl 'http://[{vip6}]/'\n\
@@ -401,8 +405,7 @@ impl Demo<'_> {
              \n  an interactive shell\n    {binary} shell --socket {socket}\n\
              \n  the balancer's interface\n    nsenter --net={balancer} ip address\n\
              \nEnter or Ctrl-C ends the lab."
-        );
-        io::stdout().flush()?;
+        ))?;
         if io::stdin().lock().read_line(&mut String::new())? == 0 {
             // Nobody can press Enter; a signal ends the process, and the lab with it.
             loop {

@@ -1,12 +1,20 @@
 //! What the demo shows on the terminal.
 
 use std::fmt;
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{self, IsTerminal, Write, stdout};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time between two updates of a counter.
 const REFRESH: Duration = Duration::from_millis(100);
+
+/// Back to the line's begin, and everything on it away.
+const CLEAR_LINE: &str = "\r\x1b[K";
+
+/// Prints a line. Unlike with `println!`, a reader that has gone is an error, not a panic.
+pub(super) fn say(text: impl fmt::Display) -> io::Result<()> {
+    writeln!(stdout(), "{text}")
+}
 
 /// A line about a step: its title, a counter while it runs where the output is a terminal, and its
 /// outcome at the end.
@@ -46,19 +54,19 @@ impl Progress {
     }
 
     /// The step is over.
-    pub(super) fn done(self, outcome: &str) {
+    pub(super) fn done(self, outcome: &str) -> io::Result<()> {
         let elapsed = self.started.elapsed().as_secs_f64();
-        if self.terminal {
-            // Back to the line's begin, and everything on it away.
-            print!("\r\x1b[K");
-        }
-        println!("{}: {outcome} ({elapsed:.1} s)", self.title);
+        let clear = if self.terminal { CLEAR_LINE } else { "" };
+        say(format_args!(
+            "{clear}{}: {outcome} ({elapsed:.1} s)",
+            self.title
+        ))
     }
 
     fn show(&self, state: &str) {
-        print!("\r\x1b[K{}: {state}", self.title);
-        // A terminal that does not take output any more will say so at the next println.
-        let _ = stdout().flush();
+        let mut output = stdout().lock();
+        // A terminal that does not take output any more will say so at the next whole line.
+        let _ = write!(output, "{CLEAR_LINE}{}: {state}", self.title).and_then(|()| output.flush());
     }
 }
 
@@ -72,6 +80,11 @@ impl Checks {
     /// Notes a promise; `failures` are shown when it did not hold.
     pub(super) fn add(&mut self, held: bool, promise: String, failures: &[String]) {
         self.lines.push((held, promise, failures.to_vec()));
+    }
+
+    /// Promises.
+    pub(super) fn total(&self) -> usize {
+        self.lines.len()
     }
 
     /// Promises that did not hold.

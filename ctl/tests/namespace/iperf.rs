@@ -76,11 +76,13 @@ fn iperf3_runs_through_a_vip() -> Result<()> {
         for arguments in [&[][..], &["--parallel", "4"], &["--reverse"]] {
             let end = client(&lab, address, arguments)?;
             let bytes = end["sum_received"]["bytes"].as_u64().unwrap_or_default();
+            println!("{address} {arguments:?}: {bytes} bytes received");
             assert!(bytes > 1_000_000, "{address} {arguments:?}: {end}");
         }
         let end = client(&lab, address, &["--udp", "--bitrate", "10M"])?;
         let packets = end["sum"]["packets"].as_u64().unwrap_or_default();
         let lost = end["sum"]["lost_packets"].as_u64().unwrap_or(packets);
+        println!("{address}: {lost} of {packets} datagrams lost");
         assert!(packets > 100 && lost < packets / 2, "{address}: {end}");
     }
     // TCP at full speed may overrun a queue, which the kernel counts; the workers drop nothing.

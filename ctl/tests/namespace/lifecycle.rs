@@ -36,6 +36,7 @@ fn idle_workers_sleep() -> Result<()> {
     thread::sleep(IDLE);
     let used = cpu_time(balancer.id())?.saturating_sub(before);
     let share = used.div_duration_f64(IDLE);
+    println!("idle: {:.3} % of a core", share * 100.0);
     assert!(
         share < IDLE_SHARE,
         "idle workers use {:.2} % of a core",

@@ -84,7 +84,7 @@ fn a_vip_answers_pings() -> Result<()> {
     }
     let counters = balancer.ctl(["show", "stats"])?;
     assert!(
-        counters["counters"]["echo_replies"].as_u64() >= Some(u64::from(PINGS) * 2),
+        counters["counters"]["echo-replies"].as_u64() >= Some(u64::from(PINGS) * 2),
         "{counters}"
     );
     Ok(())
