@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{io::IsTerminal as _, net::IpAddr, path::PathBuf, time::Duration};
 
 use benches::demo::DemoOptions;
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -182,6 +182,7 @@ pub fn init_logging(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }

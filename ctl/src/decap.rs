@@ -16,6 +16,7 @@ use rtnetlink::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::mpsc,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use xdp_redirect::{Decap, DecapOptions};
@@ -43,14 +44,14 @@ async fn decap(args: &DecapArgs) -> anyhow::Result<ExitCode> {
     let mut show = signal(SignalKind::user_defined1())?;
 
     let follows = !args.any_destination && args.destinations.is_empty();
-    let mut addresses = if follows {
-        Some(Addresses::new().context("netlink")?)
+    let (sender, mut changes) = mpsc::channel(1);
+    let destinations = if follows {
+        let addresses = Addresses::new().context("netlink")?;
+        let destinations = addresses.read().await?;
+        tokio::spawn(addresses.follow(sender.clone()));
+        destinations
     } else {
-        None
-    };
-    let destinations = match &addresses {
-        Some(addresses) => addresses.read().await?,
-        None => args.destinations.clone(),
+        args.destinations.clone()
     };
     let count = destinations.len();
     let options = DecapOptions {
@@ -73,9 +74,11 @@ async fn decap(args: &DecapArgs) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => break,
             _ = show.recv() => print_counters(&decap)?,
             () = tick(report.as_mut()) => print_counters(&decap)?,
-            destinations = changed(addresses.as_mut()) => follow(&mut decap, destinations),
+            // There is always a sender, so this waits for ever when nothing is followed.
+            Some(destinations) = changes.recv() => follow(&mut decap, &destinations),
         }
     }
+    drop(sender);
     print_counters(&decap)?;
     decap.detach();
     Ok(ExitCode::SUCCESS)
@@ -117,29 +120,12 @@ async fn tick(interval: Option<&mut tokio::time::Interval>) {
     }
 }
 
-/// Never, when addresses are not followed.
-async fn changed(addresses: Option<&mut Addresses>) -> Result<Vec<IpAddr>, rtnetlink::Error> {
-    match addresses {
-        Some(addresses) => {
-            addresses.changed().await;
-            addresses.read().await
-        }
-        None => std::future::pending().await,
-    }
-}
-
-fn follow(decap: &mut Decap, destinations: Result<Vec<IpAddr>, rtnetlink::Error>) {
-    match destinations {
-        Ok(destinations) => {
-            if let Err(error) = decap.set_destinations(&destinations) {
-                tracing::error!(
-                    %error,
-                    "this host's addresses cannot be followed; give --destination or \
-                     --any-destination"
-                );
-            }
-        }
-        Err(error) => tracing::warn!(%error, "this host's addresses cannot be read"),
+fn follow(decap: &mut Decap, destinations: &[IpAddr]) {
+    if let Err(error) = decap.set_destinations(destinations) {
+        tracing::error!(
+            %error,
+            "this host's addresses cannot be followed; give --destination or --any-destination"
+        );
     }
 }
 
@@ -179,6 +165,21 @@ impl Addresses {
             self.handle.address().get().execute().try_collect().await?;
         let addresses: BTreeSet<IpAddr> = messages.iter().filter_map(address).collect();
         Ok(addresses.into_iter().collect())
+    }
+
+    /// Sends them whenever they may have changed, for as long as the task lives.
+    async fn follow(mut self, sender: mpsc::Sender<Vec<IpAddr>>) {
+        loop {
+            self.changed().await;
+            match self.read().await {
+                Ok(addresses) => {
+                    if sender.send(addresses).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "this host's addresses cannot be read"),
+            }
+        }
     }
 
     /// Sleeps until they may have changed.

@@ -192,3 +192,42 @@ fn quote(text: &str) -> String {
     quoted.push('"');
     quoted
 }
+
+#[cfg(test)]
+mod tests {
+    use dataplane::service::{DecapSpec, ServerIdSpec, SourceRouteSpec};
+
+    use super::*;
+    use crate::config::parse::Document;
+
+    #[test]
+    fn what_is_not_supported_yet_is_written_as_well() {
+        let mut config = Config::default();
+        config.balancer.tcp_server_id = true;
+        config.server_ids.push(ServerIdSpec {
+            id: 4097,
+            real: "198.51.100.11".parse().unwrap(),
+        });
+        config.source_routes.push(SourceRouteSpec {
+            prefix: "192.0.2.0".parse().unwrap(),
+            prefix_len: 24,
+            real: "198.51.100.12".parse().unwrap(),
+        });
+        config.decap.push(DecapSpec {
+            address: "2001:db8:d::1".parse().unwrap(),
+            egress: true,
+        });
+        let document = Document::read(&config.to_toml());
+        assert_eq!(document.problems, []);
+        assert_eq!(document.config, config);
+    }
+
+    #[test]
+    fn strings_are_quoted() {
+        let text = "a\"b\\c\n\u{7f}é";
+        let quoted = quote(text);
+        assert_eq!(quoted, "\"a\\\"b\\\\c\\U0000000A\\U0000007Fé\"");
+        let table: toml::Table = format!("k = {quoted}").parse().unwrap();
+        assert_eq!(table["k"].as_str(), Some(text));
+    }
+}

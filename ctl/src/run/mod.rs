@@ -29,7 +29,7 @@ use crate::{
     },
     cli::RunArgs,
     config::Config,
-    control::{Control, ControlParts, Origin, SharedControl, lock},
+    control::{Changes, Control, ControlParts, Origin, SharedControl, lock},
 };
 use balancer::Balancer;
 use lock::InstanceLock;
@@ -109,8 +109,10 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     );
     notify::ready();
 
-    let end = serve(&control, &balancer, &mut follower, &mut signals).await;
+    let following = tokio::spawn(follower.run(Arc::clone(&control)));
+    let end = serve(&control, &balancer, &mut signals).await;
     notify::stopping();
+    following.abort();
     let report = balancer.stop();
     drop(admin);
     println!("{report}");
@@ -146,7 +148,6 @@ fn control(
 async fn serve(
     control: &SharedControl,
     balancer: &Balancer,
-    follower: &mut Follower,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
     let mut care = interval(CARE);
@@ -156,7 +157,6 @@ async fn serve(
             _ = signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
             _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
             _ = signals.hang_up.recv() => reload(control),
-            () = follower.follow(control) => {}
             _ = care.tick() => balancer.care()?,
         }
     }
@@ -164,8 +164,33 @@ async fn serve(
 
 fn reload(control: &SharedControl) {
     match lock(control).reload() {
-        Ok(changes) => tracing::info!(?changes, "the configuration was read again"),
+        Ok(changes) => tracing::info!("configuration read again: {}", describe(&changes)),
         Err(error) => tracing::error!(%error, "the configuration was not read again"),
+    }
+}
+
+/// `vips added 203.0.113.10:80/tcp; reals removed 2`
+fn describe(changes: &Changes) -> String {
+    let kinds = [
+        ("settings changed", &changes.settings),
+        ("vips added", &changes.vips_added),
+        ("vips removed", &changes.vips_removed),
+        ("vips changed", &changes.vips_changed),
+        ("reals added", &changes.reals_added),
+        ("reals removed", &changes.reals_removed),
+        ("reals changed", &changes.reals_changed),
+    ];
+    let parts: Vec<_> = kinds
+        .into_iter()
+        .filter(|(_, names)| names.count > 0)
+        .map(|(kind, names)| match names.count {
+            count if count <= 10 => format!("{kind} {}", names.names.join(", ")),
+            count => format!("{kind} {count}"),
+        })
+        .collect();
+    match parts.as_slice() {
+        [] => "nothing changed".to_owned(),
+        parts => parts.join("; "),
     }
 }
 
@@ -208,16 +233,18 @@ struct Follower {
 }
 
 impl Follower {
-    /// Waits for a change and passes it on. May be dropped while it waits.
-    async fn follow(&mut self, control: &SharedControl) {
-        let known = self.last.is_some_and(|gateway| gateway.mac.is_some());
-        self.neighbour.changed(known).await;
-        if lock(control).config().interface.next_hop_mac.is_some() {
-            return;
-        }
-        match self.neighbour.read().await {
-            Ok(gateway) => self.tell(control, gateway),
-            Err(error) => tracing::warn!(%error, "the next hop cannot be looked up"),
+    /// Passes changes on, for as long as the task lives.
+    async fn run(mut self, control: SharedControl) {
+        loop {
+            let known = self.last.is_some_and(|gateway| gateway.mac.is_some());
+            self.neighbour.changed(known).await;
+            if lock(&control).config().interface.next_hop_mac.is_some() {
+                continue;
+            }
+            match self.neighbour.read().await {
+                Ok(gateway) => self.tell(&control, gateway),
+                Err(error) => tracing::warn!(%error, "the next hop cannot be looked up"),
+            }
         }
     }
 

@@ -158,7 +158,10 @@ pub(super) fn warnings(
             super::settings::display(&without)
         ));
     }
-    let offloads = interface.harmful_offloads();
+    let vlans = fs::read_to_string("/proc/net/vlan/config").unwrap_or_default();
+    let mut offloads = interface.harmful_offloads();
+    // Hiding VLAN tags does no harm where there are none.
+    offloads.retain(|offload| !offload.contains("vlan") || has_vlans(&vlans, name));
     if !offloads.is_empty() {
         let switches: Vec<_> = offloads.iter().map(|name| format!("{name} off")).collect();
         warnings.push(format!(
@@ -184,6 +187,13 @@ pub(super) fn warnings(
         ));
     }
     Ok(warnings)
+}
+
+/// Whether the kernel's list of VLANs (`/proc/net/vlan/config`) has one on this interface.
+fn has_vlans(list: &str, interface: &str) -> bool {
+    list.lines()
+        .filter_map(|line| line.rsplit('|').next())
+        .any(|parent| parent.trim() == interface)
 }
 
 #[cfg(test)]
@@ -214,6 +224,15 @@ mod tests {
         let text = "MemTotal:       1000 kB\nMemAvailable:     24 kB\nBuffers: 1 kB\n";
         assert_eq!(available_memory(text), Some(24 * 1024));
         assert_eq!(available_memory("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn vlans_are_found_by_their_interface() {
+        let list = "VLAN Dev name    | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n\
+                    eth0.7         | 7  | eth0\n";
+        assert!(has_vlans(list, "eth0"));
+        assert!(!has_vlans(list, "eth1"));
+        assert!(!has_vlans("", "eth0"));
     }
 
     #[test]

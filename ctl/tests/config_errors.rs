@@ -1,0 +1,768 @@
+//! Every complaint about a configuration, word for word.
+
+use katran_xsk::config::Config;
+
+/// What is wrong with `text`, a line for each problem.
+fn complaints(text: &str) -> String {
+    match Config::parse(text, "lb.toml") {
+        Ok(_) => "valid".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    let complaints = complaints(text);
+    assert_eq!(complaints.lines().collect::<Vec<_>>(), expected, "\n{text}");
+}
+
+/// A VIP with its address on line 2, port on 3, protocol on 4 and `rest` from 5.
+fn vip(rest: &str) -> String {
+    format!("[[vip]]\naddress = \"203.0.113.10\"\nport = 80\nprotocol = \"tcp\"\n{rest}\n")
+}
+
+#[test]
+fn an_empty_file_is_valid() {
+    check("", &["valid"]);
+    check("# nothing\n[interface]\n[balancer]\n[admin]\n", &["valid"]);
+}
+
+#[test]
+fn the_documented_file_is_valid_but_for_what_is_not_built() {
+    let text = r#"
+[interface]
+name = "eth0"
+queues = "0-15"
+mode = "auto"
+next_hop_mac = "02:00:00:00:cc:03"
+xdp_mode = "native"
+frames = 8192
+cpus = "0-15"
+busy_poll = 50
+spin_us = 100
+huge_pages = true
+
+[balancer]
+hash = "maglev-v2"
+encapsulation = "gue"
+gue_port = 6080
+source_v4 = "192.0.2.1"
+source_v6 = "2001:db8::1"
+flow_table_capacity = 1000000
+max_frame = 1514
+icmp_too_big = true
+tcp_server_id = false
+
+[admin]
+socket = "/run/katran-xsk.sock"
+mode = "0660"
+
+[[vip]]
+address = "203.0.113.10"
+port = 80
+protocol = "tcp"
+hash = "maglev-v1"
+flags = ["no-src-port", "lru-bypass", "dport-only", "src-dst-port"]
+reals = [{ address = "198.51.100.11", weight = 1 }, { address = "2001:db8:f::1", local = false }]
+
+[[vip]]
+address = "2001:db8:a::/96"
+port = 0
+protocol = "udp"
+reals = []
+"#;
+    check(text, &["valid"]);
+}
+
+#[test]
+fn what_is_not_built_is_refused() {
+    for flag in [
+        "quic",
+        "src-routing",
+        "local-vip",
+        "global-lru",
+        "udp-stable-routing",
+        "udp-flow-migration",
+    ] {
+        check(
+            &vip(&format!("flags = [\"{flag}\"]")),
+            &[&format!(
+                "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flag {flag}; \
+                 remove the flag or the VIP"
+            )],
+        );
+    }
+    check(
+        &vip("flags = [\"quic\", \"no-src-port\", \"global-lru\"]"),
+        &[
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flags quic, global-lru; \
+           remove the flags or the VIP",
+        ],
+    );
+    check(
+        &vip("reals = [{ address = \"198.51.100.11\", local = true }]"),
+        &[
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).reals[0].local: not supported yet: local = true; \
+           remove the key or the real",
+        ],
+    );
+    check(
+        "[balancer]\ntcp_server_id = true\n",
+        &[
+            "lb.toml:2: balancer.tcp_server_id: not supported yet: tcp_server_id = true; remove the \
+           line",
+        ],
+    );
+    check(
+        "[[server_id]]\nid = 4097\nreal = \"198.51.100.11\"\n",
+        &["lb.toml:1: server_id[0]: not supported yet: [[server_id]]; remove these sections"],
+    );
+    check(
+        "\n[[source_route]]\nprefix = \"192.0.2.0/24\"\nreal = \"198.51.100.12\"\n",
+        &["lb.toml:2: source_route[0]: not supported yet: [[source_route]]; remove these sections"],
+    );
+    check(
+        "[[decap]]\naddress = \"2001:db8:d::1\"\negress = false\n",
+        &["lb.toml:1: decap[0]: not supported yet: [[decap]]; remove these sections"],
+    );
+}
+
+#[test]
+fn unknown_keys_and_sections_are_refused() {
+    check(
+        "[interfce]\nname = \"eth0\"\n",
+        &["lb.toml:1: unknown key `interfce`; did you mean `interface`?"],
+    );
+    check(
+        "[metrics]\nport = 1\n",
+        &[
+            "lb.toml:1: unknown key `metrics`; the keys here are interface, balancer, admin, vip, \
+           server_id, source_route, decap",
+        ],
+    );
+    check(
+        "[interface]\nname = \"eth0\"\nmtu = 1500\n",
+        &[
+            "lb.toml:3: interface: unknown key `mtu`; the keys here are name, queues, mode, \
+           next_hop_mac, xdp_mode, frames, cpus, busy_poll, spin_us, huge_pages",
+        ],
+    );
+    check(
+        &vip("reals = [{ address = \"198.51.100.11\", weigth = 1 }]"),
+        &[
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).reals[0]: unknown key `weigth`; did you mean \
+           `weight`?",
+        ],
+    );
+    check(
+        &vip("flag = []"),
+        &["lb.toml:5: vip[0] (203.0.113.10:80/tcp): unknown key `flag`; did you mean `flags`?"],
+    );
+}
+
+#[test]
+fn wrong_types_are_refused() {
+    check(
+        "interface = 1\n",
+        &["lb.toml:1: interface: 1 is a whole number; give a table headed [interface]"],
+    );
+    check(
+        "vip = \"x\"\n",
+        &["lb.toml:1: vip: \"x\" is a string; give tables headed [[vip]]"],
+    );
+    check(
+        "vip = [1]\n",
+        &["lb.toml:1: vip[0]: 1 is a whole number; give tables headed [[vip]]"],
+    );
+    check(
+        "[vip]\naddress = \"203.0.113.10\"\n",
+        &["lb.toml:1: vip: [vip] is a table; give tables headed [[vip]]"],
+    );
+    check(
+        "[interface]\nname = 5\nhuge_pages = \"yes\"\nqueues = 4\nmode = false\n",
+        &[
+            "lb.toml:2: interface.name: 5 is a whole number; give a string as in \"eth0\"",
+            "lb.toml:3: interface.huge_pages: \"yes\" is a string; give true or false",
+            "lb.toml:4: interface.queues: 4 is a whole number; give a string as in \"0-15\"",
+            "lb.toml:5: interface.mode: false is a boolean; give \"auto\", \"zero-copy\" or \"copy\"",
+        ],
+    );
+    check(
+        "[balancer]\nmax_frame = 1514.0\ngue_port = \"6080\"\nflow_table_capacity = 1979-05-27\n",
+        &[
+            "lb.toml:2: balancer.max_frame: 1514.0 is a number with a fraction; give a whole number \
+             from 74 to 3500",
+            "lb.toml:3: balancer.gue_port: \"6080\" is a string; give a whole number from 1 to 65535",
+            "lb.toml:4: balancer.flow_table_capacity: 1979-05-27 is a date; give a whole number from 1 \
+             to 134217728",
+        ],
+    );
+    check(
+        &vip("flags = \"no-src-port\"\nreals = { address = \"198.51.100.11\" }"),
+        &[
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: \"no-src-port\" is a string; give an array \
+             of flag names",
+            "lb.toml:6: vip[0] (203.0.113.10:80/tcp).reals: { address = \"198.51.100.11\" } is a \
+             table; give an array as in [{ address = \"198.51.100.11\", weight = 1 }]",
+        ],
+    );
+    check(
+        &vip("flags = [1]\nreals = [\"198.51.100.11\"]"),
+        &[
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: 1 is a whole number; give a string",
+            "lb.toml:6: vip[0] (203.0.113.10:80/tcp).reals[0]: \"198.51.100.11\" is a string; give an \
+             array as in [{ address = \"198.51.100.11\", weight = 1 }]",
+        ],
+    );
+}
+
+#[test]
+fn interface_values_are_checked() {
+    for (line, complaint) in [
+        (
+            "name = \"a name\"",
+            "name: \"a name\" is not an interface name; give 1 to 15 characters without slash, colon \
+             or space, as `ip link` shows them",
+        ),
+        (
+            "queues = \"0-\"",
+            "queues: \"0-\" is not a list of indices: `0-` is neither a number nor a range; write a \
+             list as in 0-15 or 0,2,4-7",
+        ),
+        (
+            "queues = \"\"",
+            "queues: \"\" is not a list of indices: an index is missing; write a list as in 0-15 or \
+             0,2,4-7",
+        ),
+        (
+            "queues = \"0-3,2\"",
+            "queues: \"0-3,2\" is not a list of indices: 2 appears twice; name each index once",
+        ),
+        (
+            "queues = \"256\"",
+            "queues: queue 256 is too large; name queues from 0 to 255",
+        ),
+        (
+            "cpus = \"3-1\"",
+            "cpus: \"3-1\" is not a list of indices: the range 3-1 runs backwards; write the smaller \
+             index first",
+        ),
+        (
+            "mode = \"zerocopy\"",
+            "mode: \"zerocopy\" is not known here; did you mean \"zero-copy\"?",
+        ),
+        (
+            "xdp_mode = \"offload\"",
+            "xdp_mode: \"offload\" is not known here; give \"auto\", \"native\" or \"generic\"",
+        ),
+        (
+            "next_hop_mac = \"02:00:00:00:cc\"",
+            "next_hop_mac: \"02:00:00:00:cc\" is not an Ethernet address; write one as in \
+             \"02:00:00:00:cc:03\"",
+        ),
+        (
+            "next_hop_mac = \"01:00:5e:00:00:01\"",
+            "next_hop_mac: 01:00:5e:00:00:01 is a group address; give the router's own Ethernet \
+             address, whose first octet is even",
+        ),
+        (
+            "next_hop_mac = \"00:00:00:00:00:00\"",
+            "next_hop_mac: 00:00:00:00:00:00 is no station's address; give the router's own Ethernet \
+             address, or leave the key out to have it resolved",
+        ),
+        (
+            "frames = 100",
+            "frames: 100 is not a number of frames; give a whole number from 128 to 262144",
+        ),
+        (
+            "busy_poll = 0",
+            "busy_poll: 0 is not a number of microseconds; give a whole number from 1 to 10000",
+        ),
+        (
+            "spin_us = 1_000_001",
+            "spin_us: 1_000_001 is not a number of microseconds; give a whole number from 1 to 1000000",
+        ),
+    ] {
+        check(
+            &format!("[interface]\n{line}\n"),
+            &[&format!("lb.toml:2: interface.{complaint}")],
+        );
+    }
+}
+
+#[test]
+fn balancer_values_are_checked() {
+    for (lines, number, complaint) in [
+        (
+            "hash = \"maglev-v3\"",
+            2,
+            "hash: \"maglev-v3\" is not known here; did you mean \"maglev-v1\"?",
+        ),
+        (
+            "encapsulation = \"gre\"",
+            2,
+            "encapsulation: \"gre\" is not known here; did you mean \"gue\"?",
+        ),
+        (
+            "gue_port = 0",
+            2,
+            "gue_port: 0 is not a UDP port; give a whole number from 1 to 65535",
+        ),
+        (
+            "source_v4 = \"2001:db8::1\"",
+            2,
+            "source_v4: \"2001:db8::1\" is not an IPv4 address; write one as in \"192.0.2.1\"",
+        ),
+        (
+            "source_v6 = \"192.0.2.1\"",
+            2,
+            "source_v6: \"192.0.2.1\" is not an IPv6 address; write one as in \"2001:db8::1\"",
+        ),
+        (
+            "source_v4 = \"224.0.0.1\"",
+            2,
+            "source_v4: 224.0.0.1 is a multicast address; give the address of one host",
+        ),
+        (
+            "source_v6 = \"::\"",
+            2,
+            "source_v6: :: is the unspecified address; give the address of one host",
+        ),
+        (
+            "flow_table_capacity = 0",
+            2,
+            "flow_table_capacity: 0 is not a number of flows; give a whole number from 1 to 134217728",
+        ),
+        (
+            "flow_table_capacity = 99999999999999999999999",
+            2,
+            "flow_table_capacity: 99999999999999999999999 is not a number of flows; give a whole number \
+             from 1 to 134217728",
+        ),
+        (
+            "max_frame = 73",
+            2,
+            "max_frame: 73 is not a frame length in bytes; give a whole number from 74 to 3500",
+        ),
+        (
+            "max_frame = 3501",
+            2,
+            "max_frame: 3501 is not a frame length in bytes; give a whole number from 74 to 3500",
+        ),
+        (
+            "max_frame = 1293\nicmp_too_big = true",
+            3,
+            "icmp_too_big: max_frame = 1293 would announce an MTU below IPv6's minimum of 1280; give \
+             max_frame at least 1294, or icmp_too_big = false",
+        ),
+        (
+            "gue_port = 6081\nencapsulation = \"gue\"",
+            3,
+            "encapsulation: \"gue\" needs an outer source address; give source_v4 or source_v6 in \
+             [balancer], or encapsulation = \"ipip\"",
+        ),
+    ] {
+        check(
+            &format!("[balancer]\n{lines}\n"),
+            &[&format!("lb.toml:{number}: balancer.{complaint}")],
+        );
+    }
+}
+
+#[test]
+fn gue_needs_a_source_of_each_family_in_use() {
+    let file = |source: &str, real: &str| {
+        format!(
+            "[balancer]\nencapsulation = \"gue\"\n{source}\n{}",
+            vip(&format!("reals = [{{ address = \"{real}\" }}]"))
+        )
+    };
+    check(
+        &file("source_v4 = \"192.0.2.1\"", "198.51.100.11"),
+        &["valid"],
+    );
+    check(
+        &file("source_v6 = \"2001:db8::1\"", "2001:db8:f::1"),
+        &["valid"],
+    );
+    check(
+        &file("source_v6 = \"2001:db8::1\"", "198.51.100.11"),
+        &[
+            "lb.toml:8: vip[0] (203.0.113.10:80/tcp).reals[0].address: GUE to an IPv4 real needs an IPv4 \
+           source; give source_v4 in [balancer]",
+        ],
+    );
+    check(
+        &file("source_v4 = \"192.0.2.1\"", "2001:db8:f::1"),
+        &[
+            "lb.toml:8: vip[0] (203.0.113.10:80/tcp).reals[0].address: GUE to an IPv6 real needs an IPv6 \
+           source; give source_v6 in [balancer]",
+        ],
+    );
+    // A source that is there and wrong is not missing as well.
+    check(
+        &file("source_v4 = \"192.0.2\"", "198.51.100.11"),
+        &[
+            "lb.toml:3: balancer.source_v4: \"192.0.2\" is not an IPv4 address; write one as in \
+           \"192.0.2.1\"",
+        ],
+    );
+}
+
+#[test]
+fn admin_values_are_checked() {
+    check(
+        "[admin]\nsocket = \"\"\nmode = \"660\"\n",
+        &[
+            "lb.toml:2: admin.socket: \"\" is not a path for a socket; give a path of 1 to 107 bytes",
+        ],
+    );
+    for mode in ["1660", "66", "0690", "rw-rw----"] {
+        check(
+            &format!("[admin]\nmode = \"{mode}\"\n"),
+            &[&format!(
+                "lb.toml:2: admin.mode: \"{mode}\" is not a file mode; give three octal digits with a \
+                 zero in front, as in \"0660\""
+            )],
+        );
+    }
+    check(
+        "[admin]\nmode = 660\n",
+        &["lb.toml:2: admin.mode: 660 is a whole number; give a string as in \"0660\""],
+    );
+}
+
+#[test]
+fn a_vip_needs_address_port_and_protocol() {
+    check(
+        "[[vip]]\n",
+        &[
+            "lb.toml:1: vip[0].address: missing; give the VIP's address as in address = \
+             \"203.0.113.10\"",
+            "lb.toml:1: vip[0].port: missing; give the VIP's port, or port = 0 for any",
+            "lb.toml:1: vip[0].protocol: missing; give protocol = \"tcp\" or protocol = \"udp\"",
+        ],
+    );
+    check(
+        &vip("reals = [{ weight = 1 }]"),
+        &[
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).reals[0].address: missing; give an IP address as in \
+           address = \"198.51.100.11\"",
+        ],
+    );
+}
+
+#[test]
+fn vip_values_are_checked() {
+    let file = |address: &str, port: &str, protocol: &str| {
+        format!("[[vip]]\naddress = \"{address}\"\nport = {port}\nprotocol = \"{protocol}\"\n")
+    };
+    for (port, shown) in [("70000", "70000"), ("-1", "-1"), ("0x1_0000", "0x1_0000")] {
+        check(
+            &file("203.0.113.10", port, "tcp"),
+            &[&format!(
+                "lb.toml:3: vip[0].port: {shown} is not a port; give a whole number from 0 to 65535"
+            )],
+        );
+    }
+    check(
+        &file("203.0.113.10", "80", "sctp"),
+        &["lb.toml:4: vip[0].protocol: \"sctp\" is not known here; did you mean \"tcp\"?"],
+    );
+    for (address, complaint) in [
+        (
+            "203.0.113",
+            "vip[0].address: \"203.0.113\" is not an IP address or prefix; write one as in \
+             \"203.0.113.10\" or \"2001:db8:a::/96\"",
+        ),
+        (
+            "2001:db8::/129",
+            "vip[0].address: \"2001:db8::/129\" has no valid prefix length; give a length from 0 to \
+             128 after the slash",
+        ),
+        (
+            "203.0.113.0/+8",
+            "vip[0].address: \"203.0.113.0/+8\" has no valid prefix length; give a length from 0 to 32 \
+             after the slash",
+        ),
+        (
+            "203.0.113.0/24",
+            "vip[0] (203.0.113.0:80/tcp).address: 203.0.113.0/24 is an IPv4 prefix; give a VIP for \
+             each address; prefixes are for IPv6",
+        ),
+        (
+            "2001:db8:a::1/96",
+            "vip[0] ([2001:db8:a::1/96]:80/tcp).address: 2001:db8:a::1/96 has host bits set; write \
+             2001:db8:a::/96",
+        ),
+        (
+            "0.0.0.0",
+            "vip[0] (0.0.0.0:80/tcp).address: 0.0.0.0 is the unspecified address; give the address of \
+             one host",
+        ),
+        (
+            "::/0",
+            "vip[0] ([::/0]:80/tcp).address: :: is the unspecified address; give the address of one \
+             host",
+        ),
+        (
+            "239.1.2.3",
+            "vip[0] (239.1.2.3:80/tcp).address: 239.1.2.3 is a multicast address; give the address of \
+             one host",
+        ),
+        (
+            "ff02::/16",
+            "vip[0] ([ff02::/16]:80/tcp).address: ff02:: is a multicast address; give the address of \
+             one host",
+        ),
+        (
+            "255.255.255.255",
+            "vip[0] (255.255.255.255:80/tcp).address: 255.255.255.255 is the broadcast address; give \
+             the address of one host",
+        ),
+        (
+            "::ffff:203.0.113.10",
+            "vip[0] ([::ffff:203.0.113.10]:80/tcp).address: ::ffff:203.0.113.10 is an IPv4-mapped \
+             address; write 203.0.113.10",
+        ),
+    ] {
+        check(
+            &file(address, "80", "tcp"),
+            &[&format!("lb.toml:2: {complaint}")],
+        );
+    }
+    check(&file("203.0.113.10/32", "80", "tcp"), &["valid"]);
+    check(&file("2001:db8::1/128", "80", "tcp"), &["valid"]);
+    check(
+        &vip("hash = \"maglev\"\nflags = [\"no-source-port\", \"no-src-prt\"]"),
+        &[
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).hash: \"maglev\" is not known here; give \
+             \"maglev-v1\" or \"maglev-v2\"",
+            "lb.toml:6: vip[0] (203.0.113.10:80/tcp).flags: \"no-source-port\" is not known here; give \
+             \"no-src-port\", \"lru-bypass\", \"quic\", \"dport-only\", \"src-routing\", \
+             \"local-vip\", \"global-lru\", \"src-dst-port\", \"udp-stable-routing\" or \
+             \"udp-flow-migration\"",
+            "lb.toml:6: vip[0] (203.0.113.10:80/tcp).flags: \"no-src-prt\" is not known here; did you \
+             mean \"no-src-port\"?",
+        ],
+    );
+}
+
+#[test]
+fn real_values_are_checked() {
+    let file = |real: &str| vip(&format!("reals = [{{ {real} }}]"));
+    for weight in ["-1", "4294967296"] {
+        check(
+            &file(&format!("address = \"198.51.100.11\", weight = {weight}")),
+            &[&format!(
+                "lb.toml:5: vip[0] (203.0.113.10:80/tcp).reals[0].weight: {weight} is not a weight; \
+                 give a whole number from 0 to 4294967295"
+            )],
+        );
+    }
+    for (real, complaint) in [
+        (
+            "address = \"198.51.100\"",
+            "\"198.51.100\" is not an IP address; write one as in \"198.51.100.11\"",
+        ),
+        (
+            "address = \"198.51.100.0/24\"",
+            "\"198.51.100.0/24\" is not an IP address; write one as in \"198.51.100.11\"",
+        ),
+        (
+            "address = \"0.0.0.0\"",
+            "0.0.0.0 is the unspecified address; give the address of one host",
+        ),
+        (
+            "address = \"ff02::1\"",
+            "ff02::1 is a multicast address; give the address of one host",
+        ),
+    ] {
+        check(
+            &file(real),
+            &[&format!(
+                "lb.toml:5: vip[0] (203.0.113.10:80/tcp).reals[0].address: {complaint}"
+            )],
+        );
+    }
+    check(
+        "[[vip]]\naddress = \"2001:db8::1\"\nport = 80\nprotocol = \"tcp\"\nreals = [\n  { address = \
+         \"2001:db8:f::1\" },\n  { address = \"198.51.100.11\" },\n]\n",
+        &[
+            "lb.toml:7: vip[0] ([2001:db8::1]:80/tcp).reals[1].address: 198.51.100.11 is an IPv4 real of \
+           an IPv6 VIP; give the real's IPv6 address",
+        ],
+    );
+}
+
+#[test]
+fn duplicates_name_both_places() {
+    check(
+        &format!("{}{}", vip(""), vip("")),
+        &[
+            "lb.toml:7: vip[1] (203.0.113.10:80/tcp).address: the same address, port and protocol as \
+           vip[0] on line 1; merge the two or remove one",
+        ],
+    );
+    check(
+        &vip(
+            "reals = [\n{ address = \"198.51.100.11\" },\n{ address = \"198.51.100.11\", weight = 2 },\n]",
+        ),
+        &[
+            "lb.toml:7: vip[0] (203.0.113.10:80/tcp).reals[1].address: 198.51.100.11 is already reals[0] \
+           on line 6; name each real of a VIP once",
+        ],
+    );
+    check(
+        "[interface]\nname = \"a\"\nname = \"b\"\n",
+        &["lb.toml:3: not TOML: duplicate key; correct the syntax"],
+    );
+}
+
+#[test]
+fn sections_that_are_not_supported_are_checked_all_the_same() {
+    check(
+        "[[server_id]]\nid = 0\nreal = \"198.51.100.11\"\n[[server_id]]\nid = 7\nreal = \"x\"\n\
+         [[server_id]]\nid = 9\nreal = \"198.51.100.11\"\n[[server_id]]\nid = 9\nreal = \
+         \"198.51.100.12\"\n",
+        &[
+            "lb.toml:2: server_id[0].id: 0 is not a server id; give a whole number from 1 to \
+             4294967295",
+            "lb.toml:6: server_id[1].real: \"x\" is not an IP address; write one as in \
+             \"198.51.100.11\"",
+            "lb.toml:7: server_id[2]: not supported yet: [[server_id]]; remove these sections",
+            "lb.toml:11: server_id[3].id: 9 is already the id of server_id[2] on line 7; give each id \
+             once",
+        ],
+    );
+    check(
+        "[[source_route]]\nprefix = \"192.0.2.1/24\"\nreal = \"198.51.100.11\"\n[[source_route]]\n\
+         prefix = \"2001:db8::/32\"\nreal = \"198.51.100.11\"\n",
+        &[
+            "lb.toml:1: source_route[0]: not supported yet: [[source_route]]; remove these sections",
+            "lb.toml:2: source_route[0].prefix: 192.0.2.1/24 has host bits set; write 192.0.2.0/24",
+            "lb.toml:6: source_route[1].real: 198.51.100.11 is an IPv4 real for IPv6 clients; give the \
+             real's IPv6 address",
+        ],
+    );
+    check(
+        "[[decap]]\n[[decap]]\naddress = \"224.0.0.1\"\negress = 1\n",
+        &[
+            "lb.toml:1: decap[0].address: missing; give an IP address as in address = \
+             \"2001:db8:d::1\"",
+            "lb.toml:2: decap[1]: not supported yet: [[decap]]; remove these sections",
+            "lb.toml:3: decap[1].address: 224.0.0.1 is a multicast address; give the address of one \
+             host",
+            "lb.toml:4: decap[1].egress: 1 is a whole number; give true or false",
+        ],
+    );
+}
+
+#[test]
+fn limits_on_numbers_hold() {
+    let vips = |count: usize| -> String {
+        (0..count)
+            .map(|port| {
+                format!(
+                    "[[vip]]\naddress = \"203.0.113.10\"\nport = {port}\nprotocol = \"tcp\"\nreals = \
+                     []\n"
+                )
+            })
+            .collect()
+    };
+    check(&vips(512), &["valid"]);
+    check(
+        &vips(513),
+        &["lb.toml: vip: 513 VIPs are too many; keep at most 512"],
+    );
+    let reals = |count: u32| -> String {
+        let reals: Vec<_> = (0..count)
+            .map(|number| format!("{{ address = \"10.0.{}.{}\" }}", number >> 8, number & 255))
+            .collect();
+        vip(&format!("reals = [{}]", reals.join(", ")))
+    };
+    check(&reals(4095), &["valid"]);
+    check(
+        &reals(4096),
+        &["lb.toml: vip: 4096 different reals are too many; keep at most 4095"],
+    );
+}
+
+#[test]
+fn syntax_errors_have_their_line() {
+    let first = complaints("[interface]\nname = \"eth0\nqueues = \"0\"\n");
+    assert!(first.starts_with("lb.toml:2: not TOML: "), "{first}");
+    let complaint = complaints("[interface\n");
+    assert!(
+        complaint.starts_with("lb.toml:1: not TOML: "),
+        "{complaint}"
+    );
+    let nested = complaints(
+        &"a="
+            .to_owned()
+            .chars()
+            .chain("[".repeat(10_000).chars())
+            .collect::<String>(),
+    );
+    assert!(nested.starts_with("lb.toml:1: not TOML: "), "{nested}");
+}
+
+#[test]
+fn a_long_value_is_shown_in_part() {
+    let value = "x".repeat(500);
+    check(
+        &format!("[interface]\nmode = \"{value}\"\n"),
+        &[&format!(
+            "lb.toml:2: interface.mode: \"{}… is not known here; give \"auto\", \"zero-copy\" or \
+             \"copy\"",
+            "x".repeat(59)
+        )],
+    );
+}
+
+#[test]
+fn warnings_are_not_errors() {
+    let warnings = |text: &str| -> Vec<String> {
+        let config = Config::parse(text, "lb.toml").unwrap();
+        config.warnings().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        warnings(&vip("")),
+        [
+            "vip[0] (203.0.113.10:80/tcp).reals: the VIP has no reals: its packets are dropped; add a real"
+        ]
+    );
+    assert_eq!(
+        warnings(&vip(
+            "reals = [{ address = \"198.51.100.11\", weight = 0 }]"
+        )),
+        [
+            "vip[0] (203.0.113.10:80/tcp).reals: all weights are 0: packets of new flows are dropped; \
+          give a real a weight above 0"
+        ]
+    );
+    assert_eq!(
+        warnings(&vip("reals = [{ address = \"203.0.113.10\" }]")),
+        [
+            "vip[0] (203.0.113.10:80/tcp).reals[0].address: 203.0.113.10 is also the address of vip[0]: \
+          packets may come back; give the real's own address"
+        ]
+    );
+    let weights = "hash = \"maglev-v1\"\nreals = [{ address = \"198.51.100.11\", weight = 1 }, { address \
+                   = \"198.51.100.12\", weight = 10 }]";
+    let v1 = warnings(&vip(weights));
+    assert_eq!(v1.len(), 1);
+    assert!(
+        v1[0].starts_with(
+            "vip[0] (203.0.113.10:80/tcp).reals: weights add up to 11, less than the 65537 slots"
+        ),
+        "{v1:?}"
+    );
+    assert_eq!(warnings(&vip(&weights.replace("v1", "v2"))), [""; 0]);
+    assert_eq!(
+        warnings("[admin]\nmode = \"0666\"\n"),
+        [
+            "admin.mode: 0666 lets every user of this host manage the balancer; use \"0660\" and a group"
+        ]
+    );
+}
