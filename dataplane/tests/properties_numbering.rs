@@ -53,14 +53,16 @@ fn a_released_real_number_is_the_last_to_be_given_again() {
             .map(|(_, index)| index)
             .collect::<Vec<usize>>()
     };
-    let [a, b, c, d, e] = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
-    assert_eq!(numbers(&[a, b, c]), [1, 2, 3]);
-    assert_eq!(numbers(&[a, c]), [1, 3]);
-    assert_eq!(numbers(&[a, c, d]), [1, 3, 4], "not 2 again");
+    let [one, two, three, four, five] =
+        ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
+    assert_eq!(numbers(&[one, two, three]), [1, 2, 3]);
+    assert_eq!(numbers(&[one, three]), [1, 3]);
+    assert_eq!(numbers(&[one, three, four]), [1, 3, 4], "not 2 again");
     // References are taken before others are given back.
-    assert_eq!(numbers(&[a, d, e]), [1, 4, 5]);
+    assert_eq!(numbers(&[one, four, five]), [1, 4, 5]);
     // Until a number is given to another address, flows may still use it for its old one.
-    assert_eq!(numbers(&[a, b, c, d, e]), [1, 2, 3, 4, 5]);
+    let all = [one, two, three, four, five];
+    assert_eq!(numbers(&all), [1, 2, 3, 4, 5]);
 }
 
 #[test]
