@@ -92,7 +92,7 @@ drop_reasons! {
     Fragment = "fragment", "The packet is an IP fragment; ports are unknown.";
     L4Truncated = "l4-truncated", "The frame ends before the TCP, UDP or ICMP header does.";
     QuoteTruncated = "quote-truncated", "The packet quoted in an ICMP error is too short or has IP options.";
-    FrameTooLong = "frame-too-long", "The frame is longer than max_frame.";
+    FrameTooLong = "frame-too-long", "The frame is longer than the configured maximum.";
     NoReal = "no-real", "The VIP has no real with a weight above zero.";
     FamilyMismatch = "family-mismatch", "An IPv6 packet selected an IPv4 real.";
     NoNextHop = "no-next-hop", "The next hop's Ethernet address is not known yet.";

@@ -5,7 +5,7 @@
 //! 1. [`packet`]: views over bytes and checksums. Pure functions.
 //! 2. [`forward`]: a [`forward::Forwarder`] takes a burst of packets and gives each a verdict. No
 //!    I/O, no clock, no allocation after construction.
-//! 3. [`port`], [`xsk`] and [`worker`]: the four rings of a queue behind a trait, AF_XDP sockets
+//! 3. [`port`], [`xsk`] and [`worker`]: the four rings of a queue behind a trait, `AF_XDP` sockets
 //!    that implement it, and the pinned thread that moves frames between the two.
 //!
 //! [`service`] holds what the forwarder reads: the desired state, its compiled form, and how a new

@@ -206,7 +206,7 @@ pub(super) fn current_real(table: &ServiceTable, id: RealId) -> Option<&Real> {
     table.real(id.index()).filter(|real| real.id == id)
 }
 
-/// Whether the flow table takes part. With DPORT_ONLY the entry would be written under a changed key
+/// Whether the flow table takes part. With `DPORT_ONLY` the entry would be written under a changed key
 /// and never found again (katran-compat section 5.3), so it is not written at all.
 #[inline]
 pub(super) fn uses_table(vip: &Vip) -> bool {

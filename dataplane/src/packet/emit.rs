@@ -108,7 +108,7 @@ pub fn ethernet(
     out[12..].copy_from_slice(&ethertype);
 }
 
-/// EtherType of a packet to a real of this family.
+/// `EtherType` of a packet to a real of this family.
 #[inline]
 pub const fn ethertype(is_v4: bool) -> [u8; 2] {
     if is_v4 {
@@ -164,7 +164,7 @@ fn ipv6(
     out[24..].copy_from_slice(&destination);
 }
 
-/// Outer IPv4 source of a flow in IPIP (section 6.1): 172.16/16 and two bytes that differ by flow.
+/// Outer IPv4 source of a flow in IPIP (section 6.1): `172.16.0.0/16` and two bytes that differ by flow.
 #[inline]
 pub const fn ipip_source_v4(source: [u8; 4], source_port: [u8; 2]) -> [u8; 4] {
     [
@@ -175,7 +175,7 @@ pub const fn ipip_source_v4(source: [u8; 4], source_port: [u8; 2]) -> [u8; 4] {
     ]
 }
 
-/// Outer IPv6 source of a flow in IPIP (section 6.2): 0100::/96 and four bytes that differ by flow.
+/// Outer IPv6 source of a flow in IPIP (section 6.2): `0100::/96` and four bytes that differ by flow.
 #[inline]
 pub fn ipip_source_v6<A: InnerIp>(source: A, source_port: [u8; 2]) -> [u8; 16] {
     let low = source.low_bytes();

@@ -22,9 +22,9 @@ pub const UDP_LEN: usize = 8;
 /// Bytes of an ICMP or `ICMPv6` header.
 pub const ICMP_LEN: usize = 8;
 
-/// EtherType of IPv4.
+/// `EtherType` of IPv4.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-/// EtherType of IPv6.
+/// `EtherType` of IPv6.
 pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// IP protocol numbers (IANA registry), as bytes of the wire and never as an enum.

@@ -1,5 +1,6 @@
-//! Services: what is to be balanced ([`spec`]), the form in which the forwarder reads it
-//! ([`table`]), the step between the two ([`control`]) and the way to the workers ([`publish`]).
+//! Services: what is to be balanced ([`ServiceSpec`]), the form in which the forwarder reads it
+//! ([`ServiceTable`]), the step between the two ([`ServiceControl`]) and the way to the workers
+//! ([`Publisher`]).
 
 mod control;
 mod publish;
