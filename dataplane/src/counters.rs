@@ -86,7 +86,6 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    TooShort = "too-short", "The frame ends before its Ethernet, IPv4 or IPv6 header does.";
     BadTag = "bad-tag", "The head room in front of the frame is not what the XDP program writes.";
     Ipv4Options = "ipv4-options", "The IPv4 header length is not 20 bytes.";
     Fragment = "fragment", "The packet is an IP fragment; ports are unknown.";

@@ -77,7 +77,7 @@ pub(super) fn echo_reply<A: Family>(
     packet: &mut Packet<'_>,
     counters: &WorkerCounters,
 ) -> Result<u16, DropReason> {
-    let arriving: [u8; ETHERNET_LEN] = *packet.frame().first_chunk().ok_or(DropReason::TooShort)?;
+    let arriving: [u8; ETHERNET_LEN] = *packet.frame().first_chunk().ok_or(DropReason::NoRoom)?;
     let payload_len = packet.len - ETHERNET_LEN;
     let frame = place(packet, 0, payload_len, counters)?;
     frame[..ETHERNET_LEN].copy_from_slice(&arriving);
@@ -91,7 +91,7 @@ pub(super) fn too_big_reply<A: Family>(
     max_frame: u16,
     counters: &WorkerCounters,
 ) -> Result<u16, DropReason> {
-    let arriving: [u8; ETHERNET_LEN] = *packet.frame().first_chunk().ok_or(DropReason::TooShort)?;
+    let arriving: [u8; ETHERNET_LEN] = *packet.frame().first_chunk().ok_or(DropReason::NoRoom)?;
     let quoted = emit::too_big_quote(A::IS_V4).min(packet.len) - ETHERNET_LEN;
     let frame = place(packet, A::HEADER_LEN + ICMP_LEN, quoted, counters)?;
     let (destination, source) = (sized_mac(&arriving[..6]), sized_mac(&arriving[6..12]));
