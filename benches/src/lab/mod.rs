@@ -323,6 +323,10 @@ fn add_client(router: &Router, i: u8) -> Result<Namespace> {
     let (namespace, links) = machine(&format!("client{i}"), router.ipv6)?;
     // One client stands for many: it needs every port it can get.
     namespace.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
+    // The hash that the client's socket gave a packet travels with it and picks the balancer's queue,
+    // and by default the socket takes another one after a time-out. A NIC hashes addresses and ports:
+    // its flows keep their queue.
+    namespace.sysctl("core/txrehash", "0")?;
     router.connect(&namespace, &links, UPLINK, 1, CLIENT_MTU)?;
     router.address_edge(
         &namespace,
