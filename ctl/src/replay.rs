@@ -174,10 +174,8 @@ fn line(forwarder: &Forwarder, number: u64, outcome: &Outcome) -> Line<'static> 
         reason,
         vip: table.vip(outcome.vip).map(|vip| vip.key.to_string()),
         real: real.map(|real| real.address),
-        selection: match outcome.selection {
-            Selection::None => None,
-            other => Some(other.name()),
-        },
+        // A ring without reals was asked and had no answer.
+        selection: real.map(|_| outcome.selection.name()),
     }
 }
 

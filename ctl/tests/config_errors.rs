@@ -661,14 +661,10 @@ fn sections_that_are_not_supported_are_checked_all_the_same() {
 #[test]
 fn limits_on_numbers_hold() {
     let vips = |count: usize| -> String {
-        (0..count)
-            .map(|port| {
-                format!(
-                    "[[vip]]\naddress = \"203.0.113.10\"\nport = {port}\nprotocol = \"tcp\"\nreals = \
-                     []\n"
-                )
-            })
-            .collect()
+        let vip = |port| {
+            format!("[[vip]]\naddress = \"203.0.113.10\"\nport = {port}\nprotocol = \"tcp\"\n")
+        };
+        (0..count).map(vip).collect::<Vec<_>>().concat()
     };
     check(&vips(512), &["valid"]);
     check(

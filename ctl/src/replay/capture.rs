@@ -296,7 +296,7 @@ mod tests {
         writer
             .write_pcapng_block(EnhancedPacketBlock {
                 interface_id: 0,
-                timestamp: Duration::from_nanos(3_000_000),
+                timestamp: Duration::from_millis(3),
                 original_len: 5,
                 data: Cow::Borrowed(&[9, 8, 7, 6, 5]),
                 options: vec![],
@@ -322,7 +322,7 @@ mod tests {
                 3_000_000_000_000,
             ),
             (
-                vec![InterfaceDescriptionOption::IfTsResol(0x80 | 20)],
+                vec![InterfaceDescriptionOption::IfTsResol(0x94)],
                 2_861_022_949,
             ),
             (

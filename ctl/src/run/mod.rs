@@ -57,7 +57,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let name = settings::interface_name(&config)?;
-    preflight::privileges()?;
     let interface = preflight::interface(&name)?;
     let asked = || format!("interface {name}: cannot be asked");
     let existing = interface.queues().with_context(asked)?;
@@ -66,6 +65,7 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     let mtu = interface.mtu().with_context(asked)?;
     let mtu_warning = preflight::mtu(&config, &name, mtu)?;
     preflight::memory(&config, queues.len())?;
+    preflight::privileges()?;
     let _lock = InstanceLock::take(&name)?;
     let mut warnings =
         preflight::warnings(&name, &interface, &queues, existing).with_context(asked)?;

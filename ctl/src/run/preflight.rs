@@ -116,8 +116,8 @@ pub(super) fn memory(config: &Config, workers: usize) -> anyhow::Result<()> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     match available_memory(&meminfo) {
         Some(available) if needed > available => bail!(
-            "memory: {workers} workers need {} (flow tables {} and frames {} each), and {} are \
-             available; lower flow_table_capacity or frames, or use fewer queues",
+            "memory: {} are needed ({} of flow tables and {} of frames for each of the workers), and {} \
+             are available; lower flow_table_capacity or frames, or use fewer queues",
             Bytes(needed),
             Bytes(flow_tables),
             Bytes(frames),
@@ -240,7 +240,7 @@ mod tests {
         let mut config = Config::default();
         config.balancer.flow_table_capacity = 1 << 27;
         let error = memory(&config, 100_000).unwrap_err().to_string();
-        assert!(error.starts_with("memory: 100000 workers need "), "{error}");
+        assert!(error.starts_with("memory: "), "{error}");
         config.balancer.flow_table_capacity = 1;
         memory(&config, 1).unwrap();
     }

@@ -1,0 +1,277 @@
+//! The program as a shell sees it: exit codes, and what goes where.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_katran-xsk"));
+    command.env_remove("KATRAN_XSK_LOG");
+    command
+}
+
+fn katran_xsk(arguments: &[&str]) -> Output {
+    command().args(arguments).output().unwrap()
+}
+
+/// Runs the program, expects this exit code and returns standard output and standard error.
+#[track_caller]
+fn run(arguments: &[&str], code: i32) -> (String, String) {
+    let output = katran_xsk(arguments);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{arguments:?}\n{stdout}\n{stderr}"
+    );
+    (stdout, stderr)
+}
+
+struct File {
+    folder: tempfile::TempDir,
+}
+
+impl File {
+    fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("lb.toml"), text).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self) -> String {
+        self.folder.path().join("lb.toml").display().to_string()
+    }
+}
+
+const VALID: &str = r#"
+[interface]
+name = "eth0"
+queues = "0-3"
+next_hop_mac = "02:00:00:00:cc:03"
+[balancer]
+flow_table_capacity = 1000
+[[vip]]
+address = "203.0.113.10"
+port = 80
+protocol = "tcp"
+reals = [{ address = "198.51.100.11", weight = 3 }, { address = "198.51.100.12", weight = 1 }]
+[[vip]]
+address = "2001:db8:a::/96"
+port = 0
+protocol = "udp"
+flags = ["no-src-port"]
+"#;
+
+#[test]
+fn wrong_usage_is_2() {
+    for arguments in [
+        &[][..],
+        &["frobnicate"],
+        &["check"],
+        &["run", "--queues", "0-"],
+        &["run", "--mode", "fast"],
+        &["run", "--xdp-mode", "offload"],
+        &["run", "--cpus", "1,1"],
+        &["replay", "--config", "x"],
+        &["decap"],
+        &[
+            "decap",
+            "--iface",
+            "lo",
+            "--any-destination",
+            "--destination",
+            "192.0.2.1",
+        ],
+        &["decap", "--iface", "lo", "--interval", "0"],
+    ] {
+        let (stdout, stderr) = run(arguments, 2);
+        assert_eq!(stdout, "");
+        assert!(
+            stderr.contains("Usage:") || stderr.contains("--help"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn help_and_version_are_0() {
+    let (stdout, _) = run(&["--help"], 0);
+    for subcommand in ["run", "check", "replay", "shell", "ctl", "decap", "demo"] {
+        assert!(
+            stdout.contains(&format!("\n  {subcommand} ")),
+            "{subcommand}\n{stdout}"
+        );
+        run(&[subcommand, "--help"], 0);
+    }
+    let (stdout, _) = run(&["--version"], 0);
+    assert_eq!(
+        stdout,
+        format!("katran-xsk {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn check_says_what_a_configuration_means() {
+    let file = File::new(VALID);
+    let (stdout, stderr) = run(&["check", "--config", &file.path()], 0);
+    assert_eq!(stderr, "");
+    let mut lines = stdout.lines();
+    assert_eq!(
+        lines.next(),
+        Some(format!("{}: valid", file.path()).as_str())
+    );
+    for line in [
+        "interface      eth0, queues 0-3, sockets auto, XDP auto",
+        "next hop       02:00:00:00:cc:03",
+        "admin socket   /run/katran-xsk.sock",
+        "encapsulation  ipip",
+        "frames         to 1514 bytes; longer ones are dropped",
+        "flows          1000 per worker and address family",
+        "vip 203.0.113.10:80/tcp  maglev-v2",
+        "  198.51.100.11  weight 3   75.00 %  (49153 slots)",
+        "  198.51.100.12  weight 1   25.00 %  (16384 slots)",
+        "vip [2001:db8:a::/96]:0/udp  maglev-v2 no-src-port",
+        "warning: vip[1] ([2001:db8:a::/96]:0/udp).reals: the VIP has no reals: its packets are \
+         dropped; add a real",
+    ] {
+        assert!(
+            stdout.lines().any(|other| other == line),
+            "{line}\n{stdout}"
+        );
+    }
+    assert!(stdout.contains("\nmemory         "), "{stdout}");
+    assert!(
+        stdout.contains(" for 4 workers, each: flow tables "),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn check_in_json_is_for_programs() {
+    let file = File::new(VALID);
+    let (stdout, _) = run(&["check", "--json", "--config", &file.path()], 0);
+    let meaning: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(meaning["valid"], true);
+    assert_eq!(meaning["interface"]["queues"], "0-3");
+    assert_eq!(meaning["memory"]["workers"], 4);
+    assert_eq!(meaning["vips"][0]["vip"], "203.0.113.10:80/tcp");
+    let reals = meaning["vips"][0]["reals"].as_array().unwrap();
+    let slots: u64 = reals
+        .iter()
+        .map(|real| real["slots"].as_u64().unwrap())
+        .sum();
+    assert_eq!(slots, 65_537);
+    assert_eq!(meaning["warnings"].as_array().unwrap().len(), 1);
+
+    let file = File::new("[interface]\nname = 1\n");
+    let (stdout, stderr) = run(&["check", "--json", "--config", &file.path()], 1);
+    assert_eq!(stderr, "");
+    let findings: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(findings["valid"], false);
+    assert_eq!(findings["problems"][0]["line"], 2);
+    assert_eq!(findings["problems"][0]["field"], "interface.name");
+}
+
+#[test]
+fn check_fails_with_every_problem() {
+    let file = File::new("[interface]\nname = 1\n[balancer]\nhash = 2\n");
+    let path = file.path();
+    let (stdout, stderr) = run(&["check", "--config", &path], 1);
+    assert_eq!(stdout, "");
+    assert_eq!(
+        stderr,
+        format!(
+            "{path}:2: interface.name: 1 is a whole number; give a string as in \"eth0\"\n{path}:4: \
+             balancer.hash: 2 is a whole number; give \"maglev-v1\" or \"maglev-v2\"\n{path}: 2 \
+             problems\n"
+        )
+    );
+    let (_, stderr) = run(&["check", "--config", "/nonexistent/lb.toml"], 1);
+    assert!(
+        stderr.starts_with("/nonexistent/lb.toml: cannot be read: No such file or directory"),
+        "{stderr}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("binary");
+    fs::write(&binary, b"[interface]\nname = \"\xff\"\n").unwrap();
+    let (_, stderr) = run(&["check", "--config", &binary.display().to_string()], 1);
+    assert!(stderr.contains("binary:2: is not UTF-8 text; "), "{stderr}");
+}
+
+#[test]
+fn run_refuses_what_cannot_work() {
+    let (stdout, stderr) = run(&["run"], 1);
+    assert_eq!(stdout, "");
+    assert_eq!(
+        stderr,
+        "katran-xsk: interface: none is named; give --iface NAME, or name = \"NAME\" in [interface] \
+         of the configuration\n"
+    );
+    let (_, stderr) = run(&["run", "--iface", "no-such-if", "--queues", "0"], 1);
+    assert!(
+        stderr.starts_with("katran-xsk: interface no-such-if: there is none of that name"),
+        "{stderr}"
+    );
+    let (_, stderr) = run(&["run", "--iface", "lo", "--queues", "0-3"], 1);
+    assert!(
+        stderr.starts_with("katran-xsk: queue 1: interface lo has 1 RX queue, number 0; "),
+        "{stderr}"
+    );
+    let (_, stderr) = run(
+        &["run", "--iface", "lo", "--queues", "0", "--cpus", "4000"],
+        1,
+    );
+    assert!(
+        stderr.starts_with("katran-xsk: cpu 4000: this process may not run there; "),
+        "{stderr}"
+    );
+    let file = File::new("[balancer]\nhash = 2\n");
+    let (_, stderr) = run(&["run", "--iface", "lo", "--config", &file.path()], 1);
+    assert!(
+        stderr.starts_with(&format!("katran-xsk: {}:2: ", file.path())),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn run_needs_privileges() {
+    let mut command = command();
+    // Whoever has the privileges all the same is stopped by the loopback's lack of zero-copy.
+    command.args([
+        "run",
+        "--iface",
+        "lo",
+        "--queues",
+        "0",
+        "--mode",
+        "zero-copy",
+    ]);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => {
+            println!("SKIPPED: the program cannot be started as nobody: {error}");
+            return;
+        }
+    };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(
+        stderr,
+        "katran-xsk: not permitted: CAP_NET_ADMIN and CAP_NET_RAW and CAP_BPF are missing; run as \
+         root, or give the program these capabilities\n"
+    );
+}
+
+#[test]
+fn decap_needs_an_interface() {
+    let (_, stderr) = run(&["decap", "--iface", "no-such-if"], 1);
+    assert!(stderr.starts_with("katran-xsk: "), "{stderr}");
+}

@@ -1,0 +1,301 @@
+//! `katran-xsk replay`: verdict lines, frames and times, and captures that are not what they should
+//! be.
+
+use std::{
+    borrow::Cow,
+    fs::{self, File},
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use etherparse::PacketBuilder;
+use pcap_file::{
+    DataLink, TsResolution,
+    pcap::{PcapHeader, PcapReader, PcapWriter, RawPcapPacket},
+};
+
+const CONFIG: &str = r#"
+[interface]
+next_hop_mac = "02:00:00:00:cc:03"
+[balancer]
+flow_table_capacity = 100
+[[vip]]
+address = "203.0.113.10"
+port = 80
+protocol = "tcp"
+reals = [{ address = "198.51.100.11" }]
+[[vip]]
+address = "203.0.113.20"
+port = 53
+protocol = "udp"
+"#;
+
+struct Rig {
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(capture: &[u8]) -> Self {
+        let rig = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        fs::write(rig.path("lb.toml"), CONFIG).unwrap();
+        fs::write(rig.path("in.pcap"), capture).unwrap();
+        rig
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn replay(&self, output: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_katran-xsk"))
+            .arg("replay")
+            .arg("--config")
+            .arg(self.path("lb.toml"))
+            .arg("--in")
+            .arg(self.path("in.pcap"))
+            .arg("--out")
+            .arg(self.path(output))
+            .arg("--verdicts")
+            .arg(self.path("verdicts.jsonl"))
+            .output()
+            .unwrap()
+    }
+
+    /// Replays and expects success; returns what was said.
+    fn succeed(&self) -> String {
+        let output = self.replay("out.pcap");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{stderr}");
+        stderr
+    }
+
+    /// Replays and expects failure; returns what was said.
+    fn fail(&self) -> String {
+        let output = self.replay("out.pcap");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn verdicts(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("verdicts.jsonl")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Seconds, fraction and bytes of each frame that was written.
+    fn frames(&self) -> Vec<(u32, u32, Vec<u8>)> {
+        let mut reader = PcapReader::new(File::open(self.path("out.pcap")).unwrap()).unwrap();
+        let mut frames = Vec::new();
+        while let Some(packet) = reader.next_raw_packet() {
+            let packet = packet.unwrap();
+            frames.push((packet.ts_sec, packet.ts_frac, packet.data.to_vec()));
+        }
+        frames
+    }
+}
+
+fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0xbb, 2], [2, 0, 0, 0, 0xaa, 1])
+}
+
+fn tcp(destination: [u8; 4], port: u16, syn: bool) -> Vec<u8> {
+    let builder = ethernet()
+        .ipv4([192, 0, 2, 10], destination, 64)
+        .tcp(40_000, port, 1, 1000);
+    let builder = if syn { builder.syn() } else { builder.ack(2) };
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[]).unwrap();
+    frame
+}
+
+fn udp(destination: [u8; 4], port: u16) -> Vec<u8> {
+    let builder = ethernet()
+        .ipv4([192, 0, 2, 10], destination, 64)
+        .udp(40_000, port);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"question").unwrap();
+    frame
+}
+
+/// A capture of these frames, one each 10 s and 7 units of the resolution.
+fn capture(resolution: TsResolution, link: DataLink, frames: &[Vec<u8>]) -> Vec<u8> {
+    let header = PcapHeader {
+        ts_resolution: resolution,
+        datalink: link,
+        snaplen: 65_535,
+        ..PcapHeader::default()
+    };
+    let mut writer = PcapWriter::with_header(Vec::new(), header).unwrap();
+    for (number, frame) in (0..).zip(frames) {
+        writer
+            .write_raw_packet(&RawPcapPacket {
+                ts_sec: 100 + 10 * number,
+                ts_frac: 7 * number,
+                incl_len: frame.len() as u32,
+                orig_len: frame.len() as u32,
+                data: Cow::Borrowed(frame),
+            })
+            .unwrap();
+    }
+    writer.into_writer()
+}
+
+fn frames() -> Vec<Vec<u8>> {
+    vec![
+        tcp([203, 0, 113, 10], 80, true),
+        tcp([203, 0, 113, 10], 80, false),
+        tcp([203, 0, 113, 10], 81, false),
+        udp([203, 0, 113, 20], 53),
+        udp([192, 0, 2, 99], 53),
+    ]
+}
+
+#[test]
+fn each_packet_has_its_line_and_each_that_leaves_its_frame() {
+    for resolution in [TsResolution::MicroSecond, TsResolution::NanoSecond] {
+        let packets = frames();
+        let rig = Rig::new(&capture(resolution, DataLink::ETHERNET, &packets));
+        assert_eq!(rig.succeed(), "");
+        let line = |number: u32, rest: &str| format!("{{\"packet\":{number},{rest}}}");
+        let to_real = "\"vip\":\"203.0.113.10:80/tcp\",\"real\":\"198.51.100.11\"";
+        assert_eq!(
+            rig.verdicts(),
+            [
+                line(
+                    0,
+                    &format!("\"verdict\":\"tx\",\"reason\":null,{to_real},\"selection\":\"ring\"")
+                ),
+                line(
+                    1,
+                    &format!(
+                        "\"verdict\":\"tx\",\"reason\":null,{to_real},\"selection\":\"table\""
+                    )
+                ),
+                line(
+                    2,
+                    "\"verdict\":\"pass\",\"reason\":null,\"vip\":null,\"real\":null,\"selection\":null"
+                ),
+                line(
+                    3,
+                    "\"verdict\":\"drop\",\"reason\":\"no-real\",\"vip\":\"203.0.113.20:53/udp\",\"real\":\
+                     null,\"selection\":null"
+                ),
+                line(
+                    4,
+                    "\"verdict\":\"pass\",\"reason\":null,\"vip\":null,\"real\":null,\"selection\":null"
+                ),
+            ]
+        );
+        let written = rig.frames();
+        let times: Vec<_> = written.iter().map(|frame| (frame.0, frame.1)).collect();
+        assert_eq!(times, [(100, 0), (110, 7), (120, 14), (140, 28)]);
+        assert_eq!(written[0].2[..6], [2, 0, 0, 0, 0xcc, 3]);
+        assert_eq!(written[0].2[34..], packets[0][14..], "the packet inside");
+        assert_eq!(written[2].2, packets[2]);
+        assert_eq!(written[3].2, packets[4]);
+    }
+}
+
+#[test]
+fn an_empty_capture_gives_empty_results() {
+    let rig = Rig::new(&capture(TsResolution::MicroSecond, DataLink::ETHERNET, &[]));
+    assert_eq!(rig.succeed(), "");
+    assert!(rig.verdicts().is_empty());
+    assert!(rig.frames().is_empty());
+}
+
+#[test]
+fn a_capture_that_ends_early_is_replayed_as_far_as_it_goes() {
+    let whole = capture(TsResolution::MicroSecond, DataLink::ETHERNET, &frames());
+    let rig = Rig::new(&whole[..whole.len() - 3]);
+    let said = rig.fail();
+    let path = rig.path("in.pcap");
+    assert_eq!(
+        said,
+        format!(
+            "katran-xsk: {}: packet 4: the capture ends in the middle of it\n",
+            path.display()
+        )
+    );
+    assert_eq!(rig.verdicts().len(), 4);
+    assert_eq!(rig.frames().len(), 3);
+}
+
+#[test]
+fn packets_that_the_capture_cut_are_pointed_out() {
+    let mut whole = capture(
+        TsResolution::MicroSecond,
+        DataLink::ETHERNET,
+        &frames()[..1],
+    );
+    // Bytes on the wire, the last field of the packet's header.
+    whole[24 + 12..24 + 16].copy_from_slice(&1500_u32.to_le_bytes());
+    whole[..4].iter().for_each(|byte| assert_ne!(*byte, 0));
+    let big_endian = whole[0] == 0xa1;
+    if big_endian {
+        whole[24 + 12..24 + 16].copy_from_slice(&1500_u32.to_be_bytes());
+    }
+    let rig = Rig::new(&whole);
+    let said = rig.succeed();
+    assert!(
+        said.contains("1 packets were captured in part only"),
+        "{said}"
+    );
+    assert_eq!(rig.verdicts().len(), 1);
+}
+
+#[test]
+fn other_link_types_are_refused() {
+    let rig = Rig::new(&capture(
+        TsResolution::MicroSecond,
+        DataLink::RAW,
+        &frames(),
+    ));
+    let said = rig.fail();
+    assert!(
+        said.ends_with("link type RAW is not Ethernet; capture on an Ethernet interface\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn files_that_are_no_captures_are_refused() {
+    let rig = Rig::new(b"GET / HTTP/1.1\r\nHost: example.net\r\n\r\n");
+    let said = rig.fail();
+    assert!(
+        said.contains("in.pcap: neither a pcap nor a pcapng capture: "),
+        "{said}"
+    );
+    fs::remove_file(rig.path("in.pcap")).unwrap();
+    let said = rig.fail();
+    assert!(
+        said.contains("in.pcap: cannot be read: No such file or directory"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_input_is_never_overwritten() {
+    let bytes = capture(TsResolution::MicroSecond, DataLink::ETHERNET, &frames());
+    let rig = Rig::new(&bytes);
+    let output = rig.replay("in.pcap");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.ends_with("is the input as well; name another file\n"),
+        "{said}"
+    );
+    assert_eq!(fs::read(rig.path("in.pcap")).unwrap(), bytes);
+}
+
+#[test]
+fn a_configuration_that_is_not_valid_is_refused() {
+    let rig = Rig::new(&capture(TsResolution::MicroSecond, DataLink::ETHERNET, &[]));
+    fs::write(rig.path("lb.toml"), "[balancer]\nhash = 1\n").unwrap();
+    let said = rig.fail();
+    assert!(
+        said.contains("lb.toml:2: balancer.hash: 1 is a whole number; "),
+        "{said}"
+    );
+}
