@@ -6,7 +6,7 @@ use dataplane::{
     xsk::SocketMode,
 };
 use katran_xsk::{
-    admin::command::COMMANDS,
+    admin::command::{COMMANDS, CommandSpec},
     config::{AdminConfig, BalancerConfig, Config, EncapsulationKind, InterfaceConfig},
 };
 use xdp_layout::counter::{DecapCounter, RedirectCounter};
@@ -24,33 +24,34 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
         .collect()
 }
 
-#[track_caller]
-fn assert_row(page: &str, cell: &str) {
-    assert!(
-        page.lines()
-            .any(|line| line.starts_with(&format!("| `{cell}` |"))),
-        "no row for `{cell}`"
-    );
+/// First cells of the rows between this heading and the next of any level.
+fn rows<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
+    let (_, section) = page
+        .split_once(&format!("\n{heading}\n"))
+        .unwrap_or_else(|| panic!("no heading {heading}"));
+    let section = section.split("\n#").next().unwrap_or_default();
+    section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(cell, _)| cell)
+        .collect()
 }
 
 #[test]
 fn every_command_is_listed_as_it_is_used() {
-    for command in COMMANDS {
-        assert_row(OPERATIONS, &command.usage());
-    }
+    let usages: Vec<String> = COMMANDS.iter().map(CommandSpec::usage).collect();
+    assert_eq!(rows(OPERATIONS, "## Admin socket"), usages);
 }
 
 #[test]
 fn every_drop_reason_and_counter_is_explained() {
-    for reason in DropReason::ALL {
-        assert_row(OPERATIONS, reason.name());
-    }
-    for counter in RedirectCounter::ALL {
-        assert_row(OPERATIONS, counter.name());
-    }
-    for counter in DecapCounter::ALL {
-        assert_row(REAL_SERVERS, counter.name());
-    }
+    let reasons: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(rows(OPERATIONS, "## Drop reasons"), reasons);
+    let redirect: Vec<&str> = RedirectCounter::ALL.iter().map(|one| one.name()).collect();
+    assert_eq!(rows(OPERATIONS, "## Statistics"), redirect);
+    let decap: Vec<&str> = DecapCounter::ALL.iter().map(|one| one.name()).collect();
+    let heading = "### With `katran-xsk decap` (recommended)";
+    assert_eq!(rows(REAL_SERVERS, heading), decap);
 }
 
 /// A value for every key, none of them the default, so that all are written.
@@ -98,17 +99,12 @@ fn every_key_is_explained() {
     let mut section = String::new();
     for line in every_key().to_toml().lines() {
         if line.starts_with('[') {
-            section = line.to_owned();
+            section = format!("### `{line}`");
         } else if let Some((key, _)) = line.split_once(" = ") {
-            let (_, rows) = OPERATIONS
-                .split_once(&format!("### `{section}`\n"))
-                .unwrap_or_else(|| panic!("no heading for {section}"));
-            let (rows, _) = rows.split_once("\n##").unwrap();
-            let named = |line: &str| {
-                let key_cell = line.split('|').nth(1).unwrap_or_default();
-                line.starts_with("| `") && key_cell.contains(&format!("`{key}`"))
-            };
-            assert!(rows.lines().any(named), "no row for {section} {key}");
+            let known = rows(OPERATIONS, &section)
+                .iter()
+                .any(|cell| cell.split("`, `").any(|name| name == key));
+            assert!(known, "no row for {key} below {section}");
         }
     }
 }
