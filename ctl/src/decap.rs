@@ -131,6 +131,7 @@ fn follow(decap: &mut Decap, destinations: &[IpAddr]) {
 
 fn print_counters(decap: &Decap) -> anyhow::Result<()> {
     let counters = decap.counters().context("counters cannot be read")?;
+    println!();
     let width = counters
         .iter()
         .map(|(name, _)| name.len())

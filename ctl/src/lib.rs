@@ -42,8 +42,36 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("katran-xsk: {error:#}");
+            eprintln!("katran-xsk: {}", explain(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The error and its causes, without those whose text an error further out repeats.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = || std::io::Error::other("no such thing");
+        let error = anyhow::Error::new(cause())
+            .context("cannot be opened")
+            .context("lb.toml");
+        assert_eq!(explain(&error), "lb.toml: cannot be opened: no such thing");
+        let error = anyhow::Error::new(cause()).context("cannot be opened (no such thing)");
+        assert_eq!(explain(&error), "cannot be opened (no such thing)");
     }
 }
