@@ -183,8 +183,8 @@ mod tests {
 
     #[test]
     fn the_package_of_our_version_is_chosen() {
-        let madison = "  rust-src | 1.96.1+dfsg1-2~bpo13+1 | http://deb.debian.org/debian t\n  \
-                       rust-src | 1.95.0+dfsg1-2~bpo13+1 | http://deb.debian.org/debian t\n";
+        let madison = "  rust-src | 1.96.1+dfsg1-2~bpo13+1 | http://mirror.example/debian t\n  \
+                       rust-src | 1.95.0+dfsg1-2~bpo13+1 | http://mirror.example/debian t\n";
         assert_eq!(package_version(madison), Some("1.95.0+dfsg1-2~bpo13+1"));
         assert_eq!(package_version("rust-src | 1.95.01-1 | x\n"), None);
         assert_eq!(package_version(""), None);
