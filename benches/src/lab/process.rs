@@ -106,7 +106,13 @@ impl Process {
 pub fn cpu_time(process: u32) -> Result<Duration> {
     let mut ticks = 0;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        let stat = fs::read_to_string(task?.path().join("stat"))?;
+        let stat = match fs::read_to_string(task?.path().join("stat")) {
+            Ok(stat) => stat,
+            // It has ended since the folder was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+            Err(error) => return Err(error.into()),
+        };
         // The name in brackets may hold blanks; behind it comes field 3, the state.
         let (_, fields) = stat
             .rsplit_once(')')
