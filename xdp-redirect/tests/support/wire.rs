@@ -41,6 +41,11 @@ impl Wire {
                 size_of::<libc::sockaddr_ll>() as u32,
             )
         };
-        assert_eq!(sent, frame.len().cast_signed(), "{}", io::Error::last_os_error());
+        assert_eq!(
+            sent,
+            frame.len().cast_signed(),
+            "{}",
+            io::Error::last_os_error()
+        );
     }
 }
