@@ -87,7 +87,7 @@ pub struct CheckArgs {
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Configuration file; its [interface] section is not used
+    /// Configuration file; the section about the interface is not used
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
     /// Capture to read (pcap or pcapng, Ethernet)

@@ -1,6 +1,6 @@
 //! `katran-xsk run`: starts the balancer, keeps it going, and leaves the interface as it was.
 //!
-//! Start: everything that can be refused without touching anything ([`preflight`]); then the XDP
+//! Start: everything that can be refused without touching anything (`preflight`); then the XDP
 //! program, without VIPs yet, so that every packet still goes to the kernel; a socket and a worker
 //! for each queue; the next hop; and last the VIPs, with which packets begin to arrive, and the
 //! admin socket. Stop is the same backwards: the XDP program goes first, so that nothing arrives that
