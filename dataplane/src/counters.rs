@@ -140,6 +140,14 @@ pub struct WorkerCounters {
     pub too_big_v4: Counter,
     /// Too-big replies sent for IPv6 (counter 4 v2).
     pub too_big_v6: Counter,
+    /// Server ids in QUIC connection ids.
+    pub quic: QuicCounters,
+    /// Server ids in UDP payloads.
+    pub stable_routing: StableRoutingCounters,
+    /// Server ids in TCP options.
+    pub tcp_server_id: TcpServerIdCounters,
+    /// Per VIP number, of VIPs that route by server id.
+    pub server_id_vips: Box<[ServerIdVipCounters]>,
     /// Packets whose bytes had to be moved because the room was not what the header needs.
     pub payload_moves: Counter,
     /// Tags of an older generation that were answered by a lookup.
@@ -148,6 +156,68 @@ pub struct WorkerCounters {
     pub generation: Counter,
     /// What the rings did.
     pub io: IoCounters,
+}
+
+/// QUIC packets by what their connection id said (katran-compat sections 7.1 and 10).
+#[derive(Debug, Default)]
+pub struct QuicCounters {
+    /// Left to flow table and ring (`ch_routed`).
+    pub by_table_or_ring: Counter,
+    /// Initial and 0-RTT packets (`cid_initial`).
+    pub initial: Counter,
+    /// Ids that no real has (`cid_invalid_server_id`).
+    pub unknown_id: Counter,
+    /// The last such id (gauge, `cid_invalid_server_id_sample`).
+    pub unknown_id_sample: Counter,
+    /// Sent to the real the id names (`cid_routed`).
+    pub routed: Counter,
+    /// Connection ids of version 1, 2 and 3 (`cid_v1` to `cid_v3`).
+    pub versions: [Counter; 3],
+    /// The flow table already had the real (`dst_match_in_lru`).
+    pub table_match: Counter,
+    /// The flow table had another real and was corrected (`dst_mismatch_in_lru`).
+    pub table_mismatch: Counter,
+    /// The flow table did not have the flow (`dst_not_found_in_lru`).
+    pub table_miss: Counter,
+    /// ICMP errors for QUIC VIPs (counter 11 v1).
+    pub icmp_errors: Counter,
+    /// Of these, with a code that a client can ignore (counter 11 v2).
+    pub icmp_ignorable: Counter,
+}
+
+/// UDP packets of VIPs with stable routing (katran-compat section 7.2).
+#[derive(Debug, Default)]
+pub struct StableRoutingCounters {
+    /// Left to flow table and ring (`ch_routed`).
+    pub by_table_or_ring: Counter,
+    /// Sent to the real the id names (`cid_routed`).
+    pub routed: Counter,
+    /// Ids that no real has (`cid_invalid_server_id`).
+    pub unknown_id: Counter,
+    /// Packets without the marker (`invalid_packet_type`).
+    pub not_marked: Counter,
+}
+
+/// TCP packets while server ids are read from the option (katran-compat section 7.3).
+#[derive(Debug, Default)]
+pub struct TcpServerIdCounters {
+    /// SYNs, which carry no id (`tcp_syn`).
+    pub syn: Counter,
+    /// Sent to the real the id names (`sid_routed`).
+    pub routed: Counter,
+    /// Left to flow table and ring (`ch_routed`).
+    pub by_table_or_ring: Counter,
+    /// The flow table had another real and was corrected (`dst_mismatch_in_lru`).
+    pub table_mismatch: Counter,
+}
+
+/// Server-id routing of one VIP (`server_id_stats`).
+#[derive(Debug, Default)]
+pub struct ServerIdVipCounters {
+    /// Packets that open a connection (v1).
+    pub openings: Counter,
+    /// Flows whose table entry named another real (v2).
+    pub mismatches: Counter,
 }
 
 /// What the worker's loop did around the forwarder.
@@ -194,6 +264,12 @@ impl WorkerCounters {
             icmp_errors: Counter::default(),
             too_big_v4: Counter::default(),
             too_big_v6: Counter::default(),
+            quic: QuicCounters::default(),
+            stable_routing: StableRoutingCounters::default(),
+            tcp_server_id: TcpServerIdCounters::default(),
+            server_id_vips: (0..MAX_VIPS)
+                .map(|_| ServerIdVipCounters::default())
+                .collect(),
             payload_moves: Counter::default(),
             stale_tags: Counter::default(),
             generation: Counter::default(),

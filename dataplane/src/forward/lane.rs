@@ -16,7 +16,7 @@ use crate::{
     counters::{DropReason, WorkerCounters},
     packet::{
         emit::Inner,
-        parse::{FlowTuple, IpPacket, tcp_flags},
+        parse::{FlowTuple, IpPacket, Kind, tcp_flags},
         protocol,
     },
     service::{Real, RealId, ServiceTable, Vip, VipFlags},
@@ -27,15 +27,17 @@ const UDP_TIMEOUT_NS: u64 = 30_000_000_000;
 
 /// A packet that waits for its real.
 #[derive(Clone, Copy, Debug)]
-struct Pending<A> {
+pub(super) struct Pending<A> {
     /// Place in the burst.
     slot: usize,
     vip: u16,
     tos: u8,
     length: u16,
+    /// The packet is an ICMP error about the flow.
+    pub(super) is_error: bool,
     /// The flow with the ports that table and hash take.
-    flow: FlowTuple<A>,
-    table_hash: u64,
+    pub(super) flow: FlowTuple<A>,
+    pub(super) table_hash: u64,
 }
 
 /// One IP version's share of a burst.
@@ -70,6 +72,7 @@ impl<A: Family> Lane<A> {
             vip: vip.number,
             tos: ip.tos,
             length: ip.length,
+            is_error: matches!(ip.kind, Kind::IcmpError(_)),
             table_hash: self.flows.hash(&A::key(&flow)),
             flow,
         });
@@ -91,9 +94,10 @@ impl<A: Family> Lane<A> {
             let Some(vip) = stage.table.vip(pending.vip) else {
                 continue;
             };
-            let (real, selection) = self.select(stage, pending, vip);
+            let packet = &mut burst[pending.slot];
+            let (real, selection) = self.select(stage, pending, vip, packet);
             outcomes[pending.slot] = Outcome {
-                verdict: deliver(stage, &mut burst[pending.slot], pending, vip, real),
+                verdict: deliver(stage, packet, pending, vip, real),
                 vip: vip.number,
                 real: real.map_or(RealId::NONE, |real| real.id),
                 selection,
@@ -108,10 +112,16 @@ impl<A: Family> Lane<A> {
         stage: &mut Stage<'t>,
         pending: &Pending<A>,
         vip: &Vip,
+        packet: &Packet<'_>,
     ) -> (Option<&'t Real>, Selection) {
         let Pending {
             flow, table_hash, ..
         } = pending;
+        if vip.reads_server_ids
+            && let Some(real) = self.select_by_server_id(stage, pending, vip, packet)
+        {
+            return (Some(real), Selection::ServerId);
+        }
         let is_udp = flow.protocol == protocol::UDP;
         let syn = flow.tcp_flags & tcp_flags::SYN != 0;
         let uses_table = uses_table(vip);
@@ -189,7 +199,7 @@ fn deliver<A: Family>(
     }
 }
 
-fn count_insertion<K>(counters: &WorkerCounters, inserted: &Insertion<K>) {
+pub(super) fn count_insertion<K>(counters: &WorkerCounters, inserted: &Insertion<K>) {
     match inserted {
         Insertion::Added => counters.flow_inserts.add(1),
         Insertion::Overwrote(_) => {}

@@ -12,6 +12,7 @@ mod lane;
 mod packet_slot;
 mod questions;
 mod rewrite;
+mod server_id;
 
 use std::{net::IpAddr, sync::Arc};
 

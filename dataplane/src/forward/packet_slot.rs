@@ -99,6 +99,8 @@ pub enum Selection {
     Table,
     /// The VIP's ring.
     Ring,
+    /// A server id in the packet named it.
+    ServerId,
 }
 
 impl Selection {
@@ -108,6 +110,7 @@ impl Selection {
             Self::None => "none",
             Self::Table => "table",
             Self::Ring => "ring",
+            Self::ServerId => "server-id",
         }
     }
 }

@@ -8,6 +8,7 @@
 pub mod checksum;
 pub mod emit;
 pub mod parse;
+pub mod server_id;
 
 /// Bytes of an Ethernet II header.
 pub const ETHERNET_LEN: usize = 14;

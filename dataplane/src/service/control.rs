@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
 
 use super::{
-    spec::{Encapsulation, RealSpec, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
+    spec::{Encapsulation, Protocol, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
     table::{MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip},
 };
 
@@ -22,6 +22,8 @@ use super::{
 const MIN_MAX_FRAME: u16 = 14 + 40 + 20;
 /// Smallest `max_frame` with too-big replies: IPv6's minimum MTU and the Ethernet header.
 const MIN_MAX_FRAME_TOO_BIG: u16 = 14 + 1280;
+/// Largest server id: connection ids carry them as signed 32-bit numbers (katran-compat section 7.1).
+const MAX_SERVER_ID: u32 = i32::MAX as u32;
 /// Largest `max_frame`: what fits a UMEM chunk beside the kernel's and our head room.
 const MAX_MAX_FRAME: u16 = 3_500;
 
@@ -76,6 +78,7 @@ struct State {
     reals: Vec<Option<RealSlot>>,
     free_reals: VecDeque<u16>,
     real_numbers: HashMap<IpAddr, u16, RandomState>,
+    server_ids: HashMap<u32, u16, RandomState>,
 }
 
 /// Holds the numbering between tables and makes a new table of each desired state.
@@ -102,6 +105,7 @@ impl ServiceControl {
             reals: vec![None; MAX_REALS],
             free_reals: (1..MAX_REALS as u16).collect(),
             real_numbers: HashMap::default(),
+            server_ids: HashMap::default(),
         };
         let table = Arc::new(state.table(1, Settings::default()));
         Self {
@@ -152,6 +156,15 @@ impl State {
         for vip in &spec.vips {
             released.extend(self.put_vip(vip, spec, generation)?);
         }
+        let mut server_ids = HashMap::default();
+        for server_id in &spec.server_ids {
+            let index = self.acquire_real(server_id.real, false, || {
+                format!("server_id {}, real {}", server_id.id, server_id.real)
+            })?;
+            server_ids.insert(server_id.id, index);
+        }
+        let old_server_ids = std::mem::replace(&mut self.server_ids, server_ids);
+        released.extend(old_server_ids.into_values());
         for index in released {
             self.release_real(index);
         }
@@ -168,7 +181,11 @@ impl State {
         let reals = spec
             .reals
             .iter()
-            .map(|real| self.acquire_real(spec, real))
+            .map(|real| {
+                self.acquire_real(real.address, real.local, || {
+                    format!("vip {}, real {}", spec.key, real.address)
+                })
+            })
             .collect::<Result<Vec<u16>, _>>()?;
         let number = match self.vip_numbers.get(&spec.key) {
             Some(number) => *number,
@@ -201,6 +218,7 @@ impl State {
             generation: old.as_ref().map_or(generation, |old| old.vip.generation),
             room: room(spec, all),
             flags: spec.flags,
+            reads_server_ids: reads_server_ids(spec, all),
             hash: spec.hash,
             ring,
         };
@@ -213,20 +231,26 @@ impl State {
         Ok(old.map(|old| old.reals).unwrap_or_default())
     }
 
-    fn acquire_real(&mut self, vip: &VipSpec, spec: &RealSpec) -> Result<u16, ServiceError> {
-        if let Some(&index) = self.real_numbers.get(&spec.address)
+    /// Takes a reference to the real with this address; `field` names it in an error.
+    fn acquire_real(
+        &mut self,
+        address: IpAddr,
+        local: bool,
+        field: impl Fn() -> String,
+    ) -> Result<u16, ServiceError> {
+        if let Some(&index) = self.real_numbers.get(&address)
             && let Some(slot) = &mut self.reals[usize::from(index)]
         {
             if slot.references == 0 {
                 self.free_reals.retain(|free| *free != index);
             }
             slot.references += 1;
-            slot.real.local |= spec.local;
+            slot.real.local |= local;
             return Ok(index);
         }
         let index = self.free_reals.pop_front().ok_or_else(|| {
             ServiceError::new(
-                format!("vip {}, real {}", vip.key, spec.address),
+                field(),
                 format!("all {} real numbers are in use", MAX_REALS - 1),
                 "remove a real first",
             )
@@ -236,12 +260,12 @@ impl State {
             self.real_numbers.remove(&previous.real.address);
             previous.real.id.epoch().wrapping_add(1)
         });
-        self.real_numbers.insert(spec.address, index);
+        self.real_numbers.insert(address, index);
         self.reals[usize::from(index)] = Some(RealSlot {
             real: Real {
-                address: spec.address,
+                address,
                 id: RealId::new(index, epoch),
-                local: spec.local,
+                local,
             },
             references: 1,
         });
@@ -294,8 +318,16 @@ impl State {
             prefixes,
             addresses,
             reals,
+            server_ids: self.server_ids.clone(),
         }
     }
+}
+
+fn reads_server_ids(spec: &VipSpec, all: &ServiceSpec) -> bool {
+    let by_flag = spec
+        .flags
+        .intersects(VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING);
+    by_flag || (all.settings.tcp_server_id && spec.key.protocol == Protocol::Tcp)
 }
 
 fn build_ring(spec: &VipSpec, reals: &[u16]) -> Result<Arc<Ring>, ServiceError> {
@@ -332,15 +364,14 @@ fn room(spec: &VipSpec, all: &ServiceSpec) -> u8 {
 fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
     validate_settings(&spec.settings)?;
     for (section, used) in [
-        ("server_id", !spec.server_ids.is_empty()),
         ("source_route", !spec.source_routes.is_empty()),
         ("decap", !spec.decap.is_empty()),
-        ("balancer.tcp_server_id", spec.settings.tcp_server_id),
     ] {
         if used {
             return Err(not_supported(section, section));
         }
     }
+    validate_server_ids(spec)?;
     let mut keys = HashSet::new();
     for vip in &spec.vips {
         let field = format!("vip {}", vip.key);
@@ -381,6 +412,28 @@ fn validate_settings(settings: &Settings) -> Result<(), ServiceError> {
         )),
         _ => Ok(()),
     }
+}
+
+fn validate_server_ids(spec: &ServiceSpec) -> Result<(), ServiceError> {
+    let mut ids = HashSet::new();
+    for server_id in &spec.server_ids {
+        let field = format!("server_id {}", server_id.id);
+        if !(1..=MAX_SERVER_ID).contains(&server_id.id) {
+            return Err(ServiceError::new(
+                field,
+                "is out of range",
+                format!("give 1 to {MAX_SERVER_ID}"),
+            ));
+        }
+        if !ids.insert(server_id.id) {
+            return Err(ServiceError::new(
+                field,
+                "is there twice",
+                "name one real for each id",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn validate_vip(vip: &VipSpec, field: &str) -> Result<(), ServiceError> {
@@ -477,7 +530,7 @@ fn not_supported(field: &str, what: &str) -> ServiceError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::Protocol;
+    use crate::service::RealSpec;
 
     fn vip(address: &str, reals: &[(&str, u32)]) -> VipSpec {
         VipSpec {
@@ -616,10 +669,10 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_refused() {
         let mut control = ServiceControl::new();
-        let mut quic = vip("203.0.113.1", &[]);
-        quic.flags = VipFlags::QUIC;
-        let error = control.apply(&spec(vec![quic])).unwrap_err();
-        assert_eq!(error.problem, "not supported yet: flag quic");
+        let mut global = vip("203.0.113.1", &[]);
+        global.flags = VipFlags::GLOBAL_LRU;
+        let error = control.apply(&spec(vec![global])).unwrap_err();
+        assert_eq!(error.problem, "not supported yet: flag global-lru");
     }
 
     #[test]

@@ -203,8 +203,10 @@ impl VipFlags {
     /// [`ServiceControl`]: super::ServiceControl
     pub const SUPPORTED: Self = Self::NO_SRC_PORT
         .union(Self::LRU_BYPASS)
+        .union(Self::QUIC)
         .union(Self::DPORT_ONLY)
-        .union(Self::SRC_DST_PORT);
+        .union(Self::SRC_DST_PORT)
+        .union(Self::UDP_STABLE_ROUTING);
 }
 
 /// A real server of one VIP.

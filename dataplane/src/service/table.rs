@@ -74,6 +74,8 @@ pub struct Vip {
     pub room: u8,
     /// Behaviour.
     pub flags: VipFlags,
+    /// Whether packets may carry server ids: by flag, or TCP while the option is read.
+    pub reads_server_ids: bool,
     /// How the ring was generated.
     pub hash: HashFunction,
     /// Real indices by flow hash; unchanged VIPs share it between tables.
@@ -100,6 +102,8 @@ pub struct ServiceTable {
     /// How many VIPs have this address.
     pub(super) addresses: HashMap<IpAddr, u16, RandomState>,
     pub(super) reals: Vec<Option<Real>>,
+    /// Index of the real that each server id names.
+    pub(super) server_ids: HashMap<u32, u16, RandomState>,
 }
 
 impl ServiceTable {
@@ -162,6 +166,12 @@ impl ServiceTable {
     /// The real at this index.
     pub fn real(&self, index: usize) -> Option<&Real> {
         self.reals.get(index)?.as_ref()
+    }
+
+    /// The real that a server id names.
+    #[inline]
+    pub fn real_of_server_id(&self, id: u32) -> Option<&Real> {
+        self.real(usize::from(*self.server_ids.get(&id)?))
     }
 
     /// Reals in ascending index, including those that only flows still use.
