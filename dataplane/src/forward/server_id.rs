@@ -23,8 +23,8 @@ enum TableEntry {
 }
 
 impl<A: Family> Lane<A> {
-    /// The real that the packet's server id names, if it carries one that is known. Of an ICMP error
-    /// the quoted packet is read, except for QUIC.
+    /// The real that the packet's server id names, if it carries one that is known. Of ICMP
+    /// errors only stable routing reads the quoted packet, as Katran does.
     pub(super) fn select_by_server_id<'t>(
         &mut self,
         stage: &mut Stage<'t>,
@@ -33,25 +33,26 @@ impl<A: Family> Lane<A> {
         packet: &Packet<'_>,
     ) -> Option<&'t Real> {
         let message = packet.frame().get(ETHERNET_LEN + A::HEADER_LEN..)?;
-        let segment = if pending.is_error {
-            message.get(ICMP_LEN + A::HEADER_LEN..)?
-        } else {
-            message
-        };
         let is_udp = pending.flow.protocol == protocol::UDP;
         let mut real = None;
         if vip.flags.contains(VipFlags::QUIC) {
             if pending.is_error {
                 count_quic_error::<A>(stage, message);
             } else {
-                real = self.by_quic(stage, pending, vip, segment);
+                real = self.by_quic(stage, pending, vip, message);
             }
         }
         if vip.flags.contains(VipFlags::UDP_STABLE_ROUTING) && is_udp {
-            real = by_stable_routing::<A>(stage, segment).or(real);
+            let quoted_at = if pending.is_error {
+                ICMP_LEN + A::HEADER_LEN
+            } else {
+                0
+            };
+            let datagram = message.get(quoted_at..).unwrap_or_default();
+            real = by_stable_routing::<A>(stage, datagram).or(real);
         }
-        if stage.table.settings().tcp_server_id && !is_udp && real.is_none() {
-            real = self.by_tcp_option(stage, pending, vip, segment);
+        if stage.table.settings().tcp_server_id && !is_udp && !pending.is_error && real.is_none() {
+            real = self.by_tcp_option(stage, pending, vip, message);
         }
         real
     }
