@@ -51,7 +51,7 @@ source_v6 = "2001:db8::1"
 flow_table_capacity = 1000000
 max_frame = 1514
 icmp_too_big = true
-tcp_server_id = false
+tcp_server_id = true
 
 [admin]
 socket = "/run/katran-xsk.sock"
@@ -69,7 +69,12 @@ reals = [{ address = "198.51.100.11", weight = 1 }, { address = "2001:db8:f::1",
 address = "2001:db8:a::/96"
 port = 0
 protocol = "udp"
+flags = ["quic", "udp-stable-routing"]
 reals = []
+
+[[server_id]]
+id = 4097
+real = "198.51.100.11"
 "#;
     check(text, &["valid"]);
 }
@@ -77,11 +82,9 @@ reals = []
 #[test]
 fn what_is_not_built_is_refused() {
     for flag in [
-        "quic",
         "src-routing",
         "local-vip",
         "global-lru",
-        "udp-stable-routing",
         "udp-flow-migration",
     ] {
         check(
@@ -93,9 +96,9 @@ fn what_is_not_built_is_refused() {
         );
     }
     check(
-        &vip("flags = [\"quic\", \"no-src-port\", \"global-lru\"]"),
+        &vip("flags = [\"local-vip\", \"no-src-port\", \"global-lru\"]"),
         &[
-            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flags quic, global-lru; \
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flags local-vip, global-lru; \
            remove the flags or the VIP",
         ],
     );
@@ -105,17 +108,6 @@ fn what_is_not_built_is_refused() {
             "lb.toml:5: vip[0] (203.0.113.10:80/tcp).reals[0].local: not supported yet: local = true; \
            remove the key or the real",
         ],
-    );
-    check(
-        "[balancer]\ntcp_server_id = true\n",
-        &[
-            "lb.toml:2: balancer.tcp_server_id: not supported yet: tcp_server_id = true; remove the \
-           line",
-        ],
-    );
-    check(
-        "[[server_id]]\nid = 4097\nreal = \"198.51.100.11\"\n",
-        &["lb.toml:1: server_id[0]: not supported yet: [[server_id]]; remove these sections"],
     );
     check(
         "\n[[source_route]]\nprefix = \"192.0.2.0/24\"\nreal = \"198.51.100.12\"\n",
@@ -627,10 +619,9 @@ fn sections_that_are_not_supported_are_checked_all_the_same() {
          \"198.51.100.12\"\n",
         &[
             "lb.toml:2: server_id[0].id: 0 is not a server id; give a whole number from 1 to \
-             4294967295",
+             2147483647",
             "lb.toml:6: server_id[1].real: \"x\" is not an IP address; write one as in \
              \"198.51.100.11\"",
-            "lb.toml:7: server_id[2]: not supported yet: [[server_id]]; remove these sections",
             "lb.toml:11: server_id[3].id: 9 is already the id of server_id[2] on line 7; give each id \
              once",
         ],

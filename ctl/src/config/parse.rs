@@ -8,7 +8,8 @@ use std::{
 };
 
 use dataplane::service::{
-    DecapSpec, Protocol, RealSpec, ServerIdSpec, SourceRouteSpec, VipFlags, VipKey, VipSpec,
+    DecapSpec, MAX_SERVER_ID, Protocol, RealSpec, ServerIdSpec, SourceRouteSpec, VipFlags, VipKey,
+    VipSpec,
 };
 use dataplane::xsk::SocketMode;
 use maglev::HashFunction;
@@ -439,7 +440,7 @@ fn real<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Option<Re
 }
 
 fn server_id<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Option<ServerIdSpec> {
-    let id = reader.integer(section, "id", "a server id", 1..=u32::MAX);
+    let id = reader.integer(section, "id", "a server id", 1..=MAX_SERVER_ID);
     if !section.has("id") {
         reader.missing(section, "id", "give the server id as in id = 4097");
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
-use dataplane::service::{MAX_REALS, MAX_VIPS, VipFlags, VipKey, VipSpec};
+use dataplane::service::{MAX_REALS, MAX_SERVER_ID, MAX_VIPS, VipFlags, VipKey, VipSpec};
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
 
 use super::{
@@ -251,13 +251,6 @@ impl Checker<'_> {
                 format!("give max_frame at least {MIN_MAX_FRAME_TOO_BIG}, or icmp_too_big = false"),
             );
         }
-        if balancer.tcp_server_id {
-            self.unsupported(
-                Place::Balancer("tcp_server_id"),
-                "tcp_server_id = true",
-                "the line",
-            );
-        }
     }
 
     fn gue_sources(&mut self, balancer: &BalancerConfig) {
@@ -447,11 +440,11 @@ impl Checker<'_> {
     fn server_ids(&mut self) {
         let mut ids: HashMap<u32, usize> = HashMap::new();
         for (index, server_id) in self.config.server_ids.iter().enumerate() {
-            if server_id.id == 0 {
+            if !(1..=MAX_SERVER_ID).contains(&server_id.id) {
                 self.report(
                     Place::ServerId(index, "id"),
-                    "0 means no server id",
-                    format!("give a whole number from 1 to {}", u32::MAX),
+                    format!("{} is not a server id", server_id.id),
+                    format!("give a whole number from 1 to {MAX_SERVER_ID}"),
                 );
             }
             if let Some(&first) = ids.get(&server_id.id) {
@@ -465,9 +458,6 @@ impl Checker<'_> {
                 ids.insert(server_id.id, index);
             }
             self.unicast(Place::ServerId(index, "real"), server_id.real);
-        }
-        if !self.config.server_ids.is_empty() {
-            self.unsupported(Place::ServerId(0, ""), "[[server_id]]", "these sections");
         }
     }
 

@@ -23,7 +23,7 @@ const MIN_MAX_FRAME: u16 = 14 + 40 + 20;
 /// Smallest `max_frame` with too-big replies: IPv6's minimum MTU and the Ethernet header.
 const MIN_MAX_FRAME_TOO_BIG: u16 = 14 + 1280;
 /// Largest server id: connection ids carry them as signed 32-bit numbers (katran-compat section 7.1).
-const MAX_SERVER_ID: u32 = i32::MAX as u32;
+pub const MAX_SERVER_ID: u32 = i32::MAX as u32;
 /// Largest `max_frame`: what fits a UMEM chunk beside the kernel's and our head room.
 const MAX_MAX_FRAME: u16 = 3_500;
 
