@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use dataplane::{
-    counters::{self, DropReason, WorkerCounters},
+    counters::{self, Counter, DropReason, ServerIdVipCounters, WorkerCounters},
     service::VipKey,
     xsk::SocketStatistics,
 };
@@ -57,7 +57,13 @@ fn sum(balances: impl Iterator<Item = Balance>) -> Balance {
 }
 
 /// Counters that are neither per VIP nor per real, by their names in statistics.
-fn named(counters: &WorkerCounters) -> [(&'static str, u64); 13] {
+fn named(counters: &WorkerCounters) -> [(&'static str, u64); 35] {
+    let (quic, stable) = (&counters.quic, &counters.stable_routing);
+    let tcp = &counters.tcp_server_id;
+    let of_vips = |count: fn(&ServerIdVipCounters) -> &Counter| {
+        let vips = counters.server_id_vips.iter();
+        vips.map(|vip| count(vip).get()).sum()
+    };
     [
         ("vip-packets", counters.vip_packets.get()),
         ("ring-selections", counters.ring_selections.get()),
@@ -72,6 +78,28 @@ fn named(counters: &WorkerCounters) -> [(&'static str, u64); 13] {
         ("too-big-v6", counters.too_big_v6.get()),
         ("payload-moves", counters.payload_moves.get()),
         ("stale-tags", counters.stale_tags.get()),
+        ("server-id-openings", of_vips(|vip| &vip.openings)),
+        ("server-id-mismatches", of_vips(|vip| &vip.mismatches)),
+        ("quic-routed", quic.routed.get()),
+        ("quic-by-table-or-ring", quic.by_table_or_ring.get()),
+        ("quic-initial", quic.initial.get()),
+        ("quic-unknown-id", quic.unknown_id.get()),
+        ("quic-cid-v1", quic.versions[0].get()),
+        ("quic-cid-v2", quic.versions[1].get()),
+        ("quic-cid-v3", quic.versions[2].get()),
+        ("quic-table-match", quic.table_match.get()),
+        ("quic-table-mismatch", quic.table_mismatch.get()),
+        ("quic-table-miss", quic.table_miss.get()),
+        ("quic-icmp-errors", quic.icmp_errors.get()),
+        ("quic-icmp-ignorable", quic.icmp_ignorable.get()),
+        ("stable-routed", stable.routed.get()),
+        ("stable-by-table-or-ring", stable.by_table_or_ring.get()),
+        ("stable-unknown-id", stable.unknown_id.get()),
+        ("stable-not-marked", stable.not_marked.get()),
+        ("tcp-id-syn", tcp.syn.get()),
+        ("tcp-id-routed", tcp.routed.get()),
+        ("tcp-id-by-table-or-ring", tcp.by_table_or_ring.get()),
+        ("tcp-id-table-mismatch", tcp.table_mismatch.get()),
     ]
 }
 
