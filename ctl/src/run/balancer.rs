@@ -20,13 +20,13 @@ use dataplane::{
     port::{NoPassPath, PassPath},
     service::{Publisher, ServiceControl},
     worker::{self, WorkerConfig},
-    xsk::{BusyPoll, Interface, Tap, XskConfig, XskPort},
+    xsk::{BusyPoll, Interface, SocketMode, Tap, XskConfig, XskPort},
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use xdp_redirect::Redirect;
+use xdp_redirect::{AttachedMode, Redirect, XdpMode};
 
 use crate::{
     config::Config,
@@ -68,7 +68,15 @@ impl Balancer {
     ) -> anyhow::Result<Self> {
         let services = ServiceControl::new();
         let publisher = Arc::new(Publisher::new(services.table()));
+        if config.interface.xdp_mode == XdpMode::Generic {
+            socket_mode(config.interface.mode, Some(AttachedMode::Generic), None)?;
+        }
         let redirect = Redirect::attach(name, config.interface.xdp_mode)?;
+        let mode = socket_mode(
+            config.interface.mode,
+            redirect.mode(),
+            redirect.fallback_reason(),
+        )?;
         let mut balancer = Self {
             redirect: Arc::new(Mutex::new(redirect)),
             services,
@@ -85,7 +93,9 @@ impl Balancer {
                 Some(tap) => Box::new(tap.clone()),
                 None => Box::new(NoPassPath),
             };
-            balancer.add_worker(config, name, queue, cpu, forwarder, pass)?;
+            let mut port_config = XskConfig::new(name, queue);
+            port_config.mode = mode;
+            balancer.add_worker(config, port_config, cpu, forwarder, pass)?;
         }
         Ok(balancer)
     }
@@ -144,15 +154,13 @@ impl Balancer {
     fn add_worker(
         &mut self,
         config: &Config,
-        name: &str,
-        queue: u32,
+        mut port_config: XskConfig,
         cpu: usize,
         forwarder: Forwarder,
         pass: Box<dyn PassPath + Send>,
     ) -> anyhow::Result<()> {
         let interface = &config.interface;
-        let mut port_config = XskConfig::new(name, queue);
-        port_config.mode = interface.mode;
+        let queue = port_config.queue;
         port_config.frames = interface.frames;
         port_config.max_frame = config.balancer.max_frame;
         port_config.huge_pages = interface.huge_pages;
@@ -289,6 +297,31 @@ impl Drop for Balancer {
     }
 }
 
+/// The sockets' mode, given where the XDP program runs.
+///
+/// Zero-copy takes a program in the driver. The kernel does not insist on it: it would bind, and then
+/// drivers refuse to be woken up.
+fn socket_mode(
+    asked: SocketMode,
+    attached: Option<AttachedMode>,
+    fallback: Option<&str>,
+) -> anyhow::Result<SocketMode> {
+    match (asked, attached) {
+        (SocketMode::ZeroCopy, Some(AttachedMode::Generic)) => {
+            let reason = fallback.map_or_else(String::new, |reason| {
+                format!(", because native mode failed ({reason})")
+            });
+            bail!(
+                "interface.mode: zero-copy takes an XDP program in the driver, and it runs in the \
+                 network stack (generic){reason}; give mode auto or copy, or use a driver and an \
+                 xdp_mode that run it natively"
+            )
+        }
+        (SocketMode::Auto, Some(AttachedMode::Generic)) => Ok(SocketMode::Copy),
+        (asked, _) => Ok(asked),
+    }
+}
+
 /// A secret from the kernel, so that nobody outside can aim collisions at the flow table.
 fn random_seeds() -> anyhow::Result<[u64; 4]> {
     let mut bytes = [0; 32];
@@ -364,6 +397,34 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generic_xdp_goes_with_copies_only() {
+        let generic = |asked| socket_mode(asked, Some(AttachedMode::Generic), None);
+        assert_eq!(generic(SocketMode::Auto).unwrap(), SocketMode::Copy);
+        assert_eq!(generic(SocketMode::Copy).unwrap(), SocketMode::Copy);
+        let error = generic(SocketMode::ZeroCopy).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "interface.mode: zero-copy takes an XDP program in the driver, and it runs in the network \
+             stack (generic); give mode auto or copy, or use a driver and an xdp_mode that run it \
+             natively"
+        );
+        let error = socket_mode(
+            SocketMode::ZeroCopy,
+            Some(AttachedMode::Generic),
+            Some("not supported"),
+        );
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("(generic), because native mode failed (not supported);"),
+            "{error}"
+        );
+        for asked in [SocketMode::Auto, SocketMode::ZeroCopy, SocketMode::Copy] {
+            let native = socket_mode(asked, Some(AttachedMode::Native), None);
+            assert_eq!(native.unwrap(), asked);
+        }
+    }
 
     #[test]
     fn seeds_differ() {
