@@ -87,17 +87,16 @@ fn overhead(config: &Config) -> u32 {
 /// Fails when not even small packets could leave; returns a warning when the largest cannot.
 pub(super) fn mtu(config: &Config, interface: &str, mtu: u32) -> anyhow::Result<Option<String>> {
     let overhead = overhead(config);
-    let smallest = SMALLEST_MTU + overhead;
-    if mtu < smallest {
+    let largest = u32::from(config.balancer.max_frame).saturating_sub(ETHERNET);
+    let needed = largest + overhead;
+    let smallest = SMALLEST_MTU.min(largest);
+    if mtu < smallest + overhead {
         bail!(
             "interface {interface}: its MTU of {mtu} is too small: encapsulation adds {overhead} bytes, \
-             so packets of {SMALLEST_MTU} bytes need {smallest}; use `ip link set dev {interface} mtu \
-             {}`",
-            u32::from(config.balancer.max_frame) - ETHERNET + overhead
+             so packets of {smallest} bytes need {}; use `ip link set dev {interface} mtu {needed}`",
+            smallest + overhead
         );
     }
-    let largest = u32::from(config.balancer.max_frame) - ETHERNET;
-    let needed = largest + overhead;
     Ok((mtu < needed).then(|| {
         format!(
             "the MTU of {mtu} lets packets of at most {} bytes leave: max_frame allows {largest} and \
@@ -279,6 +278,18 @@ mod tests {
              1280 bytes need 1320; use `ip link set dev eth0 mtu 1540`"
         );
         assert!(mtu(&Config::default(), "eth0", 1300).is_ok());
+    }
+
+    #[test]
+    fn short_frames_need_no_more_than_their_own_mtu() {
+        let mut config = config_with_real("198.51.100.11");
+        config.balancer.max_frame = 1000;
+        assert_eq!(mtu(&config, "eth0", 1006).unwrap(), None);
+        assert_eq!(
+            mtu(&config, "eth0", 1005).unwrap_err().to_string(),
+            "interface eth0: its MTU of 1005 is too small: encapsulation adds 20 bytes, so packets of \
+             986 bytes need 1006; use `ip link set dev eth0 mtu 1006`"
+        );
     }
 
     #[test]
