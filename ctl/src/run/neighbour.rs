@@ -1,34 +1,47 @@
 //! The next hop when the configuration names none: the Ethernet address of the default route's
 //! gateway, as the kernel's routing and neighbour tables say, followed as they change.
+//!
+//! The tables are never read as a whole, as a router's may have a million entries: the kernel is asked
+//! for the one route and the one neighbour.
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     time::Duration,
 };
 
 use dataplane::service::MacAddress;
-use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver};
+use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver, pin_mut};
 use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
-    packet_core::NetlinkMessage,
+    Handle, MulticastGroup, new_multicast_connection,
+    packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-        route::{
-            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteType,
-            RouteVia,
-        },
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
     },
     sys::SocketAddr as NetlinkAddress,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 
 /// UDP's discard service. A datagram to it makes the kernel look for the neighbour.
 const DISCARD: u16 = 9;
-/// Changes come in groups: the tables are read once for those within this time.
+/// Addresses far away, so that the way to them is the default route: those of a root name server.
+const FAR_AWAY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)),
+    IpAddr::V6(Ipv6Addr::new(
+        0x2001, 0x0503, 0xba3e, 0, 0, 0, 0x0002, 0x0030,
+    )),
+];
+/// Changes come in groups: the kernel is asked once for those within this time.
 const SETTLE: Duration = Duration::from_millis(20);
-/// The tables are read again after this time without a change, in case that a message was lost.
+/// Shortest time between two questions while the address is known: on a router, routes change all the
+/// time.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The kernel is asked again after this time without a change, in case that a message was lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// As [`PATIENCE`] while no address is known.
 const IMPATIENCE: Duration = Duration::from_millis(200);
@@ -53,6 +66,9 @@ pub(super) struct Neighbour {
     index: u32,
     handle: Handle,
     changes: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, NetlinkAddress)>,
+    connection: JoinHandle<()>,
+    /// When the kernel was asked last.
+    asked: Option<Instant>,
     provoked: Option<Instant>,
 }
 
@@ -65,18 +81,20 @@ impl Neighbour {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ])?;
-        tokio::spawn(connection);
         Ok(Self {
             interface: interface.to_owned(),
             index,
             handle,
             changes,
+            connection: tokio::spawn(connection),
+            asked: None,
             provoked: None,
         })
     }
 
     /// What the tables say now; asks the kernel to look for the neighbour when it should.
     pub(super) async fn read(&mut self) -> Result<Option<Gateway>, rtnetlink::Error> {
+        self.asked = Some(Instant::now());
         let Some(address) = self.gateway().await? else {
             return Ok(None);
         };
@@ -106,123 +124,137 @@ impl Neighbour {
             if gateway.is_some_and(|gateway| gateway.mac.is_some()) || Instant::now() >= deadline {
                 return Ok(gateway);
             }
-            self.wait(IMPATIENCE).await;
+            self.changed(false).await;
         }
     }
 
-    /// Sleeps until the tables may have changed.
+    /// Sleeps until the tables may have changed. `known` is whether they gave an address last time.
     pub(super) async fn changed(&mut self, known: bool) {
-        self.wait(if known { PATIENCE } else { IMPATIENCE }).await;
-    }
-
-    async fn wait(&mut self, patience: Duration) {
+        let patience = if known { PATIENCE } else { IMPATIENCE };
         match timeout(patience, self.changes.next()).await {
             Ok(Some(_)) => {
-                sleep(SETTLE).await;
-                while let Ok(message) = self.changes.try_recv() {
-                    drop(message);
-                }
+                let until = next_question(Instant::now(), self.asked, known);
+                self.discard_changes(until).await;
             }
-            // The connection is gone: reading fails and says why.
+            // The connection is gone: asking fails and says why.
             Ok(None) => sleep(patience).await,
             Err(_) => {}
         }
     }
 
-    /// The best default route through the interface; IPv4 first.
+    /// Keeps the queue of changes short: what they are does not matter, as the kernel is asked anyway.
+    async fn discard_changes(&mut self, until: Instant) {
+        while Instant::now() < until
+            && let Ok(Some(_)) = timeout_at(until, self.changes.next()).await
+        {}
+    }
+
+    /// Where the kernel would send packets to the world through the interface; IPv4 first.
     async fn gateway(&self) -> Result<Option<IpAddr>, rtnetlink::Error> {
-        for request in [
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ] {
-            let routes: Vec<RouteMessage> = self
-                .handle
-                .route()
-                .get(request)
-                .execute()
-                .try_collect()
-                .await?;
-            if let Some(gateway) = best_gateway(&routes, self.index) {
-                return Ok(Some(gateway));
+        for destination in FAR_AWAY {
+            let request = route_request(destination, self.index);
+            let routes = self.handle.route().get(request).execute();
+            pin_mut!(routes);
+            match routes.try_next().await {
+                Ok(Some(route)) => {
+                    if let Some(gateway) = route_gateway(&route, self.index) {
+                        return Ok(Some(gateway));
+                    }
+                }
+                Ok(None) => {}
+                // No route, or this family is not in use.
+                Err(rtnetlink::Error::NetlinkError(error)) => {
+                    tracing::trace!(%destination, %error, "no route");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
     }
 
     /// The neighbour's Ethernet address, and whether it is confirmed.
-    async fn entry(&self, address: IpAddr) -> Result<(Option<MacAddress>, bool), rtnetlink::Error> {
-        let family = match address {
-            IpAddr::V4(_) => AddressFamily::Inet,
-            IpAddr::V6(_) => AddressFamily::Inet6,
+    async fn entry(
+        &mut self,
+        address: IpAddr,
+    ) -> Result<(Option<MacAddress>, bool), rtnetlink::Error> {
+        let request = RouteNetlinkMessage::GetNeighbour(neighbour_request(address, self.index));
+        let mut request = NetlinkMessage::from(request);
+        request.header.flags = NLM_F_REQUEST;
+        let mut answers = self.handle.request(request)?;
+        let Some(answer) = answers.next().await else {
+            return Ok((None, false));
         };
-        let neighbours: Vec<NeighbourMessage> = self
-            .handle
-            .neighbours()
-            .get()
-            .set_address_family(family)
-            .execute()
-            .try_collect()
-            .await?;
-        let entry = neighbours
-            .iter()
-            .filter(|entry| entry.header.ifindex == self.index)
-            .find(|entry| destination(entry) == Some(address));
-        Ok(entry.map_or((None, false), |entry| {
-            let mac = link_layer_address(entry);
-            let confirmed = matches!(
-                entry.header.state,
-                NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp
-            );
-            (mac, confirmed && mac.is_some())
-        }))
+        match answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => {
+                let mac = link_layer_address(&entry);
+                let confirmed = matches!(
+                    entry.header.state,
+                    NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp
+                );
+                Ok((mac, confirmed && mac.is_some()))
+            }
+            // The kernel has no entry until it has something to send there.
+            NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Ok((None, false)),
+            NetlinkPayload::Error(error) => Err(rtnetlink::Error::NetlinkError(error)),
+            _ => Err(rtnetlink::Error::UnexpectedMessage(answer)),
+        }
     }
 }
 
-/// The gateway of the default route with the smallest metric through this interface.
-fn best_gateway(routes: &[RouteMessage], index: u32) -> Option<IpAddr> {
-    routes
-        .iter()
-        .filter(|route| {
-            route.header.destination_prefix_length == 0
-                && route.header.table == RouteHeader::RT_TABLE_MAIN
-                && route.header.kind == RouteType::Unicast
-        })
-        .filter_map(|route| {
-            let metric = route
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    RouteAttribute::Priority(metric) => Some(*metric),
-                    _ => None,
-                });
-            Some((metric.unwrap_or(0), route_gateway(route, index)?))
-        })
-        .min_by_key(|(metric, _)| *metric)
-        .map(|(_, gateway)| gateway)
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
 }
 
+/// When to ask the kernel after a change.
+fn next_question(change: Instant, asked: Option<Instant>, known: bool) -> Instant {
+    let settled = change + SETTLE;
+    match asked {
+        Some(asked) if known => settled.max(asked + PAUSE),
+        _ => settled,
+    }
+}
+
+/// Asks for the route to `destination` through the interface.
+fn route_request(destination: IpAddr, index: u32) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    (
+        request.header.address_family,
+        request.header.destination_prefix_length,
+    ) = match destination {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    request.attributes = vec![
+        RouteAttribute::Destination(destination.into()),
+        RouteAttribute::Oif(index),
+    ];
+    request
+}
+
+/// Asks for one entry of the neighbour table.
+fn neighbour_request(address: IpAddr, index: u32) -> NeighbourMessage {
+    let mut request = NeighbourMessage::default();
+    let (family, destination) = match address {
+        IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
+    };
+    request.header.family = family;
+    request.header.ifindex = index;
+    request.attributes = vec![NeighbourAttribute::Destination(destination)];
+    request
+}
+
+/// The gateway of a route that leads through the interface.
 fn route_gateway(route: &RouteMessage, index: u32) -> Option<IpAddr> {
     let through = route
         .attributes
         .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Oif(interface) => Some(*interface),
-            _ => None,
-        });
-    if through == Some(index) {
-        return gateway_of(&route.attributes);
-    }
-    let hops = route
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::MultiPath(hops) => Some(hops.as_slice()),
-            _ => None,
-        });
-    hops.unwrap_or_default()
-        .iter()
-        .filter(|hop: &&RouteNextHop| hop.interface_index == index)
-        .find_map(|hop| gateway_of(&hop.attributes))
+        .any(|attribute| matches!(attribute, RouteAttribute::Oif(oif) if *oif == index));
+    (through && route.header.kind == RouteType::Unicast)
+        .then(|| gateway_of(&route.attributes))
+        .flatten()
 }
 
 fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
@@ -233,21 +265,6 @@ fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
         | RouteAttribute::Via(RouteVia::Inet6(address)) => Some(IpAddr::V6(*address)),
         _ => None,
     })
-}
-
-fn destination(entry: &NeighbourMessage) -> Option<IpAddr> {
-    entry
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                Some(IpAddr::V4(*address))
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                Some(IpAddr::V6(*address))
-            }
-            _ => None,
-        })
 }
 
 /// The Ethernet address, unless the kernel has given the entry up.
@@ -291,64 +308,74 @@ fn provoke(address: IpAddr, interface: &str, index: u32) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn route(gateway: &str, interface: u32, metric: Option<u32>, length: u8) -> RouteMessage {
+    #[test]
+    fn only_a_unicast_route_through_the_interface_has_a_gateway() {
         let mut route = RouteMessage::default();
-        route.header.destination_prefix_length = length;
-        route.header.table = RouteHeader::RT_TABLE_MAIN;
         route.header.kind = RouteType::Unicast;
-        route.attributes.push(RouteAttribute::Oif(interface));
-        let gateway: IpAddr = gateway.parse().unwrap();
+        route.attributes = vec![RouteAttribute::Oif(2)];
+        // The kernel takes addresses without a route for neighbours.
+        assert_eq!(route_gateway(&route, 2), None);
+        let gateway: IpAddr = "192.0.2.1".parse().unwrap();
         route
             .attributes
             .push(RouteAttribute::Gateway(gateway.into()));
-        route
-            .attributes
-            .extend(metric.map(RouteAttribute::Priority));
-        route
-    }
-
-    fn best(routes: &[RouteMessage]) -> Option<String> {
-        best_gateway(routes, 2).map(|gateway| gateway.to_string())
+        assert_eq!(route_gateway(&route, 2), Some(gateway));
+        assert_eq!(route_gateway(&route, 3), None);
+        route.header.kind = RouteType::BlackHole;
+        assert_eq!(route_gateway(&route, 2), None);
     }
 
     #[test]
-    fn the_default_route_with_the_smallest_metric_wins() {
-        let far = route("192.0.2.1", 2, Some(200), 0);
-        let near = route("192.0.2.2", 2, Some(100), 0);
-        let elsewhere = route("192.0.2.3", 3, None, 0);
-        let not_default = route("192.0.2.4", 2, None, 24);
-        assert_eq!(best(&[]), None);
-        assert_eq!(best(&[elsewhere.clone(), not_default.clone()]), None);
-        let all = [elsewhere, far, not_default, near];
-        assert_eq!(best(&all).as_deref(), Some("192.0.2.2"));
-        let none = route("192.0.2.5", 2, None, 0);
-        assert_eq!(best(&[all[3].clone(), none]).as_deref(), Some("192.0.2.5"));
+    fn an_ipv4_route_may_have_an_ipv6_gateway() {
+        let mut route = RouteMessage::default();
+        route.header.kind = RouteType::Unicast;
+        let gateway: Ipv6Addr = "fe80::1".parse().unwrap();
+        route.attributes = vec![
+            RouteAttribute::Oif(2),
+            RouteAttribute::Via(RouteVia::Inet6(gateway)),
+        ];
+        assert_eq!(route_gateway(&route, 2), Some(gateway.into()));
+    }
+
+    #[tokio::test]
+    async fn the_kernel_answers_single_questions() {
+        let mut neighbour = Neighbour::new("lo", 1).unwrap();
+        assert_eq!(neighbour.gateway().await.unwrap(), None);
+        let unknown = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(neighbour.entry(unknown).await.unwrap(), (None, false));
+        assert_eq!(neighbour.read().await.unwrap(), None);
     }
 
     #[test]
-    fn routes_of_other_tables_and_kinds_do_not_count() {
-        let mut other_table = route("192.0.2.1", 2, None, 0);
-        other_table.header.table = 100;
-        let mut unreachable = route("192.0.2.1", 2, None, 0);
-        unreachable.header.kind = RouteType::Unreachable;
-        assert_eq!(best(&[other_table, unreachable]), None);
+    fn changes_lead_to_one_question_a_second_once_the_address_is_known() {
+        let asked = Instant::now();
+        let change = asked + Duration::from_millis(100);
+        let settled = change + SETTLE;
+        assert_eq!(next_question(change, Some(asked), true), asked + PAUSE);
+        assert_eq!(next_question(change, Some(asked), false), settled);
+        assert_eq!(next_question(change, None, true), settled);
+        let later = asked + PAUSE;
+        assert_eq!(
+            next_question(later, Some(asked), true),
+            later + SETTLE,
+            "a change after a quiet time is looked at soon"
+        );
     }
 
-    #[test]
-    fn one_of_several_paths_through_the_interface_is_enough() {
-        let hop = |interface, gateway: &str| {
-            let mut hop = RouteNextHop::default();
-            hop.interface_index = interface;
-            let gateway: IpAddr = gateway.parse().unwrap();
-            hop.attributes.push(RouteAttribute::Gateway(gateway.into()));
-            hop
-        };
-        let mut route = route("192.0.2.1", 2, None, 0);
-        route.attributes = vec![RouteAttribute::MultiPath(vec![
-            hop(3, "192.0.2.8"),
-            hop(2, "192.0.2.9"),
-        ])];
-        assert_eq!(best(&[route]).as_deref(), Some("192.0.2.9"));
+    #[tokio::test]
+    async fn waiting_keeps_the_queue_of_changes_empty() {
+        let mut neighbour = Neighbour::new("lo", 1).unwrap();
+        let (sender, changes) = futures::channel::mpsc::unbounded();
+        neighbour.changes = changes;
+        for _ in 0..1000 {
+            let message = RouteNetlinkMessage::NewRoute(RouteMessage::default());
+            let change = (NetlinkMessage::from(message), NetlinkAddress::new(0, 0));
+            sender.unbounded_send(change).unwrap();
+        }
+        drop(sender);
+        let never = Instant::now() + Duration::from_hours(1);
+        neighbour.discard_changes(never).await;
+        assert!(neighbour.changes.next().await.is_none());
     }
 
     #[test]
