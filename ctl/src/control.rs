@@ -58,6 +58,8 @@ pub struct ControlParts {
     pub origin: Origin,
     /// Reads the configuration again; `None` when there is no file.
     pub source: Option<ConfigSource>,
+    /// Next hop that was resolved; used while the configuration names none.
+    pub next_hop: Option<MacAddress>,
     /// The numbering whose table `publisher` was made with.
     pub services: ServiceControl,
     /// The workers' source of tables.
@@ -195,7 +197,7 @@ impl Control {
             },
             origin: parts.origin,
             source: parts.source,
-            next_hop: None,
+            next_hop: parts.next_hop,
             services: parts.services,
             publisher: parts.publisher,
             sink: parts.sink,

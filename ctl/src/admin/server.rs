@@ -28,10 +28,9 @@ use super::{
     error::AdminError,
     protocol::{self, Response},
     report::Answer,
-    socket::BoundSocket,
 };
 
-pub use super::socket::SocketError;
+pub use super::socket::{BoundSocket, SocketError};
 
 /// What clients can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,14 +94,24 @@ impl AdminServer {
         engine: Engine,
         limits: Limits,
     ) -> Result<Self, SocketError> {
+        Self::serve(BoundSocket::bind(path, mode)?, engine, limits)
+    }
+
+    /// As [`AdminServer::start`], on a socket that was made before there was anything to manage.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses what a server takes.
+    pub fn serve(socket: BoundSocket, engine: Engine, limits: Limits) -> Result<Self, SocketError> {
+        let path = socket.path().to_owned();
         let failed = |action| {
+            let path = path.clone();
             move |error| SocketError::Io {
-                path: path.to_owned(),
+                path,
                 action,
                 error,
             }
         };
-        let socket = BoundSocket::bind(path, mode)?;
         socket
             .listener
             .set_nonblocking(true)

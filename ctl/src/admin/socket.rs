@@ -39,7 +39,7 @@ pub enum SocketError {
 
 /// A listening socket and its file, which goes when this is dropped.
 #[derive(Debug)]
-pub(super) struct BoundSocket {
+pub struct BoundSocket {
     pub(super) listener: UnixListener,
     file: SocketFile,
 }
@@ -50,7 +50,11 @@ impl BoundSocket {
     /// The socket is bound inside a directory that only this user can enter, gets its permissions
     /// there and is then renamed to its place: nobody can connect before the permissions are right,
     /// and a socket that a dead instance left behind is replaced in one step.
-    pub(super) fn bind(path: &Path, mode: u32) -> Result<Self, SocketError> {
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be made, or another instance listens there.
+    pub fn bind(path: &Path, mode: u32) -> Result<Self, SocketError> {
         let failed = |action| {
             move |error| SocketError::Io {
                 path: path.to_owned(),
@@ -87,6 +91,10 @@ impl BoundSocket {
                 Err(failed("put it in its place")(error))
             }
         }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
     }
 }
 

@@ -1,10 +1,10 @@
 //! `katran-xsk run`: starts the balancer, keeps it going, and leaves the interface as it was.
 //!
-//! Start: everything that can be refused without touching anything (`preflight`); then the XDP
-//! program, without VIPs yet, so that every packet still goes to the kernel; a socket and a worker
-//! for each queue; the next hop; and last the VIPs, with which packets begin to arrive, and the
-//! admin socket. Stop is the same backwards: the XDP program goes first, so that nothing arrives that
-//! nobody would send, then workers send what they have.
+//! Start: everything that can be refused without touching anything (`preflight`); the admin socket's
+//! file; then the XDP program, without VIPs yet, so that every packet still goes to the kernel; a
+//! socket and a worker for each queue; the next hop; and last the VIPs, with which packets begin to
+//! arrive, and answers to the admin socket's clients. Stop is the same backwards: the XDP program goes
+//! first, so that nothing arrives that nobody would send, then workers send what they have.
 
 mod balancer;
 mod lock;
@@ -14,18 +14,26 @@ mod preflight;
 mod settings;
 mod summary;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    sync::Notify,
+    task::{JoinSet, spawn_blocking},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
     admin::{
-        Engine,
-        server::{AdminServer, Limits},
+        AdminError, Engine,
+        server::{AdminServer, BoundSocket, Limits},
     },
     cli::RunArgs,
     config::Config,
@@ -41,6 +49,8 @@ use summary::Summary;
 const CARE: Duration = Duration::from_millis(500);
 /// How long the start waits for the next hop.
 const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(3);
+/// Pause before netlink is tried again.
+const NETLINK_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs the command until it is told to stop.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -51,7 +61,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    runtime.block_on(balance(source, config))
+    let end = runtime.block_on(balance(source, config));
+    // A reload that still runs must not hold the exit up.
+    runtime.shutdown_background();
+    end
 }
 
 async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
@@ -72,41 +85,40 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     warnings.extend(mtu_warning);
     warnings.extend(config.warnings().iter().map(ToString::to_string));
 
+    // A path that cannot be used is to be found before anything is changed. Clients that come early
+    // wait until the server starts.
+    let socket = BoundSocket::bind(&config.admin.socket, config.admin.mode)?;
+
     let balancer = Balancer::start(&config, &name, &interface, &queues, &cpus)?;
     warnings.extend(balancer.warnings().iter().cloned());
 
+    let reloaded = Arc::new(Notify::new());
     let mut follower = Follower {
-        neighbour: Neighbour::new(&name, interface.index()).context("netlink")?,
+        interface: name.clone(),
+        index: interface.index(),
+        neighbour: None,
         last: None,
+        reloaded: Arc::clone(&reloaded),
     };
     let resolved = match config.interface.next_hop_mac {
         Some(_) => None,
-        None => follower.neighbour.resolve(NEXT_HOP_PATIENCE).await?,
+        None => follower.resolve().await?,
     };
     if config.interface.next_hop_mac.is_none() && resolved.and_then(|hop| hop.mac).is_none() {
         warnings.push(no_next_hop(resolved, &name));
     }
-    let control = control(source, &config, &name, &balancer)?;
-    follower.tell(&control, resolved);
-    // With the first table each worker knows the VIPs; from here on packets arrive.
-    let admin = AdminServer::start(
-        &config.admin.socket,
-        config.admin.mode,
-        Engine::new(Arc::clone(&control)),
-        Limits::default(),
-    )?;
-    print!(
-        "{}",
-        Summary {
-            config: &config,
-            interface: &name,
-            driver: interface.driver().unwrap_or_default(),
-            mtu,
-            balancer: &balancer,
-            next_hop: resolved,
-            warnings: &warnings,
-        }
-    );
+    // With the first table each worker knows the VIPs and the next hop; from here on packets arrive.
+    let control = control(source, &config, &name, &balancer, resolved, reloaded)?;
+    let admin = AdminServer::serve(socket, Engine::new(Arc::clone(&control)), Limits::default())?;
+    say(Summary {
+        config: &config,
+        interface: &name,
+        driver: interface.driver().unwrap_or_default(),
+        mtu,
+        balancer: &balancer,
+        next_hop: resolved,
+        warnings: &warnings,
+    });
     notify::ready();
 
     let following = tokio::spawn(follower.run(Arc::clone(&control)));
@@ -115,8 +127,19 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     following.abort();
     let report = balancer.stop();
     drop(admin);
-    println!("{report}");
+    say(format_args!("{report}\n"));
     end
+}
+
+/// Writes to stdout, should anyone still read it: packets do not depend on that.
+fn say(text: impl Display) {
+    let mut stdout = io::stdout().lock();
+    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tracing::warn!(%error, "stdout cannot be written to");
+        }
+        _ => {}
+    }
 }
 
 fn control(
@@ -124,6 +147,8 @@ fn control(
     config: &Config,
     interface: &str,
     balancer: &Balancer,
+    resolved: Option<Gateway>,
+    reloaded: Arc<Notify>,
 ) -> anyhow::Result<SharedControl> {
     let (xdp_mode, xdp_fallback) = balancer.xdp_mode();
     let config_path = source.path().cloned();
@@ -135,7 +160,14 @@ fn control(
             xdp_mode,
             xdp_fallback,
         },
-        source: config_path.map(|_| Box::new(move || source.read()) as _),
+        source: config_path.map(|_| {
+            Box::new(move || {
+                // Whoever looks at the configuration now waits until it is in force.
+                reloaded.notify_one();
+                source.read()
+            }) as _
+        }),
+        next_hop: resolved.and_then(|gateway| gateway.mac),
         services: balancer.services(),
         publisher: balancer.publisher(),
         sink: Box::new(balancer.redirect()),
@@ -152,18 +184,27 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let mut care = interval(CARE);
     care.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // One reload at a time; a signal that comes meanwhile is answered after it.
+    let mut reload = JoinSet::new();
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
             _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
-            _ = signals.hang_up.recv() => reload(control),
+            _ = signals.hang_up.recv(), if reload.is_empty() => {
+                let control = Arc::clone(control);
+                reload.spawn_blocking(move || lock(&control).reload());
+            }
+            Some(result) = reload.join_next() => match result {
+                Ok(result) => report_reload(result),
+                Err(error) => tracing::error!(%error, "the configuration was not read again"),
+            },
             _ = care.tick() => balancer.care()?,
         }
     }
 }
 
-fn reload(control: &SharedControl) {
-    match lock(control).reload() {
+fn report_reload(result: Result<Changes, AdminError>) {
+    match result {
         Ok(changes) => tracing::info!("configuration read again: {}", describe(&changes)),
         Err(error) => tracing::error!(%error, "the configuration was not read again"),
     }
@@ -227,43 +268,88 @@ impl Signals {
 
 /// Keeps the control plane's next hop what the kernel's tables say.
 struct Follower {
-    neighbour: Neighbour,
+    interface: String,
+    index: u32,
+    /// Made when it is needed: a configuration that names the next hop needs none.
+    neighbour: Option<Neighbour>,
     /// What the control plane was told last.
     last: Option<Gateway>,
+    /// Told when the configuration is read again.
+    reloaded: Arc<Notify>,
 }
 
 impl Follower {
+    /// Waits for the first next hop; what it gives is for the control plane to start with.
+    async fn resolve(&mut self) -> anyhow::Result<Option<Gateway>> {
+        let resolved = self.neighbour()?.resolve(NEXT_HOP_PATIENCE).await?;
+        self.last = resolved.filter(|gateway| gateway.mac.is_some());
+        Ok(resolved)
+    }
+
+    fn neighbour(&mut self) -> anyhow::Result<&mut Neighbour> {
+        let neighbour = match self.neighbour.take() {
+            Some(neighbour) => neighbour,
+            None => Neighbour::new(&self.interface, self.index).context("netlink")?,
+        };
+        Ok(self.neighbour.insert(neighbour))
+    }
+
     /// Passes changes on, for as long as the task lives.
     async fn run(mut self, control: SharedControl) {
         loop {
-            let known = self.last.is_some_and(|gateway| gateway.mac.is_some());
-            self.neighbour.changed(known).await;
-            if lock(&control).config().interface.next_hop_mac.is_some() {
+            if is_next_hop_configured(&control).await {
+                // Nothing to follow, so nothing wakes this up either.
+                self.neighbour = None;
+                self.reloaded.notified().await;
                 continue;
             }
-            match self.neighbour.read().await {
-                Ok(gateway) => self.tell(&control, gateway),
-                Err(error) => tracing::warn!(%error, "the next hop cannot be looked up"),
+            if let Err(error) = self.follow(&control).await {
+                tracing::warn!("the next hop cannot be looked up: {error:#}");
+                self.neighbour = None;
+                sleep(NETLINK_PAUSE).await;
             }
         }
     }
 
+    /// Looks the next hop up, and waits until it may be another one.
+    async fn follow(&mut self, control: &SharedControl) -> anyhow::Result<()> {
+        let gateway = self.neighbour()?.read().await?;
+        self.tell(control, gateway).await;
+        let known = self.last.is_some();
+        let reloaded = Arc::clone(&self.reloaded);
+        tokio::select! {
+            () = reloaded.notified() => {}
+            () = self.neighbour()?.changed(known) => {}
+        }
+        Ok(())
+    }
+
     /// A next hop that is lost stays in use: the last known one is a better guess than none.
-    fn tell(&mut self, control: &SharedControl, gateway: Option<Gateway>) {
+    async fn tell(&mut self, control: &SharedControl, gateway: Option<Gateway>) {
         let Some((gateway, mac)) = gateway.and_then(|gateway| Some((gateway, gateway.mac?))) else {
             return;
         };
         if self.last.and_then(|last| last.mac) == Some(mac) {
             return;
         }
-        match lock(control).set_next_hop(Some(mac)) {
-            Ok(()) => {
+        let control = Arc::clone(control);
+        // The lock may be held by a reload for a while.
+        match spawn_blocking(move || lock(&control).set_next_hop(Some(mac))).await {
+            Ok(Ok(())) => {
                 if self.last.is_some() {
                     tracing::info!(gateway = %gateway.address, %mac, "the next hop changed");
                 }
                 self.last = Some(gateway);
             }
+            Ok(Err(error)) => tracing::error!(%error, "the next hop cannot be changed"),
             Err(error) => tracing::error!(%error, "the next hop cannot be changed"),
         }
     }
+}
+
+async fn is_next_hop_configured(control: &SharedControl) -> bool {
+    let control = Arc::clone(control);
+    spawn_blocking(move || lock(&control).config().interface.next_hop_mac.is_some())
+        .await
+        .unwrap_or(false)
 }

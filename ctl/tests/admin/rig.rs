@@ -159,6 +159,7 @@ impl Rig {
                 xdp_fallback: None,
             },
             source: Some(Box::new(move || parse(&source.lock().unwrap()))),
+            next_hop: None,
             services,
             publisher,
             sink: Box::new(program.clone()),
