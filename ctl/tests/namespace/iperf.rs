@@ -82,7 +82,7 @@ fn iperf3_runs_through_a_vip() -> Result<()> {
         let packets = end["sum"]["packets"].as_u64().unwrap_or_default();
         let lost = end["sum"]["lost_packets"].as_u64().unwrap_or(packets);
         println!("{address}: {lost} of {packets} datagrams lost");
-        assert!(packets > 100 && lost < packets / 2, "{address}: {end}");
+        assert!(packets > 100 && lost <= packets / 10, "{address}: {end}");
     }
     // TCP at full speed may overrun a queue, which the kernel counts; the workers drop nothing.
     assert_nothing_dropped(&balancer)

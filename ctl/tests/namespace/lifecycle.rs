@@ -11,7 +11,8 @@ use benches::traffic::run_connections;
 use nix::sys::signal::Signal;
 
 use super::support::{
-    FAMILIES, PORT, assert_nothing_dropped, exchanges, launch, require, servers, start, vip,
+    FAMILIES, PORT, assert_nothing_dropped, binary, exchanges, launch, program, require, servers,
+    start, vip,
 };
 
 /// How long the idle workers are watched.
@@ -100,8 +101,10 @@ fn wrong_starts_are_explained() -> Result<()> {
         name: name.to_owned(),
         ..good.clone()
     };
-    refused(&named("second"), &[BALANCER_INTERFACE])?;
-    refused(&good, &["already"])?;
+    let process = format!("process {};", balancer.id());
+    let running = [BALANCER_INTERFACE, "already running", process.as_str()];
+    refused(&named("second"), &running)?;
+    refused(&good, &running)?;
     refused(
         &Launch {
             interface: "nosuch0".to_owned(),
@@ -133,5 +136,79 @@ fn wrong_starts_are_explained() -> Result<()> {
     lab.balancer_links().set_mtu(BALANCER_INTERFACE, 1290)?;
     refused(&named("mtu"), &["mtu"])?;
     assert!(!lab.balancer_links().link(BALANCER_INTERFACE)?.xdp);
+    Ok(())
+}
+
+#[test]
+fn too_little_memory_that_may_be_locked_is_explained() -> Result<()> {
+    require!(
+        too_little_memory_that_may_be_locked_is_explained,
+        "prlimit",
+        "setpriv",
+        "timeout"
+    );
+    let lab = Lab::new(LabOptions {
+        reals: 0,
+        queues: 1,
+        ..LabOptions::default()
+    })?;
+    let mut command = program(lab.balancer(), "timeout")?;
+    command
+        .args(["60", "prlimit", "--memlock=65536:65536"])
+        .args(["setpriv", "--bounding-set=-ipc_lock"])
+        .args([binary(), "run", "--iface", BALANCER_INTERFACE, "--socket"])
+        .arg(lab.scratch().file("admin.sock"));
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for word in [BALANCER_INTERFACE, "65536 bytes", "LimitMEMLOCK=infinity"] {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+    assert!(!lab.balancer_links().link(BALANCER_INTERFACE)?.xdp);
+    Ok(())
+}
+
+#[test]
+fn an_admin_socket_that_cannot_be_made_stops_the_start() -> Result<()> {
+    require!(
+        an_admin_socket_that_cannot_be_made_stops_the_start,
+        "timeout"
+    );
+    let lab = Lab::new(LabOptions {
+        reals: 0,
+        ..LabOptions::default()
+    })?;
+    let mut command = program(lab.balancer(), "timeout")?;
+    command
+        .args(["60", binary(), "run", "--iface", BALANCER_INTERFACE])
+        .arg("--socket")
+        .arg(lab.scratch().file("no/such/admin.sock"));
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("admin socket"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn nobody_needs_to_read_what_it_says() -> Result<()> {
+    require!(nobody_needs_to_read_what_it_says, "timeout");
+    let lab = Lab::new(LabOptions {
+        reals: 0,
+        ..LabOptions::default()
+    })?;
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut command = program(lab.balancer(), "timeout")?;
+    command
+        .args(["--signal=TERM", "2", binary(), "run"])
+        .args(["--iface", BALANCER_INTERFACE, "--socket"])
+        .arg(lab.scratch().file("admin.sock"))
+        .stdout(writer);
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    // It served until `timeout` ended it.
+    assert_eq!(output.status.code(), Some(124), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
     Ok(())
 }

@@ -8,7 +8,8 @@ use benches::lab::{Lab, LabOptions};
 use benches::traffic::{HeldConnections, run_connections};
 
 use super::support::{
-    FAMILIES, PORT, TIMEOUT, exchanges, launch, real_address, require, servers, vip,
+    FAMILIES, PORT, TIMEOUT, assert_nothing_dropped, exchanges, launch, real_address, require,
+    servers, vip,
 };
 
 const CONNECTIONS: usize = 1_000;
@@ -128,6 +129,8 @@ fn a_restart_breaks_no_transfer() -> Result<()> {
         assert!(status.success(), "SIGTERM: {status}");
         balancer = setup.launch.start(&setup.lab)?;
         assert_all_live(&held, round)?;
+        // Packets arrive from the first moment on, and the next hop is known by then.
+        assert_nothing_dropped(&balancer)?;
     }
     Ok(())
 }

@@ -14,7 +14,8 @@ pub(crate) const PORT: u16 = 7000;
 /// Longest time for one exchange, on the slowest machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
-const FLOWS: usize = 20_000;
+/// Room in the flow tables.
+pub(crate) const FLOWS: usize = 20_000;
 
 /// The program under test.
 pub(crate) fn binary() -> &'static str {
