@@ -44,11 +44,11 @@ pub fn quic(payload: &[u8]) -> QuicServer {
     };
     connection_id
         .and_then(<[u8]>::first_chunk)
-        .map_or(QuicServer::None, connection_id_server)
+        .map_or(QuicServer::None, |bytes| connection_id_server(*bytes))
 }
 
-fn connection_id_server(bytes: &[u8; MIN_CONNECTION_ID]) -> QuicServer {
-    let [b0, b1, b2, b3, b4, ..] = *bytes;
+fn connection_id_server(bytes: [u8; MIN_CONNECTION_ID]) -> QuicServer {
+    let [b0, b1, b2, b3, b4, ..] = bytes;
     let version = b0 >> 6;
     let id = match version {
         1 => u32::from_be_bytes([0, b0 & 0x3f, b1, b2]) >> 6,
