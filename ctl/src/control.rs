@@ -270,15 +270,23 @@ impl Control {
     /// Sets the next hop that was resolved; `None` while it is not known. A next hop in the
     /// configuration wins.
     pub fn set_next_hop(&mut self, next_hop: Option<MacAddress>) -> Result<(), AdminError> {
-        let before = self.next_hop();
+        let (before, resolved) = (self.next_hop(), self.next_hop);
         self.next_hop = next_hop;
         if self.next_hop() == before {
             return Ok(());
         }
-        // The maps do not hold the next hop.
-        let table = self.services.apply(&self.spec(&self.config))?;
-        self.publish(table);
-        Ok(())
+        match self.services.apply(&self.spec(&self.config)) {
+            Ok(table) => {
+                // The maps do not hold the next hop.
+                self.publish(table);
+                Ok(())
+            }
+            Err(error) => {
+                // Or the next try would find nothing to change.
+                self.next_hop = resolved;
+                Err(error.into())
+            }
+        }
     }
 
     /// Adds a VIP; `hash` left out means the configured default.

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::control::{View, Worker};
 
-/// Table slots visited per step.
-const STEP: usize = 2048;
+/// Table slots visited per step: some microseconds of a worker's time.
+const STEP: usize = 256;
 
 fn failure(worker: &Worker, error: AskError) -> WorkerFailure {
     WorkerFailure {
@@ -91,23 +91,12 @@ impl Matcher {
         if destination.port() == 0 {
             let alike = VipKey { port: 0, ..*vip };
             let any_port = self.table.find(vip).is_some_and(Vip::is_wildcard);
-            return any_port && protocol == vip.protocol && contains(&alike, &destination.ip());
+            return any_port && protocol == vip.protocol && alike.contains(destination.ip());
         }
         let found = self
             .table
             .lookup(destination.ip(), destination.port(), protocol);
         found.is_some_and(|found| found.key == *vip)
-    }
-}
-
-fn contains(vip: &VipKey, address: &IpAddr) -> bool {
-    match (vip.address, address) {
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            let host_bits = 128_u32.saturating_sub(vip.prefix_len.into());
-            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
-            network.to_bits() & mask == address.to_bits() & mask
-        }
-        (network, address) => network == *address,
     }
 }
 
@@ -141,20 +130,25 @@ pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<Flo
     };
     for worker in chosen(view, filter.worker)? {
         let queue = worker.queue();
-        let step = |cursor| -> Step<Vec<FlowRow>> {
+        let step = |cursor| -> Step<(Vec<FlowRecord>, u64)> {
             let matcher = matcher.clone();
+            // Room for all that a step can find: the worker neither allocates nor formats.
+            let mut records = Vec::with_capacity(STEP);
             Box::new(move |forwarder, now_ns| {
-                let mut rows = Vec::new();
                 let next = forwarder.scan_flows(cursor, STEP, &mut |record| {
                     if matcher.matches(record) {
-                        rows.push(row(queue, record, now_ns));
+                        records.push(*record);
                     }
                 });
-                (rows, next)
+                ((records, now_ns), next)
             })
         };
-        let result = walk(worker, step, |rows| {
-            list.flows.extend(rows);
+        let result = walk(worker, step, |(records, now_ns)| {
+            // One more than asked for tells that there are more.
+            let wanted = (limit + 1).saturating_sub(list.flows.len());
+            let rows = records.iter().take(wanted);
+            list.flows
+                .extend(rows.map(|record| row(queue, record, now_ns)));
             list.flows.len() <= limit
         });
         if let Err(error) = result {
@@ -191,12 +185,11 @@ pub(super) fn get(view: &View, id: &FlowId) -> FlowList {
     };
     for worker in view.workers.iter() {
         let (id, queue) = (*id, worker.queue());
-        match worker.ask(move |forwarder, now_ns| {
-            forwarder
-                .flow(&id)
-                .map(|record| row(queue, &record, now_ns))
-        }) {
-            Ok(found) => list.flows.extend(found),
+        match worker.ask(move |forwarder, now_ns| (forwarder.flow(&id), now_ns)) {
+            Ok((found, now_ns)) => {
+                let rows = found.iter().map(|record| row(queue, record, now_ns));
+                list.flows.extend(rows);
+            }
             Err(error) => list.failed.push(failure(worker, error)),
         }
     }
