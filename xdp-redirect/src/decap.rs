@@ -43,8 +43,11 @@ impl Default for DecapOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecapError {
-    /// More than the map holds; nothing was changed.
-    #[error("{0} destinations are more than the {MAX_DECAP_DESTINATIONS} that can be held")]
+    /// More than can be held; nothing was changed.
+    #[error(
+        "{0} destinations are more than the {MAX_DECAP_DESTINATIONS} that can be held; name only \
+         those that tunnels arrive at, or take any destination"
+    )]
     TooMany(usize),
     /// The kernel refused a change; those before it are made.
     #[error("cannot change destination {destination}: {}", chain(source))]
@@ -147,10 +150,8 @@ impl Decap {
     /// Makes exactly these addresses this host's: additions first, removals last.
     pub fn set_destinations(&mut self, destinations: &[IpAddr]) -> Result<(), DecapError> {
         let wanted: BTreeSet<_> = destinations.iter().copied().collect();
-        // Additions come first, so both must fit at once.
-        let together = wanted.union(&self.held).count();
-        if together > MAX_DECAP_DESTINATIONS as usize {
-            return Err(DecapError::TooMany(together));
+        if wanted.len() > MAX_DECAP_DESTINATIONS as usize {
+            return Err(DecapError::TooMany(wanted.len()));
         }
         let added: Vec<_> = wanted.difference(&self.held).copied().collect();
         let removed: Vec<_> = self.held.difference(&wanted).copied().collect();

@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    time::Duration,
+};
 
 use support::{
     frame::{
@@ -16,7 +19,7 @@ use support::{
 use xdp_redirect::{
     AttachedMode, Decap,
     DecapCounter::{self, *},
-    DecapOptions, Traffic, Verdict, XdpMode,
+    DecapError, DecapOptions, MAX_DECAP_DESTINATIONS, Traffic, Verdict, XdpMode,
 };
 
 const BALANCER: &str = "192.0.2.1";
@@ -422,10 +425,38 @@ fn destinations_change_under_a_loaded_program() {
         &decap,
         &("new", outer4(OTHER, 4, &inner4()), Ipip4In4, stripped),
     );
-    let many: Vec<_> = (0..=512_u16)
-        .map(|n| [10, 0, (n >> 8) as u8, n as u8].into())
-        .collect();
-    decap.set_destinations(&many).expect_err("too many");
+}
+
+#[test]
+fn all_destinations_can_change_at_once() {
+    if !is_privileged("all_destinations_can_change_at_once") {
+        return;
+    }
+    let mut decap = Decap::load(&options()).expect("the program loads");
+    let many = |network: u8, count: u32| -> Vec<IpAddr> {
+        (0..count)
+            .map(|n| [10, network, (n >> 8) as u8, n as u8].into())
+            .collect()
+    };
+    let all = MAX_DECAP_DESTINATIONS;
+    decap.set_destinations(&many(0, all)).expect("all fit");
+    decap.set_destinations(&many(1, all)).expect("others fit");
+    let error = decap.set_destinations(&many(2, all + 1)).unwrap_err();
+    assert!(
+        matches!(error, DecapError::TooMany(4097)),
+        "one too many: {error}"
+    );
+    let stripped = Some((IPV4, inner4()));
+    let last = Ipv4Addr::new(10, 1, 15, 255);
+    expect(
+        &decap,
+        &(
+            "the last",
+            outer4(&last.to_string(), 4, &inner4()),
+            Ipip4In4,
+            stripped,
+        ),
+    );
 }
 
 #[test]

@@ -20,7 +20,9 @@ pub const MAX_QUEUES: u32 = 256;
 /// Entries of the maps that find VIPs: twice [`MAX_VIPS`], because a change adds before it removes.
 pub const VIP_MAP_CAPACITY: u32 = 2 * MAX_VIPS;
 /// Addresses of its own that a real server can receive tunnels on.
-pub const MAX_DECAP_DESTINATIONS: u32 = 512;
+pub const MAX_DECAP_DESTINATIONS: u32 = 4096;
+/// Entries of the map that holds them: twice as many, because a change adds before it removes.
+pub const DECAP_MAP_CAPACITY: u32 = 2 * MAX_DECAP_DESTINATIONS;
 /// Port of GUE when the operator names none.
 pub const DEFAULT_GUE_PORT: u16 = 6080;
 /// Length in bits of what stands before the address in [`PrefixKey`].

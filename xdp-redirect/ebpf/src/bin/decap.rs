@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use xdp_layout::{
-    DECAP_ANY_DESTINATION, DecapConfig, FAMILY_V4, FAMILY_V6, MAX_DECAP_DESTINATIONS,
+    DECAP_ANY_DESTINATION, DECAP_MAP_CAPACITY, DecapConfig, FAMILY_V4, FAMILY_V6,
     counter::DecapCounter::{self, *},
 };
 use xdp_programs::{
@@ -25,7 +25,7 @@ use xdp_programs::{
 static CONFIG: Array<DecapConfig> = Array::with_max_entries(1, 0);
 /// Addresses of this host; the value says nothing.
 #[map]
-static DESTINATIONS: HashMap<Key, u32> = HashMap::with_max_entries(MAX_DECAP_DESTINATIONS, 0);
+static DESTINATIONS: HashMap<Key, u32> = HashMap::with_max_entries(DECAP_MAP_CAPACITY, 0);
 /// Packets, and bytes of the frames as they came, by outcome.
 #[map]
 static COUNTERS: PerCpuArray<[u64; 2]> =
