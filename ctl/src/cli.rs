@@ -87,7 +87,7 @@ pub struct CheckArgs {
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Configuration file; the section about the interface is not used
+    /// Configuration file; of the section about the interface only `next_hop_mac` is used
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
     /// Capture to read (pcap or pcapng, Ethernet)

@@ -49,6 +49,12 @@ struct Line<'a> {
 /// Runs the command.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
+    if config.interface.next_hop_mac.is_none() {
+        eprintln!(
+            "katran-xsk: {}: interface.next_hop_mac is not given: packets to VIPs drop as no-next-hop",
+            args.config.display()
+        );
+    }
     let input = File::open(&args.input)
         .with_context(|| format!("{}: cannot be read", args.input.display()))?;
     let mut capture = Capture::new(input).with_context(|| args.input.display().to_string())?;

@@ -18,8 +18,8 @@ pub enum AttachError {
     },
     /// The interface has an XDP program already.
     #[error(
-        "interface {interface}: another XDP program is attached{}; stop what owns it, \
-         or detach it with `ip link set dev {interface} xdp off`",
+        "interface {interface}: another XDP program is attached{}; stop what owns it \
+         (`ip link set dev {interface} xdp off` helps only when no process holds it)",
         described(other.as_ref())
     )]
     Busy {
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "interface eth0: another XDP program is attached: `firewall` (id 7, native); \
-             stop what owns it, or detach it with `ip link set dev eth0 xdp off`"
+             stop what owns it (`ip link set dev eth0 xdp off` helps only when no process holds it)"
         );
     }
 

@@ -76,13 +76,14 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     let queues = settings::queues(&config, &name, existing)?;
     let cpus = settings::cpus(&config, queues.len())?;
     let mtu = interface.mtu().with_context(asked)?;
-    let mtu_warning = preflight::mtu(&config, &name, mtu)?;
+    let mtu_warning = mtu::check(&config, &name, mtu)?;
     preflight::memory(&config, queues.len())?;
     preflight::privileges()?;
     let _lock = InstanceLock::take(&name)?;
     let mut warnings =
         preflight::warnings(&name, &interface, &queues, existing).with_context(asked)?;
     warnings.extend(mtu_warning);
+    warnings.extend(preflight::own_addresses(&config).context("reading this host's addresses")?);
     warnings.extend(config.warnings().iter().map(ToString::to_string));
 
     // A path that cannot be used is to be found before anything is changed. Clients that come early
@@ -98,6 +99,7 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
         index: interface.index(),
         neighbour: None,
         last: None,
+        lost: false,
         reloaded: Arc::clone(&reloaded),
     };
     let resolved = match config.interface.next_hop_mac {
@@ -171,6 +173,10 @@ fn control(
         services: balancer.services(),
         publisher: balancer.publisher(),
         sink: Box::new(balancer.redirect()),
+        mtu: Some(Box::new({
+            let name = interface.to_owned();
+            move || Interface::open(&name)?.mtu()
+        })),
         workers: balancer.workers().to_vec(),
     })?;
     Ok(Arc::new(std::sync::Mutex::new(control)))
@@ -274,6 +280,8 @@ struct Follower {
     neighbour: Option<Neighbour>,
     /// What the control plane was told last.
     last: Option<Gateway>,
+    /// Whether it was said that the kernel no longer knows it.
+    lost: bool,
     /// Told when the configuration is read again.
     reloaded: Arc<Notify>,
 }
@@ -327,8 +335,14 @@ impl Follower {
     /// A next hop that is lost stays in use: the last known one is a better guess than none.
     async fn tell(&mut self, control: &SharedControl, gateway: Option<Gateway>) {
         let Some((gateway, mac)) = gateway.and_then(|gateway| Some((gateway, gateway.mac?))) else {
+            if let Some(last) = self.last
+                && !std::mem::replace(&mut self.lost, true)
+            {
+                tracing::warn!(gateway = %last.address, "the next hop is lost; its last address stays in use");
+            }
             return;
         };
+        self.lost = false;
         if self.last.and_then(|last| last.mac) == Some(mac) {
             return;
         }

@@ -1,20 +1,15 @@
 //! What can be found wrong before anything is changed.
 
-use std::{fs, io};
+use std::{collections::HashSet, fs, io, net::IpAddr};
 
 use anyhow::{Context as _, bail};
-use dataplane::{forward::Forwarder, service::Encapsulation, xsk::Interface};
-use nix::net::if_::if_nameindex;
+use dataplane::{forward::Forwarder, xsk::Interface};
+use nix::{ifaddrs::getifaddrs, net::if_::if_nameindex, sys::socket::SockaddrStorage};
 
 use crate::{
     config::Config,
     memory::{Bytes, frames_bytes},
 };
-
-/// Bytes of an Ethernet header.
-const ETHERNET: u32 = 14;
-/// IPv6's smallest MTU: what a path can be counted on to carry.
-const SMALLEST_MTU: u32 = 1280;
 
 /// Capabilities that are needed, with their numbers. Loading eBPF programs takes one of the last two.
 const NET_ADMIN: u32 = 12;
@@ -73,40 +68,6 @@ pub(super) fn interface(name: &str) -> anyhow::Result<Interface> {
     })
 }
 
-/// Most bytes that the encapsulation adds to a packet, for the reals there are. Without reals the
-/// least it adds: they come later.
-fn overhead(config: &Config) -> u32 {
-    let encapsulation: Encapsulation = config.to_service_spec().settings.encapsulation;
-    let reals = config.vips.iter().flat_map(|vip| &vip.reals);
-    let largest = reals
-        .map(|real| encapsulation.overhead(real.address.is_ipv4()))
-        .max();
-    largest.unwrap_or_else(|| encapsulation.overhead(true)) as u32
-}
-
-/// Fails when not even small packets could leave; returns a warning when the largest cannot.
-pub(super) fn mtu(config: &Config, interface: &str, mtu: u32) -> anyhow::Result<Option<String>> {
-    let overhead = overhead(config);
-    let largest = u32::from(config.balancer.max_frame).saturating_sub(ETHERNET);
-    let needed = largest + overhead;
-    let smallest = SMALLEST_MTU.min(largest);
-    if mtu < smallest + overhead {
-        bail!(
-            "interface {interface}: its MTU of {mtu} is too small: encapsulation adds {overhead} bytes, \
-             so packets of {smallest} bytes need {}; use `ip link set dev {interface} mtu {needed}`",
-            smallest + overhead
-        );
-    }
-    Ok((mtu < needed).then(|| {
-        format!(
-            "the MTU of {mtu} lets packets of at most {} bytes leave: max_frame allows {largest} and \
-             encapsulation adds {overhead}; use `ip link set dev {interface} mtu {needed}`, or let \
-             clients send less (a smaller MTU or MSS)",
-            mtu - overhead
-        )
-    }))
-}
-
 /// Fails when the memory that this configuration takes is not there.
 pub(super) fn memory(config: &Config, workers: usize) -> anyhow::Result<()> {
     let flow_tables = Forwarder::memory_for(config.balancer.flow_table_capacity);
@@ -132,6 +93,29 @@ fn available_memory(meminfo: &str) -> Option<usize> {
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
+}
+
+/// VIPs that are addresses of this host: their packets no longer reach what listens here.
+pub(super) fn own_addresses(config: &Config) -> io::Result<Vec<String>> {
+    let own: HashSet<IpAddr> = getifaddrs()?
+        .filter_map(|entry| ip_address(&entry.address?))
+        .collect();
+    Ok(config
+        .vips
+        .iter()
+        .filter(|vip| own.contains(&vip.key.address))
+        .map(|vip| {
+            format!(
+                "VIP {} is an address of this host: what listens on it here is cut off",
+                vip.key
+            )
+        })
+        .collect())
+}
+
+fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
 }
 
 /// What an operator should know and that does not keep the balancer from running.
@@ -197,9 +181,6 @@ fn has_vlans(list: &str, interface: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::service::{Protocol, RealSpec, VipFlags, VipKey, VipSpec};
-    use maglev::HashFunction;
-
     use super::*;
 
     #[test]
@@ -242,54 +223,6 @@ mod tests {
         assert!(error.starts_with("memory: "), "{error}");
         config.balancer.flow_table_capacity = 1;
         memory(&config, 1).unwrap();
-    }
-
-    fn config_with_real(real: &str) -> Config {
-        let mut config = Config::default();
-        config.vips.push(VipSpec {
-            key: VipKey::exact("203.0.113.10".parse().unwrap(), 80, Protocol::Tcp),
-            hash: HashFunction::MaglevV2,
-            flags: VipFlags::empty(),
-            reals: vec![RealSpec {
-                address: real.parse().unwrap(),
-                weight: 1,
-                local: false,
-            }],
-        });
-        config
-    }
-
-    #[test]
-    fn the_mtu_must_carry_what_is_encapsulated() {
-        let v4 = config_with_real("198.51.100.11");
-        let v6 = config_with_real("2001:db8::1");
-        assert_eq!(mtu(&v4, "eth0", 1520).unwrap(), None);
-        assert_eq!(mtu(&v6, "eth0", 1540).unwrap(), None);
-        assert_eq!(
-            mtu(&v4, "eth0", 1500).unwrap().unwrap(),
-            "the MTU of 1500 lets packets of at most 1480 bytes leave: max_frame allows 1500 and \
-             encapsulation adds 20; use `ip link set dev eth0 mtu 1520`, or let clients send less (a \
-             smaller MTU or MSS)"
-        );
-        assert!(mtu(&v6, "eth0", 1520).unwrap().is_some());
-        assert_eq!(
-            mtu(&v6, "eth0", 1319).unwrap_err().to_string(),
-            "interface eth0: its MTU of 1319 is too small: encapsulation adds 40 bytes, so packets of \
-             1280 bytes need 1320; use `ip link set dev eth0 mtu 1540`"
-        );
-        assert!(mtu(&Config::default(), "eth0", 1300).is_ok());
-    }
-
-    #[test]
-    fn short_frames_need_no_more_than_their_own_mtu() {
-        let mut config = config_with_real("198.51.100.11");
-        config.balancer.max_frame = 1000;
-        assert_eq!(mtu(&config, "eth0", 1006).unwrap(), None);
-        assert_eq!(
-            mtu(&config, "eth0", 1005).unwrap_err().to_string(),
-            "interface eth0: its MTU of 1005 is too small: encapsulation adds 20 bytes, so packets of \
-             986 bytes need 1006; use `ip link set dev eth0 mtu 1006`"
-        );
     }
 
     #[test]

@@ -98,14 +98,14 @@ pub(super) fn queues(config: &Config, interface: &str, existing: u32) -> anyhow:
         Some(Queues::List(list)) => list.indices(),
     };
     if let Some(queue) = list.iter().find(|&&queue| queue >= existing) {
+        let wanted = list.iter().max().map_or(0, |last| last + 1);
         let have = match existing {
             1 => "has 1 RX queue, number 0".to_owned(),
             _ => format!("has {existing} RX queues, 0 to {}", existing - 1),
         };
         bail!(
-            "queue {queue}: interface {interface} {have}; name fewer queues, or ask the driver for \
-             more with `ethtool -L {interface} combined {}`",
-            queue + 1
+            "queue {queue}: interface {interface} {have}; name those, or give it {wanted} queues first, \
+             where the driver can, with `ethtool -L {interface}`"
         );
     }
     Ok(list.to_vec())
@@ -166,8 +166,8 @@ mod tests {
         let error = queues(&with_queues("0-4"), "eth0", 4).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "queue 4: interface eth0 has 4 RX queues, 0 to 3; name fewer queues, or ask the driver \
-             for more with `ethtool -L eth0 combined 5`"
+            "queue 4: interface eth0 has 4 RX queues, 0 to 3; name those, or give it 5 queues first, \
+             where the driver can, with `ethtool -L eth0`"
         );
         let error = queues(&with_queues("1"), "lo", 1).unwrap_err();
         assert!(
