@@ -35,6 +35,7 @@ fn clients_reach_reals_and_balancer() -> Result<()> {
         reals: 2,
         queues: 3,
         ipv6: true,
+        ..LabOptions::default()
     })?;
     for namespace in [lab.real(0), lab.real(1), lab.balancer()] {
         let listener = namespace.run(|| TcpListener::bind(("::", PORT)))??;

@@ -80,7 +80,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         clients: 1,
         reals: options.reals,
         queues: options.queues,
-        ipv6: true,
+        ..LabOptions::default()
     })?;
     let (_servers, _web) = start_servers(&lab)?;
     progress.done("done")?;

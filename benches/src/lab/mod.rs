@@ -66,6 +66,8 @@ pub struct LabOptions {
     pub queues: u32,
     /// Whether there is IPv6 beside IPv4.
     pub ipv6: bool,
+    /// Whether the lab attaches the XDP program `decap` on the reals. Else nothing strips tunnels.
+    pub decap: bool,
 }
 
 impl Default for LabOptions {
@@ -75,6 +77,7 @@ impl Default for LabOptions {
             reals: 3,
             queues: 4,
             ipv6: true,
+            decap: true,
         }
     }
 }
@@ -93,7 +96,8 @@ pub struct Lab {
 /// A real server.
 struct Real {
     namespace: Namespace,
-    decap: Decap,
+    links: Netlink,
+    decap: Option<Decap>,
 }
 
 impl Lab {
@@ -120,7 +124,7 @@ impl Lab {
             .map(|i| add_client(&router, i))
             .collect::<Result<_>>()?;
         let reals = (0..options.reals)
-            .map(|i| add_real(&router, i))
+            .map(|i| add_real(&router, i, options.decap))
             .collect::<Result<_>>()?;
         Ok(Self {
             options,
@@ -174,12 +178,23 @@ impl Lab {
         &self.reals[usize::from(i)].namespace
     }
 
-    /// What the `decap` program of real `i` did with the packets that reached the real.
+    /// Interfaces of real `i`.
+    ///
+    /// # Panics
+    /// When there is no such real.
+    pub fn real_links(&self, i: u8) -> &Netlink {
+        &self.reals[usize::from(i)].links
+    }
+
+    /// What the lab's `decap` program of real `i` did with the packets that reached the real.
     ///
     /// # Panics
     /// When there is no such real.
     pub fn decap_counters(&self, i: u8) -> Result<DecapCounters> {
-        Ok(self.reals[usize::from(i)].decap.counters()?)
+        let decap = self.reals[usize::from(i)].decap.as_ref();
+        Ok(decap
+            .with_context(|| format!("the lab does not decapsulate on real {i}"))?
+            .counters()?)
     }
 
     /// The lab's directory.
@@ -338,7 +353,7 @@ fn add_client(router: &Router, i: u8) -> Result<Namespace> {
     Ok(namespace)
 }
 
-fn add_real(router: &Router, i: u8) -> Result<Real> {
+fn add_real(router: &Router, i: u8, decap: bool) -> Result<Real> {
     let (namespace, links) = machine(&format!("real{i}"), router.ipv6)?;
     // Every real has the VIPs; none may answer ARP for them.
     for scope in ["all", "default"] {
@@ -359,8 +374,19 @@ fn add_real(router: &Router, i: u8) -> Result<Real> {
             links.add_address(LOOPBACK, plan::vip_v6(vip).into(), 128)?;
         }
     }
+    let decap = decap
+        .then(|| attach_decap(&namespace, i, router.ipv6))
+        .transpose()?;
+    Ok(Real {
+        namespace,
+        links,
+        decap,
+    })
+}
+
+fn attach_decap(namespace: &Namespace, i: u8, ipv6: bool) -> Result<Decap> {
     let mut destinations = vec![plan::real_v4(i).into()];
-    if router.ipv6 {
+    if ipv6 {
         destinations.push(plan::real_v6(i).into());
     }
     let options = DecapOptions {
@@ -368,8 +394,7 @@ fn add_real(router: &Router, i: u8) -> Result<Real> {
         ..DecapOptions::default()
     };
     // Interfaces are looked up in the namespace of the thread.
-    let decap = namespace
+    namespace
         .run(|| Decap::attach(UPLINK, XdpMode::Auto, &options))?
-        .with_context(|| format!("real {i} cannot decapsulate"))?;
-    Ok(Real { namespace, decap })
+        .with_context(|| format!("real {i} cannot decapsulate"))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Set to anything but `0`, these make a missing requirement a failure instead of a skip.
+/// Set to anything but nothing or `0`, these make a missing requirement a failure instead of a skip.
 const STRICT_VARIABLES: [&str; 2] = ["CI", "KATRAN_XSK_REQUIRE_ROOT"];
 
 /// Why tests in namespaces cannot run here: no right to create namespaces, or a program that is not
