@@ -14,6 +14,7 @@ mod sink;
 mod worker;
 
 use std::{
+    io,
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -31,6 +32,7 @@ use dataplane::{
 use crate::{
     admin::AdminError,
     config::{Config, ConfigError, Problem},
+    mtu,
 };
 
 pub use difference::{Changes, Names};
@@ -49,6 +51,9 @@ pub fn lock(control: &SharedControl) -> MutexGuard<'_, Control> {
 /// Where [`Control::reload`] reads from: the file, with what the command line overrides.
 pub type ConfigSource = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
 
+/// Reads the interface's MTU, which may change while the balancer runs.
+pub type MtuSource = Box<dyn Fn() -> io::Result<u32> + Send>;
+
 /// What a [`Control`] is made of.
 pub struct ControlParts {
     /// The configuration to start with: as the file and the command line say it, `all` queues not
@@ -66,6 +71,9 @@ pub struct ControlParts {
     pub publisher: Arc<Publisher>,
     /// The XDP program.
     pub sink: Box<dyn VipSink>,
+    /// Reads the interface's MTU, to which changes are held; the caller has checked what it starts
+    /// with. `None` when there is no interface.
+    pub mtu: Option<MtuSource>,
     /// The workers, in the order of their queues.
     pub workers: Vec<Worker>,
 }
@@ -93,6 +101,7 @@ pub struct Control {
     services: ServiceControl,
     publisher: Arc<Publisher>,
     sink: Box<dyn VipSink>,
+    mtu: Option<MtuSource>,
     workers: Arc<[Worker]>,
     baselines: Arc<Baselines>,
     /// Frames that the sockets' memory was made for.
@@ -201,12 +210,14 @@ impl Control {
             services: parts.services,
             publisher: parts.publisher,
             sink: parts.sink,
+            mtu: None,
             workers: parts.workers.into(),
             baselines: Arc::default(),
             chunk_size: chunk_size(config.balancer.max_frame),
             started: Instant::now(),
         };
         control.commit(config)?;
+        control.mtu = parts.mtu;
         Ok(control)
     }
 
@@ -395,7 +406,7 @@ impl Control {
             .vips
             .iter()
             .position(|vip| vip.key == *key)
-            .ok_or_else(|| no_such_vip(key))
+            .ok_or_else(|| AdminError::no_such_vip(key))
     }
 
     fn spec(&self, config: &Config) -> ServiceSpec {
@@ -417,6 +428,7 @@ impl Control {
         if let Some(error) = from_problems(&config.problems()) {
             return Err(error);
         }
+        let warning = self.mtu_warning(&config)?;
         let mut services = self.services.clone();
         let table = services.apply(&self.spec(&config))?;
         let old = self.services.table();
@@ -425,32 +437,60 @@ impl Control {
 
         self.publish(Arc::clone(&table));
         if let Err(error) = self.sink.apply(&vip_entries(&table)) {
-            return Err(self.withdraw(&table, &error));
+            return Err(self.withdraw(services, &error));
         }
 
-        let changes = difference::compare(&self.config, &config, table.generation());
+        let mut changes = difference::compare(&self.config, &config, table.generation());
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+            changes.warnings.push(warning);
+        }
         self.services = services;
         self.config = config;
         self.baselines = Arc::new(baselines);
         Ok(changes)
     }
 
-    /// Puts the state before `failed` into force again, and says what happened.
-    fn withdraw(&mut self, failed: &ServiceTable, error: &anyhow::Error) -> AdminError {
+    /// Holds a change to the MTU. What the running configuration suffers from already is no reason to
+    /// refuse the change or to warn again.
+    fn mtu_warning(&self, config: &Config) -> Result<Option<String>, AdminError> {
+        let mtu = match self.mtu.as_ref().map(|read| read()) {
+            None => return Ok(None),
+            Some(Ok(mtu)) => mtu,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the interface's MTU cannot be read");
+                return Ok(None);
+            }
+        };
+        let check = |config| mtu::check(config, &self.origin.interface, mtu);
+        let after = check(config);
+        if after == check(&self.config) {
+            return Ok(None);
+        }
+        after
+    }
+
+    /// Puts the running configuration into force again after `failed` was published, and says what
+    /// happened.
+    ///
+    /// It is applied as one more change: workers recognise tables by their generation and flows name
+    /// reals by index and epoch, so what the withdrawn table had given away must not be given to
+    /// something else. A VIP that the withdrawn table did not have comes back under another number.
+    fn withdraw(&mut self, failed: ServiceControl, error: &anyhow::Error) -> AdminError {
         let problem = format!("the XDP program's maps could not be changed: {error:#}");
-        // Workers recognise a table by its generation, so the withdrawn table's generation must not
-        // be given to another one.
-        let spec = self.spec(&self.config);
-        let mut services = self.services.clone();
-        while services.table().generation() <= failed.generation() {
-            if let Err(error) = services.apply(&spec) {
+        let mut services = failed;
+        let table = match services.apply(&self.spec(&self.config)) {
+            Ok(table) => table,
+            Err(error) => {
                 tracing::error!(%error, "the running configuration no longer compiles");
                 return AdminError::new("xdp", format!("{problem}; {error}"), "restart katran-xsk");
             }
-        }
+        };
+        let old = self.services.table();
+        Arc::make_mut(&mut self.baselines).follow(&old, &table, &self.workers);
         self.services = services;
-        self.publish(self.services.table());
-        match self.sink.apply(&vip_entries(&self.services.table())) {
+        self.publish(Arc::clone(&table));
+        match self.sink.apply(&vip_entries(&table)) {
             Ok(()) => AdminError::new(
                 "xdp",
                 problem,
@@ -463,14 +503,6 @@ impl Control {
             ),
         }
     }
-}
-
-fn no_such_vip(key: &VipKey) -> AdminError {
-    AdminError::new(
-        "vip",
-        format!("there is no VIP {key}"),
-        "`vip list` names those there are",
-    )
 }
 
 fn real_position(vip: &VipSpec, address: &IpAddr) -> Result<usize, AdminError> {

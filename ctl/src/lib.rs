@@ -15,6 +15,7 @@ pub mod ctl;
 pub mod decap;
 pub mod demo;
 pub mod memory;
+mod mtu;
 pub mod output;
 pub mod replay;
 pub mod run;

@@ -255,6 +255,9 @@ fn changes(changes: &Changes) -> String {
     if changes.is_empty() {
         text.push_str("nothing changed\n");
     }
+    for warning in &changes.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
     let _ = writeln!(text, "generation {}", changes.generation);
     text
 }

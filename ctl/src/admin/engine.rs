@@ -113,14 +113,6 @@ fn flag_names(flags: VipFlags) -> Vec<String> {
         .collect()
 }
 
-fn no_such_vip(vip: &VipKey) -> AdminError {
-    AdminError::new(
-        "vip",
-        format!("there is no VIP {vip}"),
-        "`vip list` names those there are",
-    )
-}
-
 /// VIPs of the configuration: all, or the one that is wanted.
 fn selected(control: &Control, wanted: Option<VipKey>) -> Result<Vec<&VipSpec>, AdminError> {
     let vips = &control.config().vips;
@@ -128,7 +120,7 @@ fn selected(control: &Control, wanted: Option<VipKey>) -> Result<Vec<&VipSpec>, 
         None => Ok(vips.iter().collect()),
         Some(key) => match vips.iter().find(|vip| vip.key == key) {
             Some(vip) => Ok(vec![vip]),
-            None => Err(no_such_vip(&key)),
+            None => Err(AdminError::no_such_vip(&key)),
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dataplane::service::ServiceError;
+use dataplane::service::{ServiceError, VipKey};
 use serde::{Deserialize, Serialize};
 
 /// A refused or failed command: nothing was changed.
@@ -28,6 +28,15 @@ impl AdminError {
             problem: problem.into(),
             remedy: remedy.into(),
         }
+    }
+
+    /// No VIP has this key.
+    pub(crate) fn no_such_vip(key: &VipKey) -> Self {
+        Self::new(
+            "vip",
+            format!("there is no VIP {key}"),
+            "`vip list` names those there are",
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 //! A walk is cut into steps, each a question of its own that the worker answers between two bursts,
 //! so that no walk holds packets up for longer than a step takes.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use dataplane::{
     forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
@@ -62,11 +62,7 @@ impl Matcher {
         if let Some(vip) = &filter.vip
             && view.table.find(vip).is_none()
         {
-            return Err(AdminError::new(
-                "vip",
-                format!("there is no VIP {vip}"),
-                "`vip list` names those there are",
-            ));
+            return Err(AdminError::no_such_vip(vip));
         }
         Ok(Self {
             filter: *filter,

@@ -55,6 +55,9 @@ pub struct Changes {
     pub reals_removed: Names,
     /// Reals with another weight.
     pub reals_changed: Names,
+    /// What the operator should look at because of the change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Changes {

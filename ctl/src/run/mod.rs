@@ -23,6 +23,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use dataplane::xsk::Interface;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
@@ -38,6 +39,7 @@ use crate::{
     cli::RunArgs,
     config::Config,
     control::{Changes, Control, ControlParts, Origin, SharedControl, lock},
+    mtu,
 };
 use balancer::Balancer;
 use lock::InstanceLock;

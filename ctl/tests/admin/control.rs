@@ -1,6 +1,9 @@
 //! Changes of a running balancer: all or nothing, and nothing moves that need not.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use dataplane::service::{MacAddress, RealSpec, VipFlags, VipKey};
 use katran_xsk::{
@@ -127,6 +130,97 @@ fn maps_that_fail_leave_the_old_configuration_running() {
         )
         .expect("the next change works");
     assert!(view(&rig).table.generation() > now.generation());
+}
+
+#[test]
+fn what_a_withdrawn_change_numbered_stays_numbered() {
+    let rig = Rig::new();
+    let id_of = |address: &str| {
+        let address: IpAddr = address.parse().expect("an address");
+        let table = view(&rig).table;
+        let mut reals = table.reals();
+        reals
+            .find(|real| real.address == address)
+            .map(|real| real.id)
+    };
+    let kept = id_of("198.51.100.11");
+    rig.program.set_failing(true);
+    lock(&rig.control)
+        .add_reals(&key(WEB), vec![real("198.51.100.44", 1)])
+        .expect_err("the maps fail");
+    // Workers may have stored flows to it meanwhile.
+    let withdrawn = id_of("198.51.100.44").expect("the index still names the real");
+    lock(&rig.control)
+        .add_reals(&key(WEB), vec![real("198.51.100.55", 1)])
+        .expect("a valid real");
+    assert_ne!(id_of("198.51.100.55"), Some(withdrawn));
+    assert_eq!(id_of("198.51.100.44"), Some(withdrawn));
+    assert_eq!(id_of("198.51.100.11"), kept);
+}
+
+#[test]
+fn a_vip_whose_removal_fails_still_forwards_and_counts() {
+    let rig = Rig::new();
+    let generation = view(&rig).table.generation();
+    rig.program.set_failing(true);
+    lock(&rig.control)
+        .delete_vip(&key(WEB))
+        .expect_err("the maps fail");
+    let view = view(&rig);
+    // One for the change, one for the way back.
+    assert_eq!(view.table.generation(), generation + 2);
+    workers_follow(&rig);
+    let before = view.table.find(&key(WEB)).expect("it is back").number;
+    assert!(rig.send(1, "192.0.2.1:4000", "203.0.113.10:80").is_some());
+    let counter = rig.handles[1].counters().vips[usize::from(before)].get();
+    assert_eq!(counter.0 - view.baselines.vip(before, 1).0, 1);
+}
+
+#[test]
+fn changes_are_held_to_the_mtu() {
+    let rig = Rig::new();
+    let v6 = || vec![real("2001:db8::44", 1)];
+    lock(&rig.control)
+        .delete_vip(&key(DNS))
+        .expect("it is there");
+    // IPv4 reals only: frames of 1500 bytes and an outer header of 20 fit.
+    rig.mtu.store(1520, Ordering::Relaxed);
+    let changes = lock(&rig.control)
+        .add_reals(&key(WEB), vec![real("198.51.100.44", 1)])
+        .expect("it fits");
+    assert!(changes.warnings.is_empty(), "{changes:?}");
+
+    let changes = lock(&rig.control)
+        .add_reals(&key(WEB), v6())
+        .expect("most packets fit");
+    let [warning] = changes.warnings.as_slice() else {
+        panic!("{changes:?}");
+    };
+    for part in ["MTU of 1520", "encapsulation adds 40", "dev test0 mtu 1540"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    // Told once, until something about it changes.
+    let set = |weight| lock(&rig.control).set_weight(&key(WEB), &v6()[0].address, weight);
+    assert!(set(2).expect("no worse").warnings.is_empty());
+
+    let remove = || lock(&rig.control).delete_reals(&key(WEB), &[v6()[0].address]);
+    remove().expect("it is there");
+    rig.mtu.store(1319, Ordering::Relaxed);
+    let before = config(&rig);
+    let error = lock(&rig.control)
+        .add_reals(&key(WEB), v6())
+        .expect_err("1280 bytes and 40 do not fit");
+    assert_eq!(error.field, "interface test0");
+    assert!(error.remedy.contains("mtu 1540"), "{error}");
+    assert_eq!(config(&rig), before);
+    // The remedy works without a restart.
+    rig.mtu.store(1540, Ordering::Relaxed);
+    let changes = lock(&rig.control).add_reals(&key(WEB), v6());
+    assert!(changes.expect("it fits").warnings.is_empty());
+
+    // An MTU that became too small keeps nobody from other changes.
+    rig.mtu.store(500, Ordering::Relaxed);
+    set(3).expect("no worse");
 }
 
 #[test]

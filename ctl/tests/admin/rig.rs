@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -111,6 +111,8 @@ pub(crate) struct Rig {
     pub(crate) handles: Vec<Arc<WorkerHandle>>,
     /// What a reload reads.
     pub(crate) file: Arc<Mutex<String>>,
+    /// The interface's MTU.
+    pub(crate) mtu: Arc<AtomicU32>,
 }
 
 impl Rig {
@@ -150,6 +152,7 @@ impl Rig {
         let program = FakeProgram::default();
         let file = Arc::new(Mutex::new(text.to_owned()));
         let source = Arc::clone(&file);
+        let mtu = Arc::new(AtomicU32::new(9000));
         let control = Control::new(ControlParts {
             config,
             origin: Origin {
@@ -163,6 +166,10 @@ impl Rig {
             services,
             publisher,
             sink: Box::new(program.clone()),
+            mtu: Some(Box::new({
+                let mtu = Arc::clone(&mtu);
+                move || Ok(mtu.load(Ordering::Relaxed))
+            })),
             workers: handles
                 .iter()
                 .map(|handle| Worker::new(Arc::clone(handle), None))
@@ -175,6 +182,7 @@ impl Rig {
             nics,
             handles,
             file,
+            mtu,
         }
     }
 
