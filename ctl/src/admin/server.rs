@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
     task::{JoinSet, spawn_blocking},
     time::timeout,
 };
@@ -43,7 +43,8 @@ pub struct Limits {
     pub line: usize,
     /// Bytes of an answer. A longer one becomes an error.
     pub answer: usize,
-    /// Bytes of large answers that wait for their readers, all clients together.
+    /// Bytes of large answers that wait for their readers, all clients together. Besides those there
+    /// is at most one answer for each of `commands`: a command ends when there is room for its answer.
     pub pending: usize,
     /// How long a client may take for a whole request line.
     pub idle: Duration,
@@ -254,23 +255,7 @@ async fn answer_all(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let answer = answer(line, shared).await;
-        let _room = if answer.len() > SMALL_ANSWER {
-            let units = answer
-                .len()
-                .div_ceil(PENDING_UNIT)
-                .min(limits.pending / PENDING_UNIT);
-            let units = u32::try_from(units).unwrap_or(u32::MAX);
-            Some(
-                shared
-                    .pending
-                    .acquire_many(units)
-                    .await
-                    .map_err(|_| Ending::Silent)?,
-            )
-        } else {
-            None
-        };
+        let (answer, _room) = answer(line, shared).await?;
         match timeout(limits.write, writer.write_all(&answer)).await {
             Ok(written) => written?,
             Err(_) => return Err(Ending::Silent),
@@ -278,27 +263,46 @@ async fn answer_all(
     }
 }
 
-/// The answer line to a request line.
-async fn answer(line: Vec<u8>, shared: &Arc<Shared>) -> Vec<u8> {
-    let Ok(_turn) = shared.commands.acquire().await else {
-        return Vec::new();
-    };
+/// The answer line to a request line, with the room it takes until it is written.
+async fn answer<'a>(
+    line: Vec<u8>,
+    shared: &'a Shared,
+) -> Result<(Vec<u8>, SemaphorePermit<'a>), Ending> {
+    let closed = |_| Ending::Silent;
+    // Held until there is room for the answer: answers that wait for room are no more than commands.
+    let _turn = shared.commands.acquire().await.map_err(closed)?;
     let (engine, limit) = (shared.engine.clone(), shared.limits.answer);
     let work = spawn_blocking(move || respond(&engine, &line, limit));
-    work.await.unwrap_or_else(|_| {
+    let answer = work.await.unwrap_or_else(|_| {
         let error = AdminError::new(
             "request",
             "the command failed inside katran-xsk",
             "report this, with the balancer's log",
         );
         encode(&Response::<Answer>::new(Value::Null, Err(error)))
-    })
+    });
+    let units = room_units(answer.len(), shared.limits.pending);
+    let room = shared.pending.acquire_many(units).await.map_err(closed)?;
+    Ok((answer, room))
+}
+
+/// Units of [`Limits::pending`] that an answer takes: never more than there are.
+fn room_units(length: usize, pending: usize) -> u32 {
+    if length <= SMALL_ANSWER {
+        return 0;
+    }
+    let units = length.div_ceil(PENDING_UNIT).min(pending / PENDING_UNIT);
+    u32::try_from(units).unwrap_or(u32::MAX)
 }
 
 /// Parses a line, carries it out and writes the answer line.
 fn respond(engine: &Engine, line: &[u8], limit: usize) -> Vec<u8> {
     let (id, command) = protocol::parse_line(line);
     let outcome = command.and_then(|command| engine.execute(command));
+    let remedy = match &outcome {
+        Ok(Answer::Dump(_)) => "look at parts of it: `vip list`, `real list` with limit and offset",
+        _ => "ask for less: one VIP, a smaller limit, a shorter id",
+    };
     let answer = encode(&Response::new(id.clone(), outcome));
     if answer.len() <= limit {
         return answer;
@@ -306,7 +310,7 @@ fn respond(engine: &Engine, line: &[u8], limit: usize) -> Vec<u8> {
     let error = AdminError::new(
         "request",
         format!("the answer has {} bytes, {limit} are allowed", answer.len()),
-        "ask for less: one VIP, a smaller limit, a shorter id",
+        remedy,
     );
     // The id may be what is too long.
     let id = if id.to_string().len() <= limit / 2 {

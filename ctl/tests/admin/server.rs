@@ -434,6 +434,16 @@ fn large_answers_become_errors() {
         error["problem"].as_str().expect("text").contains("2000"),
         "{error}"
     );
+    served.rig.write_file(many_reals(100));
+    client.result("reload");
+    let error = client.error("dump");
+    assert!(
+        error["remedy"]
+            .as_str()
+            .expect("text")
+            .contains("real list"),
+        "{error}"
+    );
     client.result("version");
     let long = "x".repeat(3000);
     let answer = client.ask(&format!(
@@ -443,4 +453,39 @@ fn large_answers_become_errors() {
         (&answer["id"], &answer["ok"]),
         (&Value::Null, &json!(false))
     );
+}
+
+/// [`CONFIG`] with a VIP of this many reals.
+fn many_reals(count: usize) -> String {
+    let mut file = format!(
+        "{CONFIG}\n[[vip]]\naddress = \"203.0.113.30\"\nport = 80\nprotocol = \"tcp\"\nreals = [\n"
+    );
+    for real in 0..count {
+        let address = Ipv4Addr::from_bits(0x0a00_0000 + real as u32);
+        file += &format!("{{ address = \"{address}\", weight = 1 }},\n");
+    }
+    file + "]\n"
+}
+
+#[test]
+fn large_answers_wait_for_each_other() {
+    // There is room for one of them, and one command at a time.
+    let limits = katran_xsk::admin::server::Limits {
+        commands: 1,
+        pending: 80 << 10,
+        ..Default::default()
+    };
+    let served = Served::with(Rig::new(), limits);
+    served.rig.write_file(many_reals(2000));
+    served.connect().result("reload");
+    let mut clients: Vec<_> = (0..8).map(|_| served.connect()).collect();
+    for client in &mut clients {
+        assert!(client.send(b"dump\nversion\n"));
+    }
+    for client in &mut clients {
+        let dump = client.receive().expect("an answer");
+        let length = dump["result"]["toml"].as_str().map(str::len);
+        assert!(length > Some(80 << 10), "{length:?}");
+        assert_eq!(client.receive().expect("an answer")["ok"], true);
+    }
 }
