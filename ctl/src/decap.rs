@@ -1,7 +1,14 @@
 //! `katran-xsk decap`: for real servers. Strips tunnels that arrive for this host and hands the inner
 //! packets to its stack, until SIGTERM or SIGINT.
 
-use std::{collections::BTreeSet, io, net::IpAddr, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    io::{self, Write as _},
+    net::IpAddr,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver};
@@ -19,7 +26,7 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
-use xdp_redirect::{Decap, DecapOptions};
+use xdp_redirect::{Decap, DecapCounters, DecapOptions};
 
 use crate::cli::DecapArgs;
 
@@ -60,7 +67,7 @@ async fn decap(args: &DecapArgs) -> anyhow::Result<ExitCode> {
         any_destination: args.any_destination,
     };
     let mut decap = Decap::attach(&args.iface, args.xdp_mode, &options)?;
-    println!("{}", summary(args, &decap, follows, count));
+    say(&format!("{}\n", summary(args, &decap, follows, count)));
 
     let mut report = args.interval.map(interval);
     if let Some(report) = &mut report {
@@ -130,20 +137,43 @@ fn follow(decap: &mut Decap, destinations: &[IpAddr]) {
 }
 
 fn print_counters(decap: &Decap) -> anyhow::Result<()> {
-    let counters = decap.counters().context("counters cannot be read")?;
-    println!();
+    say(&table(
+        &decap.counters().context("counters cannot be read")?,
+    ));
+    Ok(())
+}
+
+/// Writes to standard output. Packets matter more than who reads about them: when nobody does any
+/// more, as behind `head`, decapsulation goes on.
+fn say(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tracing::warn!(%error, "standard output cannot be written");
+        }
+        _ => {}
+    }
+}
+
+fn table(counters: &DecapCounters) -> String {
+    let mut text = "\n".to_owned();
     let width = counters
         .iter()
         .map(|(name, _)| name.len())
         .max()
         .unwrap_or(0);
     for (name, traffic) in counters.iter() {
-        println!(
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
             "{name:width$}  {:>12} packets  {:>15} bytes",
             traffic.packets, traffic.bytes
         );
     }
-    Ok(())
+    text
 }
 
 /// The addresses of this host's interfaces.
