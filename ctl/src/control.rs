@@ -546,3 +546,50 @@ fn from_config_error(error: &ConfigError) -> AdminError {
     };
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use xdp_redirect::VipEntry;
+
+    use super::*;
+
+    struct NoProgram;
+
+    impl VipSink for NoProgram {
+        fn apply(&mut self, _: &[VipEntry]) -> anyhow::Result<()> {
+            Ok(())
+        }
+
+        fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn a_next_hop_that_could_not_be_set_is_set_at_the_next_try() {
+        let config = Config::parse("[interface]\nname = \"test0\"\n", "lb.toml").unwrap();
+        let services = ServiceControl::new();
+        let mut control = Control::new(ControlParts {
+            config: config.clone(),
+            origin: Origin::default(),
+            source: None,
+            next_hop: None,
+            publisher: Arc::new(Publisher::new(services.table())),
+            services,
+            sink: Box::new(NoProgram),
+            mtu: None,
+            workers: Vec::new(),
+        })
+        .unwrap();
+        let next_hop = Some(MacAddress([2, 0, 0, 0, 0, 9]));
+        // Nothing else makes a table fail whose configuration is in force.
+        control.config.balancer.max_frame = 1;
+        control.set_next_hop(next_hop).unwrap_err();
+        assert_eq!(control.next_hop(), None);
+
+        control.config = config;
+        control.set_next_hop(next_hop).unwrap();
+        assert_eq!(control.next_hop(), next_hop);
+        assert_eq!(control.view().table.next_hop_mac(), next_hop);
+    }
+}

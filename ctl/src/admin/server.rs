@@ -264,10 +264,7 @@ async fn answer_all(
 }
 
 /// The answer line to a request line, with the room it takes until it is written.
-async fn answer<'a>(
-    line: Vec<u8>,
-    shared: &'a Shared,
-) -> Result<(Vec<u8>, SemaphorePermit<'a>), Ending> {
+async fn answer(line: Vec<u8>, shared: &Shared) -> Result<(Vec<u8>, SemaphorePermit<'_>), Ending> {
     let closed = |_| Ending::Silent;
     // Held until there is room for the answer: answers that wait for room are no more than commands.
     let _turn = shared.commands.acquire().await.map_err(closed)?;

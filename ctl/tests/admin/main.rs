@@ -4,6 +4,7 @@
 mod clients;
 mod commands;
 mod control;
+mod flows;
 mod hostile;
 mod rig;
 mod server;

@@ -214,6 +214,29 @@ impl Rig {
         sent
     }
 
+    /// Sends the first TCP packet of each of these clients to the worker of a queue, and takes what
+    /// leaves off the wire.
+    pub(crate) fn open_flows(
+        &self,
+        queue: usize,
+        sources: impl IntoIterator<Item = SocketAddrV4>,
+        destination: &str,
+    ) {
+        let nic = &self.nics[queue];
+        for source in sources {
+            let frame = redirected(&tcp_frame(&source.to_string(), destination));
+            wait_until("the queue takes the frame", || {
+                while nic.take().is_some() {}
+                nic.inject(&frame).is_ok()
+            });
+        }
+        let counters = self.handles[queue].counters();
+        wait_until("all have left", || {
+            while nic.take().is_some() {}
+            nic.sent() == counters.received.packets.get() && nic.waiting() == 0
+        });
+    }
+
     /// The real to which a TCP packet goes: the outer destination of what leaves.
     pub(crate) fn real_of(
         &self,

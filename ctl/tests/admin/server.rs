@@ -457,14 +457,14 @@ fn large_answers_become_errors() {
 
 /// [`CONFIG`] with a VIP of this many reals.
 fn many_reals(count: usize) -> String {
-    let mut file = format!(
-        "{CONFIG}\n[[vip]]\naddress = \"203.0.113.30\"\nport = 80\nprotocol = \"tcp\"\nreals = [\n"
-    );
-    for real in 0..count {
+    let reals = (0..count).map(|real| {
         let address = Ipv4Addr::from_bits(0x0a00_0000 + real as u32);
-        file += &format!("{{ address = \"{address}\", weight = 1 }},\n");
-    }
-    file + "]\n"
+        format!("{{ address = \"{address}\", weight = 1 }},\n")
+    });
+    let reals: String = reals.collect();
+    format!(
+        "{CONFIG}\n[[vip]]\naddress = \"203.0.113.30\"\nport = 80\nprotocol = \"tcp\"\nreals = [\n{reals}]\n"
+    )
 }
 
 #[test]
