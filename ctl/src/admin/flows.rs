@@ -3,7 +3,7 @@
 //! A walk is cut into steps, each a question of its own that the worker answers between two bursts,
 //! so that no walk holds packets up for longer than a step takes.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use dataplane::{
     forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
@@ -116,6 +116,32 @@ fn walk<R: Send + 'static>(
 /// One step: what it found, and where the next one starts.
 type Step<R> = Box<dyn FnOnce(&mut Forwarder, u64) -> (R, Option<usize>) + Send>;
 
+/// What one step of a list brings back. Its memory is taken before the worker gets it, which only
+/// copies records.
+struct Page {
+    records: Vec<FlowRecord>,
+    room: usize,
+}
+
+impl Page {
+    /// A page for the records that are still wanted, as far as a step can find them.
+    fn new(wanted: usize) -> Self {
+        let room = wanted.min(STEP);
+        Self {
+            records: Vec::with_capacity(room),
+            room,
+        }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.records.len() == self.room
+    }
+
+    fn push(&mut self, record: &FlowRecord) {
+        self.records.push(*record);
+    }
+}
+
 /// `flow list`.
 pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<FlowList, AdminError> {
     let matcher = Matcher::new(view, filter)?;
@@ -124,33 +150,32 @@ pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<Flo
         more: false,
         failed: Vec::new(),
     };
+    // One more than asked for tells that there are more.
+    let wanted = Cell::new(limit + 1);
     for worker in chosen(view, filter.worker)? {
         let queue = worker.queue();
         let step = |cursor| -> Step<(Vec<FlowRecord>, u64)> {
             let matcher = matcher.clone();
-            // Room for all that a step can find: the worker neither allocates nor formats.
-            let mut records = Vec::with_capacity(STEP);
+            let mut page = Page::new(wanted.get());
             Box::new(move |forwarder, now_ns| {
                 let next = forwarder.scan_flows(cursor, STEP, &mut |record| {
-                    if matcher.matches(record) {
-                        records.push(*record);
+                    if !page.is_full() && matcher.matches(record) {
+                        page.push(record);
                     }
                 });
-                ((records, now_ns), next)
+                ((page.records, now_ns), next)
             })
         };
         let result = walk(worker, step, |(records, now_ns)| {
-            // One more than asked for tells that there are more.
-            let wanted = (limit + 1).saturating_sub(list.flows.len());
-            let rows = records.iter().take(wanted);
-            list.flows
-                .extend(rows.map(|record| row(queue, record, now_ns)));
-            list.flows.len() <= limit
+            let rows = records.iter().map(|record| row(queue, record, now_ns));
+            list.flows.extend(rows);
+            wanted.set(wanted.get() - records.len());
+            wanted.get() > 0
         });
         if let Err(error) = result {
             list.failed.push(failure(worker, error));
         }
-        if list.flows.len() > limit {
+        if wanted.get() == 0 {
             list.flows.truncate(limit);
             list.more = true;
             break;
@@ -355,5 +380,37 @@ fn explained(explanation: &Explanation) -> Explained {
             outer_source: Some(*outer_source),
             ..Explained::default()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::service::RealId;
+
+    use super::*;
+
+    #[test]
+    fn a_page_takes_no_more_than_is_wanted_or_a_step_can_find() {
+        let record = FlowRecord {
+            id: FlowId::new(
+                "192.0.2.1:4000".parse().unwrap(),
+                "203.0.113.10:80".parse().unwrap(),
+                Protocol::Tcp,
+            )
+            .unwrap(),
+            real: RealId::NONE,
+            real_address: None,
+            last_use_ns: 0,
+        };
+        for (wanted, room) in [(1, 1), (STEP, STEP), (10_001, STEP)] {
+            let mut page = Page::new(wanted);
+            let memory = page.records.capacity();
+            let mut taken = 0;
+            while !page.is_full() {
+                page.push(&record);
+                taken += 1;
+            }
+            assert_eq!((taken, page.records.capacity()), (room, memory));
+        }
     }
 }
