@@ -21,7 +21,8 @@ const ETHERNET: usize = 14;
 
 /// Writes a line past the test harness, which shows what goes through `println!` of failures only.
 fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    // In one write, lest another test's line cuts in.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 fn cases() -> Option<Vec<PathBuf>> {
