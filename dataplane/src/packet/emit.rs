@@ -291,11 +291,11 @@ fn udp_header(out: &mut [u8; UDP_LEN], source_port: [u8; 2], port: u16, length: 
     ];
 }
 
-/// Turns an `ICMPv4` echo request into its reply (section 4.4). `frame` starts with the Ethernet
-/// header and holds at least an IPv4 and an ICMP header; otherwise it stays as it is.
+/// Turns an ICMP echo request into its reply (section 4.4). `frame` starts with the Ethernet header;
+/// one too short for an IPv4 and an ICMP header stays as it is.
 ///
-/// The checksum gains 8 in its first byte modulo 256 without the carry that RFC 1624 asks for: the
-/// reply to one request in 32 has a checksum that is off by one, as Katran's has.
+/// The checksum, read as a little-endian number, gains 8 modulo 2¹⁶ without the end-around carry that
+/// RFC 1624 asks for: where that wraps, the reply's checksum is off by one, as Katran's is.
 pub fn echo_reply_v4(frame: &mut [u8]) {
     const HEADERS: usize = ETHERNET_LEN + IPV4_LEN + ICMP_LEN;
     let Some(headers) = frame.first_chunk_mut::<HEADERS>() else {
