@@ -80,8 +80,11 @@ proptest! {
         for endpoint in &endpoints {
             let fair = f64::from(DEFAULT_RING_SIZE) * f64::from(endpoint.weight) / f64::from(sum);
             let slots = shares.get(&(endpoint.number as u16)).copied().unwrap_or(0);
-            // Unspent credit and the pass that is cut short cost at most a slot each.
-            prop_assert!((f64::from(slots) - fair).abs() <= 2.0, "{:?}: {} of {}", endpoint, slots, fair);
+            // Its own unspent credit and the pass that is cut short cost at most a slot each. What the
+            // others leave unspent, less than a slot each, goes to all by weight.
+            let from_others = fair / f64::from(DEFAULT_RING_SIZE) * endpoints.len() as f64;
+            let error = (f64::from(slots) - fair).abs();
+            prop_assert!(error <= 2.0 + from_others, "{:?}: {} of {}", endpoint, slots, fair);
         }
     }
 
