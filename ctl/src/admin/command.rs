@@ -6,6 +6,7 @@
 mod complete;
 mod table;
 mod value;
+mod words;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 pub use complete::{Live, complete};
 pub use table::{ArgumentSpec, COMMANDS, CommandSpec, Kind, Verb};
 pub use value::parse_vip;
+use words::Given;
 
 use super::error::AdminError;
 
@@ -461,7 +463,8 @@ pub fn split_words<'a, 'w>(
     Err(unknown_command(&name))
 }
 
-/// Reads a command in words: `vip add 203.0.113.10:80/tcp real=198.51.100.11@2`.
+/// Reads a command in words: `vip add 203.0.113.10:80/tcp real=198.51.100.11@2`. A named argument can
+/// also be written `--real=…` or `--real …`.
 ///
 /// # Errors
 ///
@@ -474,14 +477,22 @@ pub fn parse_words(words: &[&str]) -> Result<Arguments, AdminError> {
         .iter()
         .filter(|argument| argument.positional)
         .peekable();
-    for word in words {
-        if let Some((name, text)) = word.split_once('=') {
-            let argument = spec
-                .argument(name)
-                .ok_or_else(|| unknown_argument(spec, name))?;
-            arguments.push(argument, text)?;
-            continue;
-        }
+    for given in words::read(spec, words) {
+        let word = match given {
+            Given::Place(word) => word,
+            Given::Named(argument, text) => {
+                arguments.push(argument, text)?;
+                continue;
+            }
+            Given::Dangling(argument, word) => {
+                return Err(AdminError::new(
+                    argument.name,
+                    format!("`{word}` has no value"),
+                    format!("write {}=VALUE", argument.name),
+                ));
+            }
+            Given::Unknown(name) => return Err(unknown_argument(spec, name)),
+        };
         // One that was given by name does not wait for its place any more.
         while positional
             .next_if(|next| !next.repeated && arguments.values.contains_key(next.name))
@@ -666,6 +677,31 @@ mod tests {
     }
 
     #[test]
+    fn a_name_can_be_written_in_three_ways() {
+        for (line, same) in [
+            (
+                "flow list --limit 7 --worker=2",
+                "flow list limit=7 worker=2",
+            ),
+            (
+                "real add --vip 203.0.113.10:80/tcp --local 198.51.100.1",
+                "real add 203.0.113.10:80/tcp 198.51.100.1 local=true",
+            ),
+            (
+                "real add --local false 203.0.113.10:80/tcp 198.51.100.1,198.51.100.2",
+                "real add 203.0.113.10:80/tcp 198.51.100.1 198.51.100.2",
+            ),
+            (
+                "vip add 203.0.113.10:80/tcp --real 198.51.100.1 --flags quic,lru-bypass --real=198.51.100.2@7",
+                "vip add 203.0.113.10:80/tcp real=198.51.100.1,198.51.100.2@7 flags=quic flags=lru-bypass",
+            ),
+        ] {
+            assert_eq!(parse(line), parse(same), "{line}");
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
     fn wrong_words_name_the_argument() {
         for (line, field, remedy) in [
             ("", "command", "help"),
@@ -712,6 +748,13 @@ mod tests {
             ("flow list limit=0", "limit", "1 to 10000"),
             ("flow list limit=1000000", "limit", "1 to 10000"),
             ("flow list worker=x", "worker", "number"),
+            ("flow list --limit", "limit", "limit=VALUE"),
+            ("flow list --limit --worker 2", "limit", "limit=VALUE"),
+            ("flow list --limti 2", "--limti", "usage"),
+            ("flow list --limti=2", "limti", "usage"),
+            ("flow list -l 2", "-l", "usage"),
+            ("flow list -", "-", "usage"),
+            ("flow list -- 203.0.113.10:80/tcp", "--", "usage"),
             ("flow purge", "vip", "usage"),
             (
                 "explain 198.51.100.1:1 [2001:db8::1]:80 tcp",

@@ -22,8 +22,8 @@
 //!
 //! Any other line is the same command in words, exactly as `katran-xsk ctl` takes them, with `null`
 //! for its id: `echo 'show stats' | socat - UNIX:/run/katran-xsk.sock`. Words are separated by
-//! blanks; positional arguments come in the table's order and `name=value` gives any argument by
-//! name. There is no quoting: no argument contains a blank.
+//! blanks; positional arguments come in the table's order, and `name=value`, `--name=value` or
+//! `--name value` gives any argument by name. There is no quoting: an argument with a blank takes JSON.
 //!
 //! # Answers
 //!

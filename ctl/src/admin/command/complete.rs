@@ -2,7 +2,10 @@
 
 use dataplane::service::{HashFunction, Protocol, VipFlags};
 
-use super::{ArgumentSpec, COMMANDS, CommandSpec, Kind, split_words};
+use super::{
+    ArgumentSpec, COMMANDS, CommandSpec, Kind, split_words,
+    words::{self, Given},
+};
 
 /// What only a running balancer knows.
 pub trait Live {
@@ -64,34 +67,44 @@ fn arguments<'l>(
     last: &'l str,
     live: &impl Live,
 ) -> (usize, &'l str, Vec<String>) {
+    let given = words::read(spec, given);
     // The VIP decides which reals there are.
     let vip = given
         .iter()
-        .filter_map(|word| {
-            word.strip_prefix("vip=")
-                .or((!word.contains('=')).then_some(*word))
+        .filter_map(|given| match given {
+            Given::Place(value) => Some(*value),
+            Given::Named(argument, value) if argument.name == "vip" => Some(*value),
+            _ => None,
         })
-        .find(|word| super::parse_vip(word).is_ok());
-    if let Some((name, value)) = last.split_once('=') {
+        .find(|value| super::parse_vip(value).is_ok());
+    if let Some(Given::Dangling(argument, _)) = given.last() {
+        return value(argument, start, last, vip, live);
+    }
+    let (dashes, named) = match last.strip_prefix("--") {
+        Some(rest) => ("--", rest),
+        None => ("", last),
+    };
+    if let Some((name, text)) = named.split_once('=') {
         let Some(argument) = spec.argument(name) else {
             return (start, last, Vec::new());
         };
-        // Of a list only its last element is completed.
-        let list = if argument.repeated {
-            value.rfind(',').map_or(0, |at| at + 1)
-        } else {
-            0
-        };
-        let value_start = start + name.len() + 1 + list;
-        return (value_start, &value[list..], values(argument, vip, live));
+        return value(argument, start + last.len() - text.len(), text, vip, live);
     }
     let is_given = |argument: &ArgumentSpec| {
-        given.iter().any(|word| {
-            word.split_once('=')
-                .is_some_and(|(name, _)| name == argument.name)
-        })
+        given
+            .iter()
+            .any(|given| matches!(given, Given::Named(named, _) if named.name == argument.name))
     };
-    let places = given.iter().filter(|word| !word.contains('=')).count();
+    let names = spec
+        .arguments
+        .iter()
+        .filter(|argument| !argument.positional)
+        .filter(|argument| argument.repeated || !is_given(argument))
+        .map(|argument| format!("{dashes}{}=", argument.name));
+    let places = given
+        .iter()
+        .filter(|given| matches!(given, Given::Place(_)))
+        .count();
     let positional: Vec<&ArgumentSpec> = spec
         .arguments
         .iter()
@@ -102,14 +115,25 @@ fn arguments<'l>(
         .or_else(|| positional.last().filter(|argument| argument.repeated))
         .copied();
     let mut candidates = next.map_or_else(Vec::new, |argument| values(argument, vip, live));
-    candidates.extend(
-        spec.arguments
-            .iter()
-            .filter(|argument| !argument.positional)
-            .filter(|argument| argument.repeated || !is_given(argument))
-            .map(|argument| format!("{}=", argument.name)),
-    );
+    candidates.extend(names);
     (start, last, candidates)
+}
+
+/// Candidates for the value of an argument that starts at byte `start`. Of a list only its last
+/// element is completed.
+fn value<'l>(
+    argument: &ArgumentSpec,
+    start: usize,
+    text: &'l str,
+    vip: Option<&str>,
+    live: &impl Live,
+) -> (usize, &'l str, Vec<String>) {
+    let list = if argument.repeated {
+        text.rfind(',').map_or(0, |at| at + 1)
+    } else {
+        0
+    };
+    (start + list, &text[list..], values(argument, vip, live))
 }
 
 fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<String> {
@@ -168,7 +192,7 @@ mod tests {
 
     #[test]
     fn lines_are_completed() {
-        let cases: [(&str, &str, &[&str]); 13] = [
+        let cases: [(&str, &str, &[&str]); 18] = [
             ("re", "", &["real ", "reload "]),
             ("vip ", "vip ", &["add ", "del ", "list ", "set ", "unset "]),
             ("vip a", "vip ", &["add "]),
@@ -212,6 +236,31 @@ mod tests {
                 "explain 192.0.2.1:1 203.0.113.10:80 u",
                 "explain 192.0.2.1:1 203.0.113.10:80 ",
                 &["udp"],
+            ),
+            (
+                "vip add x --",
+                "vip add x ",
+                &["--flags=", "--hash=", "--real="],
+            ),
+            (
+                "vip add x --hash maglev-v1 --",
+                "vip add x --hash maglev-v1 ",
+                &["--flags=", "--real="],
+            ),
+            (
+                "vip add x --hash=maglev-v2",
+                "vip add x --hash=",
+                &["maglev-v2"],
+            ),
+            (
+                "vip set x --flags quic,lru",
+                "vip set x --flags quic,",
+                &["lru-bypass"],
+            ),
+            (
+                "real del --vip [2001:db8:a::/96]:0/udp ",
+                "real del --vip [2001:db8:a::/96]:0/udp ",
+                &["2001:db8::1"],
             ),
             ("nonsense ", "nonsense ", &[]),
         ];

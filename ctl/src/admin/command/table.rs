@@ -76,8 +76,10 @@ impl Kind {
 /// One argument of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ArgumentSpec {
-    /// Name, as in `name=value` and in the request's `args`.
+    /// Name, as in `name=value`, `--name value` and in the request's `args`.
     pub name: &'static str,
+    /// Letter, as in `-n value`.
+    pub letter: Option<char>,
     /// What its value is.
     pub kind: Kind,
     /// May be given without its name.
@@ -94,6 +96,7 @@ impl ArgumentSpec {
     const fn positional(name: &'static str, kind: Kind, help: &'static str) -> Self {
         Self {
             name,
+            letter: None,
             kind,
             positional: true,
             required: true,
@@ -105,6 +108,7 @@ impl ArgumentSpec {
     const fn named(name: &'static str, kind: Kind, help: &'static str) -> Self {
         Self {
             name,
+            letter: None,
             kind,
             positional: false,
             required: false,
@@ -173,6 +177,17 @@ impl CommandSpec {
     /// The argument of this name.
     pub fn argument(&self, name: &str) -> Option<&'static ArgumentSpec> {
         self.arguments.iter().find(|argument| argument.name == name)
+    }
+
+    /// The argument of this letter.
+    pub fn argument_by_letter(&self, letter: &str) -> Option<&'static ArgumentSpec> {
+        let mut letters = letter.chars();
+        let (letter, None) = (letters.next()?, letters.next()) else {
+            return None;
+        };
+        self.arguments
+            .iter()
+            .find(|argument| argument.letter == Some(letter))
     }
 
     /// `vip add VIP [hash=HASH] …`.
