@@ -22,6 +22,7 @@ use std::{
 };
 
 use dataplane::{
+    counters::{self, ListRow, REAL_ROWS, VIP_ROWS},
     service::{
         HashFunction, MacAddress, Publisher, RealSpec, ServiceControl, ServiceSpec, ServiceTable,
         VipFlags, VipKey, VipSpec,
@@ -122,44 +123,42 @@ pub struct View {
     pub uptime: Duration,
 }
 
-/// Packets and bytes.
-type Count = (u64, u64);
-
 /// Values that counters had when their number was given to the VIP or real that has it now.
 ///
 /// Workers count by number and numbers are used again, so a new VIP would otherwise start with what
 /// its predecessor had counted.
 #[derive(Clone, Debug, Default)]
 pub struct Baselines {
-    /// By VIP number, then by worker; empty for a number that was never used before.
-    vips: Vec<Vec<Count>>,
-    /// By real index, then by worker.
-    reals: Vec<Vec<Count>>,
+    /// By VIP number, then by worker, then by row of [`VIP_ROWS`]; empty for a number that was never
+    /// used before.
+    vips: Vec<Vec<Vec<u64>>>,
+    /// By real index, then by worker, then by row of [`REAL_ROWS`].
+    reals: Vec<Vec<Vec<u64>>>,
 }
 
 impl Baselines {
     /// Where the VIP's counters of one worker (by position) started.
-    pub fn vip(&self, number: u16, worker: usize) -> (u64, u64) {
+    pub fn vip(&self, number: u16, worker: usize) -> &[u64] {
         Self::get(&self.vips, usize::from(number), worker)
     }
 
     /// Where the real's counters of one worker (by position) started.
-    pub fn real(&self, index: usize, worker: usize) -> (u64, u64) {
+    pub fn real(&self, index: usize, worker: usize) -> &[u64] {
         Self::get(&self.reals, index, worker)
     }
 
-    fn get(list: &[Vec<Count>], number: usize, worker: usize) -> Count {
+    fn get(list: &[Vec<Vec<u64>>], number: usize, worker: usize) -> &[u64] {
         list.get(number)
             .and_then(|workers| workers.get(worker))
-            .copied()
-            .unwrap_or_default()
+            .map_or(&[], Vec::as_slice)
     }
 
-    fn set(list: &mut Vec<Vec<Count>>, number: usize, counts: Vec<Count>) {
+    fn note(list: &mut Vec<Vec<Vec<u64>>>, number: usize, rows: &[ListRow], workers: &[Worker]) {
         if list.len() <= number {
             list.resize(number + 1, Vec::new());
         }
-        list[number] = counts;
+        let read = |worker: &Worker| counters::read_list(rows, worker.counters(), number);
+        list[number] = workers.iter().map(read).collect();
     }
 
     /// Notes the counters of every number that `new` gives to somebody else than `old` did.
@@ -170,19 +169,13 @@ impl Baselines {
                 .vip(vip.number)
                 .is_some_and(|before| before.generation == vip.generation && before.key == vip.key);
             if !same {
-                let counts = workers
-                    .iter()
-                    .map(|worker| worker.counters().vips[number].get());
-                Self::set(&mut self.vips, number, counts.collect());
+                Self::note(&mut self.vips, number, VIP_ROWS, workers);
             }
         }
         for real in new.reals() {
             let index = real.id.index();
             if old.real(index).is_none_or(|before| before.id != real.id) {
-                let counts = workers
-                    .iter()
-                    .map(|worker| worker.counters().reals[index].get());
-                Self::set(&mut self.reals, index, counts.collect());
+                Self::note(&mut self.reals, index, REAL_ROWS, workers);
             }
         }
     }

@@ -1,6 +1,11 @@
 //! Answers as tables for people.
 
-use std::fmt::Write as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use dataplane::counters::WorkerCounters;
 
 use crate::{
     admin::report::{
@@ -339,8 +344,7 @@ fn workers(list: &WorkerList, reading: Reading) -> String {
             .into_iter()
             .chain(queues.iter().map(String::as_str));
         let mut table = Table::new(headings);
-        let names: std::collections::BTreeSet<&String> =
-            rows.iter().flat_map(|row| row.keys()).collect();
+        let names: BTreeSet<&String> = rows.iter().flat_map(|row| row.keys()).collect();
         for name in names {
             let values = rows.iter().map(|row| row.get(name).copied());
             let sum: u64 = values.clone().flatten().sum();
@@ -366,53 +370,117 @@ fn stats(stats: &Stats, reading: Reading) -> String {
         duration(stats.uptime_ms),
         per_second(reading)
     );
-    let mut table = Table::new(
-        ["WORKER"]
-            .into_iter()
-            .chain(BALANCE)
-            .chain([">RECEIVED BYTES"]),
-    );
-    let mut frames_row = |name: String, frames: &Balance| {
+    let mut packets = Table::new(["WORKER"].into_iter().chain(BALANCE));
+    let mut volumes = Table::new(["BYTES"].into_iter().chain(BALANCE).take(5));
+    let workers = stats.workers.iter();
+    let of_workers = workers.map(|worker| (format!("queue {}", worker.queue), &worker.frames));
+    for (name, frames) in of_workers.chain([("all".to_owned(), &stats.frames)]) {
         let [received, transmitted, passed, dropped, in_progress] = balance_cells(frames);
-        let volume = volume(frames.received.bytes, reading);
-        table.row([
-            name,
+        packets.row([
+            name.clone(),
             received,
             transmitted,
             passed,
             dropped,
             in_progress,
-            volume,
         ]);
-    };
-    for worker in &stats.workers {
-        frames_row(format!("queue {}", worker.queue), &worker.frames);
+        let volume = |traffic: Traffic| volume(traffic.bytes, reading);
+        volumes.row([
+            name,
+            volume(frames.received),
+            volume(frames.transmitted),
+            volume(frames.passed),
+            volume(frames.dropped),
+        ]);
     }
-    frames_row("all".to_owned(), &stats.frames);
-    text.push_str(&table.render(""));
+    text.push_str(&packets.render(""));
+    let _ = write!(text, "\n{}", volumes.render(""));
 
-    let amounts = [">PACKETS", ">BYTES"];
-    let cells = |traffic: &Traffic| (grouped(traffic.packets), volume(traffic.bytes, reading));
-    let mut table = Table::new(["VIP"].into_iter().chain(amounts));
-    for vip in &stats.vips {
-        let (packets, bytes) = cells(&vip.traffic);
-        table.row([vip.vip.clone(), packets, bytes]);
+    let of_vips = stats
+        .vips
+        .iter()
+        .map(|vip| (vip.vip.clone(), vip.traffic, &vip.counters));
+    let of_reals = stats
+        .reals
+        .iter()
+        .map(|real| (real.real.to_string(), real.traffic, &real.counters));
+    let vips = traffic_list("VIP", of_vips, reading, "no VIPs");
+    let reals = traffic_list("REAL", of_reals, reading, "no reals");
+    let _ = write!(text, "\n{vips}\n{reals}\n{}", counters(stats));
+    let mut xdp = Table::new(["XDP PROGRAM", ">COUNT"]);
+    for (name, value) in &stats.xdp {
+        xdp.row([name.clone(), grouped(*value)]);
     }
-    let _ = write!(text, "\n{}", table.render("no VIPs"));
-    let mut table = Table::new(["REAL"].into_iter().chain(amounts));
-    for real in &stats.reals {
-        let (packets, bytes) = cells(&real.traffic);
-        table.row([real.real.to_string(), packets, bytes]);
+    if !xdp.rows.is_empty() {
+        let _ = write!(text, "\n{}", xdp.render(""));
     }
-    let _ = write!(text, "\n{}", table.render("no reals"));
-    for (title, counters) in [("COUNTER", &stats.counters), ("XDP PROGRAM", &stats.xdp)] {
-        let mut table = Table::new([title, ">COUNT"]);
-        for (name, value) in counters {
-            table.row([name.clone(), grouped(*value)]);
+    text
+}
+
+/// Packets and bytes of each, and what else was counted for any of them.
+fn traffic_list<'a>(
+    title: &str,
+    list: impl Iterator<Item = (String, Traffic, &'a BTreeMap<String, u64>)> + Clone,
+    reading: Reading,
+    nothing: &str,
+) -> String {
+    let counted = list.clone().flat_map(|(_, _, counters)| counters);
+    let more: BTreeSet<&String> = counted
+        .filter(|(_, value)| **value > 0)
+        .map(|(name, _)| name)
+        .collect();
+    let headings = more.iter().map(|name| format!(">{}", name.to_uppercase()));
+    let headings: Vec<String> = headings.collect();
+    let fixed = [title, ">PACKETS", ">BYTES"].into_iter();
+    let mut table = Table::new(fixed.chain(headings.iter().map(String::as_str)));
+    for (name, traffic, counters) in list {
+        let mut row = vec![
+            name,
+            grouped(traffic.packets),
+            volume(traffic.bytes, reading),
+        ];
+        row.extend(
+            more.iter()
+                .map(|name| or_dash(counters.get(*name).copied().map(grouped))),
+        );
+        table.rows.push(row);
+    }
+    table.render(nothing)
+}
+
+/// The counters of all workers and of each, by section. Sections in which nothing was counted are
+/// only named.
+fn counters(stats: &Stats) -> String {
+    let queues: Vec<String> = stats
+        .workers
+        .iter()
+        .map(|worker| format!(">QUEUE {}", worker.queue))
+        .collect();
+    let headings = ["COUNTER", ">ALL"].into_iter();
+    let mut table = Table::new(headings.chain(queues.iter().map(String::as_str)));
+    let mut silent = Vec::new();
+    for section in WorkerCounters::ROWS.chunk_by(|row, next| row.section == next.section) {
+        let title = section[0].section;
+        let all = |name| stats.counters.get(name).copied();
+        if section.iter().all(|row| all(row.name).unwrap_or(0) == 0) {
+            silent.push(title);
+            continue;
         }
-        if !table.rows.is_empty() {
-            let _ = write!(text, "\n{}", table.render(""));
+        table.rows.push(vec![title.to_owned()]);
+        for row in section {
+            let each = stats
+                .workers
+                .iter()
+                .map(|worker| worker.counters.get(row.name).copied());
+            let values = [all(row.name)].into_iter().chain(each);
+            let cells = values.map(|value| or_dash(value.map(grouped)));
+            let name = format!("  {}", row.name);
+            table.rows.push([name].into_iter().chain(cells).collect());
         }
+    }
+    let mut text = table.render("nothing counted yet");
+    if !silent.is_empty() {
+        let _ = writeln!(text, "all zero: {}", silent.join("; "));
     }
     text
 }

@@ -4,9 +4,18 @@
 //! locked instruction; others read with relaxed loads. Invariant, once the worker is between bursts:
 //! received = transmitted + passed + Σ drops, in packets and in bytes of the arriving frame.
 
+mod katran;
+mod lists;
+mod row;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::row::counter_table;
 use crate::service::{MAX_REALS, MAX_VIPS};
+
+pub use katran::{KATRAN, NOT_COUNTED};
+pub use lists::{FRAMES, FrameRow, ListRow, REAL_ROWS, VIP_ROWS, read_list};
+pub use row::{Kind, Row};
 
 /// One number that only its worker changes.
 #[derive(Debug, Default)]
@@ -100,115 +109,172 @@ drop_reasons! {
     PassFailed = "pass-failed", "The packet was for the kernel and could not be handed up.";
 }
 
-/// Everything one worker counts.
-#[derive(Debug)]
-pub struct WorkerCounters {
-    /// Frames taken from the RX ring; bytes are those of the arriving frame, room not included.
-    pub received: Traffic,
-    /// Frames put on the TX ring; bytes of the arriving frame.
-    pub transmitted: Traffic,
-    /// Frames handed to the kernel; bytes of the arriving frame.
-    pub passed: Traffic,
-    /// Frames dropped, by [`DropReason`]; bytes of the arriving frame.
-    pub drops: Box<[Traffic]>,
-    /// Per VIP number: packets, and bytes by the IPv4 total length or the IPv6 payload length
-    /// (katran-compat section 10).
-    pub vips: Box<[Traffic]>,
-    /// Per real index, as per VIP.
-    pub reals: Box<[Traffic]>,
-    /// Packets to VIPs after the size check (katran-compat counter 0 v1).
-    pub vip_packets: Counter,
-    /// Selections by ring (counter 0 v2).
-    pub ring_selections: Counter,
-    /// TCP SYN that selected by ring (counter 1 v1).
-    pub tcp_syn_misses: Counter,
-    /// TCP packets without SYN that missed the flow table (counter 1 v2).
-    pub tcp_non_syn_misses: Counter,
-    /// Flow-table entries written for flows that had none.
-    pub flow_inserts: Counter,
-    /// Flows that left the table because it was full.
-    pub flow_evictions: Counter,
-    /// Inserts left out because more than the allowed new connections came within a second.
-    pub flood_suppressed: Counter,
-    /// Flows in the table (gauge).
-    pub flows: Counter,
-    /// Echo requests answered.
-    pub echo_replies: Counter,
-    /// ICMP errors steered by the packet they quote.
-    pub icmp_errors: Counter,
-    /// Too-big replies sent for IPv4 (counter 4 v1).
-    pub too_big_v4: Counter,
-    /// Too-big replies sent for IPv6 (counter 4 v2).
-    pub too_big_v6: Counter,
-    /// Server ids in QUIC connection ids.
-    pub quic: QuicCounters,
-    /// Server ids in UDP payloads.
-    pub stable_routing: StableRoutingCounters,
-    /// Server ids in TCP options.
-    pub tcp_server_id: TcpServerIdCounters,
-    /// Per VIP number, of VIPs that route by server id.
-    pub server_id_vips: Box<[ServerIdVipCounters]>,
-    /// Packets whose bytes had to be moved because the room was not what the header needs.
-    pub payload_moves: Counter,
-    /// Tags of an older generation that were answered by a lookup.
-    pub stale_tags: Counter,
-    /// Generation of the service table in use (gauge).
-    pub generation: Counter,
-    /// What the rings did.
-    pub io: IoCounters,
+fn traffic(slots: usize) -> Box<[Traffic]> {
+    (0..slots).map(|_| Traffic::default()).collect()
 }
 
-/// QUIC packets by what their connection id said (katran-compat sections 7.1 and 10).
-#[derive(Debug, Default)]
-pub struct QuicCounters {
-    /// Left to flow table and ring (`ch_routed`).
-    pub by_table_or_ring: Counter,
-    /// Initial and 0-RTT packets (`cid_initial`).
-    pub initial: Counter,
-    /// Ids that no real has (`cid_invalid_server_id`).
-    pub unknown_id: Counter,
-    /// The last such id (gauge, `cid_invalid_server_id_sample`).
-    pub unknown_id_sample: Counter,
-    /// Sent to the real the id names (`cid_routed`).
-    pub routed: Counter,
-    /// Connection ids of version 1, 2 and 3 (`cid_v1` to `cid_v3`).
-    pub versions: [Counter; 3],
-    /// The flow table already had the real (`dst_match_in_lru`).
-    pub table_match: Counter,
-    /// The flow table had another real and was corrected (`dst_mismatch_in_lru`).
-    pub table_mismatch: Counter,
-    /// The flow table did not have the flow (`dst_not_found_in_lru`).
-    pub table_miss: Counter,
-    /// ICMP errors for QUIC VIPs (counter 11 v1).
-    pub icmp_errors: Counter,
-    /// Of these, with a code that a client can ignore (counter 11 v2).
-    pub icmp_ignorable: Counter,
+counter_table! {
+    /// Everything one worker counts.
+    WorkerCounters {
+        /// Frames taken from the RX ring; bytes are those of the arriving frame, room not included.
+        received: Traffic = Traffic::default(),
+        /// Frames put on the TX ring; bytes of the arriving frame.
+        transmitted: Traffic = Traffic::default(),
+        /// Frames handed to the kernel; bytes of the arriving frame.
+        passed: Traffic = Traffic::default(),
+        /// Frames dropped, by [`DropReason`]; bytes of the arriving frame.
+        drops: Box<[Traffic]> = traffic(DropReason::ALL.len()),
+        /// Per VIP number: packets, and bytes by the IPv4 total length or the IPv6 payload length
+        /// (katran-compat section 10).
+        vips: Box<[Traffic]> = traffic(MAX_VIPS),
+        /// Per VIP number, of VIPs that route by server id.
+        server_id_vips: Box<[ServerIdVipCounters]> =
+            (0..MAX_VIPS).map(|_| ServerIdVipCounters::default()).collect(),
+        /// Per real index, as per VIP.
+        reals: Box<[Traffic]> = traffic(MAX_REALS),
+        /// What the worker's loop did.
+        io: IoCounters = IoCounters::new(),
+    }
+
+    "Choice of the real" {
+        vip_packets = "vip-packets", Count, "packets", "0 v1",
+            "Packets to VIPs that are not too long.";
+        ring_selections = "ring-selections", Count, "packets", "0 v2",
+            "Packets whose real neither a server id nor a table named: the ring did.";
+        tcp_syn_misses = "tcp-syn-misses", Count, "packets", "1 v1",
+            "Of these, TCP with SYN.";
+        tcp_non_syn_misses = "tcp-non-syn-misses", Count, "packets", "1 v2",
+            "Of these, TCP without SYN: flows that began elsewhere or were forgotten.";
+        ring_unknown_reals = "ring-unknown-reals", Count, "packets", "9 v1",
+            "Packets dropped because the ring named a real that there is not.";
+        ring_empty_slots = "ring-empty-slots", Count, "packets", "9 v2",
+            "Packets dropped because the ring was empty: no real has a weight above zero.";
+    }
+
+    "Flow table" {
+        flows = "flows", Gauge, "flows", "",
+            "Flows in the tables.";
+        flow_inserts = "flow-inserts", Count, "flows", "",
+            "Flows that entered the table.";
+        flow_evictions = "flow-evictions", Count, "flows", "",
+            "Flows that left the table because it was full.";
+        connection_events = "connection-events", Gauge, "packets", "2 v1",
+            "New flows in the present window of one second, by which the cap on inserts goes.";
+        connection_window_ns = "connection-window-ns", Last, "nanoseconds", "2 v2",
+            "When that window started, by the system's monotonic clock.";
+        flood_suppressed = "flood-suppressed", Count, "flows", "",
+            "Flows that did not enter the table because of the cap.";
+    }
+
+    "ICMP" {
+        echo_replies = "echo-replies", Count, "packets", "",
+            "Echo requests to VIPs that were answered.";
+        icmp_errors = "icmp-errors", Count, "packets", "",
+            "ICMP errors that followed the flow they are about.";
+        ptb_v4 = "ptb-v4", Count, "packets", "13 v1",
+            "Of these, IPv4's \"fragmentation needed\" (type 3 code 4).";
+        ptb_v4_small = "ptb-v4-small", Count, "packets", "13 v2",
+            "Of these, with an MTU below 1280.";
+        ptb_v6 = "ptb-v6", Count, "packets", "12 v1",
+            "ICMP errors that are IPv6's \"packet too big\" (type 2).";
+        ptb_v6_small = "ptb-v6-small", Count, "packets", "12 v2",
+            "Of these, with an MTU below 1280.";
+        too_big_v4 = "too-big-v4", Count, "packets", "4 v1",
+            "IPv4 frames over `max_frame` to be answered with ICMP.";
+        too_big_v6 = "too-big-v6", Count, "packets", "4 v2",
+            "IPv6 frames over `max_frame` to be answered with ICMP.";
+    }
+
+    "Encapsulation" {
+        encap_failures_v4 = "encap-failures-v4", Count, "packets", "7 v1",
+            "Packets whose real is known, but that cannot get an outer IPv4 header; the drop reason says why.";
+        encap_failures_v6 = "encap-failures-v6", Count, "packets", "7 v2",
+            "Likewise, an outer IPv6 header.";
+        payload_moves = "payload-moves", Count, "packets", "",
+            "Packets whose bytes had to be moved because the room was not what the header needs.";
+        stale_tags = "stale-tags", Count, "packets", "",
+            "Packets whose VIP was looked up again because the XDP program knew an older table.";
+        generation = "generation", Last, "number", "",
+            "Generation of the service table in use.";
+    }
+
+    /// QUIC packets by what their connection id said (katran-compat sections 7.1 and 10).
+    quic: QuicCounters = "Server ids: QUIC" {
+        by_table_or_ring = "quic-by-table-or-ring", Count, "packets", "quic ch_routed",
+            "QUIC packets left to flow table and ring: no id, or one that no real has.";
+        initial = "quic-initial", Count, "packets", "quic cid_initial",
+            "Initial and 0-RTT packets.";
+        routed = "quic-routed", Count, "packets", "quic cid_routed",
+            "Packets sent to the real that the id names.";
+        unknown_id = "quic-unknown-id", Count, "packets", "quic cid_invalid_server_id",
+            "Packets with an id that no real has.";
+        unknown_id_sample = "quic-unknown-id-sample", Last, "server id", "quic cid_invalid_server_id_sample",
+            "The last such id.";
+        cid_v1 = "quic-cid-v1", Count, "packets", "quic cid_v1",
+            "Packets with an id in a connection id of version 1.";
+        cid_v2 = "quic-cid-v2", Count, "packets", "quic cid_v2",
+            "Likewise, version 2.";
+        cid_v3 = "quic-cid-v3", Count, "packets", "quic cid_v3",
+            "Likewise, version 3.";
+        table_match = "quic-table-match", Count, "packets", "quic dst_match_in_lru",
+            "Packets whose flow the table had with the id's real.";
+        table_mismatch = "quic-table-mismatch", Count, "packets", "quic dst_mismatch_in_lru",
+            "Packets whose flow the table had with another real, and was corrected.";
+        table_miss = "quic-table-miss", Count, "packets", "quic dst_not_found_in_lru",
+            "Packets whose flow the table did not have.";
+        icmp_errors = "quic-icmp-errors", Count, "packets", "11 v1",
+            "ICMP errors for QUIC VIPs.";
+        icmp_ignorable = "quic-icmp-ignorable", Count, "packets", "11 v2",
+            "Of these, with a code that a client can ignore.";
+    }
+
+    /// UDP packets of VIPs with stable routing (katran-compat section 7.2).
+    stable_routing: StableRoutingCounters = "Server ids: UDP stable routing" {
+        by_table_or_ring = "stable-by-table-or-ring", Count, "packets", "stable ch_routed",
+            "UDP packets left to flow table and ring.";
+        routed = "stable-routed", Count, "packets", "stable cid_routed",
+            "Packets sent to the real that the id names.";
+        unknown_id = "stable-unknown-id", Count, "packets", "stable cid_invalid_server_id",
+            "Packets with an id that no real has.";
+        not_marked = "stable-not-marked", Count, "packets", "stable invalid_packet_type",
+            "Packets without the marker.";
+    }
+
+    /// TCP packets while server ids are read from the option (katran-compat section 7.3).
+    tcp_server_id: TcpServerIdCounters = "Server ids: TCP option" {
+        syn = "tcp-id-syn", Count, "packets", "tpr tcp_syn",
+            "SYNs, which carry no id.";
+        routed = "tcp-id-routed", Count, "packets", "tpr sid_routed",
+            "Packets sent to the real that the id names.";
+        by_table_or_ring = "tcp-id-by-table-or-ring", Count, "packets", "tpr ch_routed",
+            "Packets left to flow table and ring.";
+        table_mismatch = "tcp-id-table-mismatch", Count, "packets", "tpr dst_mismatch_in_lru",
+            "Packets whose flow the table had with another real, and was corrected.";
+    }
 }
 
-/// UDP packets of VIPs with stable routing (katran-compat section 7.2).
-#[derive(Debug, Default)]
-pub struct StableRoutingCounters {
-    /// Left to flow table and ring (`ch_routed`).
-    pub by_table_or_ring: Counter,
-    /// Sent to the real the id names (`cid_routed`).
-    pub routed: Counter,
-    /// Ids that no real has (`cid_invalid_server_id`).
-    pub unknown_id: Counter,
-    /// Packets without the marker (`invalid_packet_type`).
-    pub not_marked: Counter,
-}
+counter_table! {
+    /// What the worker's loop did around the forwarder.
+    IoCounters {}
 
-/// TCP packets while server ids are read from the option (katran-compat section 7.3).
-#[derive(Debug, Default)]
-pub struct TcpServerIdCounters {
-    /// SYNs, which carry no id (`tcp_syn`).
-    pub syn: Counter,
-    /// Sent to the real the id names (`sid_routed`).
-    pub routed: Counter,
-    /// Left to flow table and ring (`ch_routed`).
-    pub by_table_or_ring: Counter,
-    /// The flow table had another real and was corrected (`dst_mismatch_in_lru`).
-    pub table_mismatch: Counter,
+    "Worker" {
+        bursts = "bursts", Count, "bursts", "",
+            "Bursts received.";
+        sleeps = "sleeps", Count, "times", "",
+            "The worker went to sleep.";
+        tx_kicks = "tx-kicks", Count, "system calls", "",
+            "The kernel was asked to transmit.";
+        tx_ring_full = "tx-ring-full", Count, "times", "",
+            "The TX ring was full and the worker had to wait.";
+        fill_ring_full = "fill-ring-full", Count, "times", "",
+            "The fill ring could not take every free frame at once.";
+        fill_kicks = "fill-kicks", Count, "system calls", "",
+            "The kernel was asked to look at the fill ring.";
+        invalid_descriptors = "invalid-descriptors", Count, "descriptors", "",
+            "Descriptors from the kernel that lay outside the frames' memory or were too long.";
+        frames_lost = "frames-lost", Gauge, "frames", "",
+            "Frames the worker does not account for. Must be zero.";
+    }
 }
 
 /// Server-id routing of one VIP (`server_id_stats`).
@@ -220,63 +286,7 @@ pub struct ServerIdVipCounters {
     pub mismatches: Counter,
 }
 
-/// What the worker's loop did around the forwarder.
-#[derive(Debug, Default)]
-pub struct IoCounters {
-    /// Bursts received.
-    pub bursts: Counter,
-    /// Times the worker went to sleep in poll.
-    pub sleeps: Counter,
-    /// System calls that asked the kernel to transmit.
-    pub tx_kicks: Counter,
-    /// Times the TX ring was full and the worker had to wait.
-    pub tx_ring_full: Counter,
-    /// Times the fill ring could not take every free frame at once.
-    pub fill_ring_full: Counter,
-    /// System calls that asked the kernel to look at the fill ring.
-    pub fill_kicks: Counter,
-    /// Descriptors from the kernel that lay outside the UMEM or were too long.
-    pub invalid_descriptors: Counter,
-    /// Frames the worker does not account for (must be zero).
-    pub frames_lost: Counter,
-}
-
 impl WorkerCounters {
-    /// All zero.
-    pub fn new() -> Self {
-        let traffic = |n: usize| (0..n).map(|_| Traffic::default()).collect();
-        Self {
-            received: Traffic::default(),
-            transmitted: Traffic::default(),
-            passed: Traffic::default(),
-            drops: traffic(DropReason::ALL.len()),
-            vips: traffic(MAX_VIPS),
-            reals: traffic(MAX_REALS),
-            vip_packets: Counter::default(),
-            ring_selections: Counter::default(),
-            tcp_syn_misses: Counter::default(),
-            tcp_non_syn_misses: Counter::default(),
-            flow_inserts: Counter::default(),
-            flow_evictions: Counter::default(),
-            flood_suppressed: Counter::default(),
-            flows: Counter::default(),
-            echo_replies: Counter::default(),
-            icmp_errors: Counter::default(),
-            too_big_v4: Counter::default(),
-            too_big_v6: Counter::default(),
-            quic: QuicCounters::default(),
-            stable_routing: StableRoutingCounters::default(),
-            tcp_server_id: TcpServerIdCounters::default(),
-            server_id_vips: (0..MAX_VIPS)
-                .map(|_| ServerIdVipCounters::default())
-                .collect(),
-            payload_moves: Counter::default(),
-            stale_tags: Counter::default(),
-            generation: Counter::default(),
-            io: IoCounters::default(),
-        }
-    }
-
     /// Counts a drop; `bytes` are those of the arriving frame.
     #[inline]
     pub fn drop(&self, reason: DropReason, bytes: u64) {
@@ -295,11 +305,5 @@ impl WorkerCounters {
             - i128::from(self.transmitted.packets.get())
             - i128::from(self.passed.packets.get())
             - i128::from(drops)
-    }
-}
-
-impl Default for WorkerCounters {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -93,7 +93,7 @@ fn quic_ids_name_the_real_and_fix_the_table() {
     assert_eq!(counters.table_match.get(), 1);
     assert_eq!(counters.routed.get(), 2);
     assert_eq!(counters.by_table_or_ring.get(), 2);
-    assert_eq!(counters.versions[1].get(), 2);
+    assert_eq!(counters.cid_v2.get(), 2);
     assert_eq!(bench.counters.server_id_vips[0].mismatches.get(), 1);
 }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, hash::Hash};
 
+use dataplane::counters::{IoCounters, Kind, WorkerCounters};
+
 use super::report::{Answer, Balance, DropList, Stats, Traffic, WorkerList};
 
 /// The counters of `now` as changes per second since `before`; gauges as they are. `None` when the
@@ -66,7 +68,13 @@ impl Clock {
     ) -> BTreeMap<String, u64> {
         let rate = |(name, value): (&String, &u64)| {
             let before = before.get(name).copied().unwrap_or_default();
-            (name.clone(), self.rate(*value, before))
+            let is_state = kind(name).is_some_and(|kind| kind != Kind::Count);
+            let value = if is_state {
+                *value
+            } else {
+                self.rate(*value, before)
+            };
+            (name.clone(), value)
         };
         now.iter().map(rate).collect()
     }
@@ -75,6 +83,7 @@ impl Clock {
         let vips = by_key(&before.vips, |row| row.vip.clone());
         let reals = by_key(&before.reals, |row| (row.index, row.real));
         let workers = by_key(&before.workers, |row| row.queue);
+        let none = BTreeMap::new();
         let mut rates = now.clone();
         rates.frames = self.balance(&now.frames, &before.frames);
         rates.counters = self.named(&now.counters, &before.counters);
@@ -82,18 +91,25 @@ impl Clock {
         for row in &mut rates.vips {
             let before = vips
                 .get(&row.vip)
-                .map_or_else(Traffic::default, |row| row.traffic);
-            row.traffic = self.traffic(row.traffic, before);
+                .map_or((Traffic::default(), &none), |row| {
+                    (row.traffic, &row.counters)
+                });
+            row.traffic = self.traffic(row.traffic, before.0);
+            row.counters = self.named(&row.counters, before.1);
         }
         for row in &mut rates.reals {
             let before = reals
                 .get(&(row.index, row.real))
-                .map_or_else(Traffic::default, |row| row.traffic);
-            row.traffic = self.traffic(row.traffic, before);
+                .map_or((Traffic::default(), &none), |row| {
+                    (row.traffic, &row.counters)
+                });
+            row.traffic = self.traffic(row.traffic, before.0);
+            row.counters = self.named(&row.counters, before.1);
         }
         for row in &mut rates.workers {
             if let Some(before) = workers.get(&row.queue) {
                 row.frames = self.balance(&row.frames, &before.frames);
+                row.counters = self.named(&row.counters, &before.counters);
             }
         }
         rates
@@ -125,6 +141,15 @@ impl Clock {
         }
         rates
     }
+}
+
+/// What the tables of counters say of this one.
+fn kind(name: &str) -> Option<Kind> {
+    let rows = WorkerCounters::ROWS.iter().map(|row| (row.name, row.kind));
+    let io = IoCounters::ROWS.iter().map(|row| (row.name, row.kind));
+    rows.chain(io)
+        .find(|(known, _)| *known == name)
+        .map(|(_, kind)| kind)
 }
 
 fn by_key<R, K: Eq + Hash>(rows: &[R], key: impl Fn(&R) -> K) -> std::collections::HashMap<K, &R> {

@@ -153,6 +153,19 @@ pub struct Balance {
     pub in_progress: u64,
 }
 
+impl Balance {
+    /// The figure of this name in [`FRAMES`](dataplane::counters::FRAMES).
+    pub fn by_name(&mut self, name: &str) -> Option<&mut Traffic> {
+        match name {
+            "received" => Some(&mut self.received),
+            "transmitted" => Some(&mut self.transmitted),
+            "passed" => Some(&mut self.passed),
+            "dropped" => Some(&mut self.dropped),
+            _ => None,
+        }
+    }
+}
+
 /// `show workers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerList {
@@ -194,7 +207,7 @@ pub struct Stats {
     pub uptime_ms: u64,
     /// Where all frames went.
     pub frames: Balance,
-    /// Other counters, summed over the workers, by name.
+    /// Other counters of all workers, by name.
     pub counters: BTreeMap<String, u64>,
     /// Packets to each VIP since it was added. Bytes here and in `reals` are the IPv4 total length or
     /// the IPv6 payload length of the client's packet.
@@ -215,6 +228,8 @@ pub struct VipTraffic {
     /// Its packets and bytes.
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// What else is counted for each VIP, by name.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// Traffic of one real.
@@ -227,6 +242,8 @@ pub struct RealTraffic {
     /// Its packets and bytes.
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// What else is counted for each real, by name.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// Traffic of one worker.
@@ -236,6 +253,8 @@ pub struct WorkerTraffic {
     pub queue: u32,
     /// Where its frames went.
     pub frames: Balance,
+    /// Its other counters, by name.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// `show drops`.

@@ -1,9 +1,11 @@
 //! Counters, read without asking the workers.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, iter::repeat, time::Duration};
 
 use dataplane::{
-    counters::{self, Counter, DropReason, ServerIdVipCounters, WorkerCounters},
+    counters::{
+        self, DropReason, FRAMES, IoCounters, ListRow, REAL_ROWS, Row, VIP_ROWS, WorkerCounters,
+    },
     service::VipKey,
     xsk::SocketStatistics,
 };
@@ -28,22 +30,25 @@ fn traffic(counter: &counters::Traffic) -> Traffic {
     Traffic { packets, bytes }
 }
 
-/// Where a worker's frames went. What comes last in a frame's life is read first, so that a frame
-/// which moves on meanwhile shows as in progress and never as accounted twice.
+/// Where a worker's frames went, read in the order of the table.
 fn balance(counters: &WorkerCounters) -> Balance {
-    let drops = counters.drops.iter().map(traffic);
-    let dropped = drops.fold(Traffic::default(), Traffic::plus);
-    let passed = traffic(&counters.passed);
-    let transmitted = traffic(&counters.transmitted);
-    let received = traffic(&counters.received);
-    let accounted = dropped.plus(passed).plus(transmitted).packets;
-    Balance {
+    let mut balance = Balance::default();
+    for row in FRAMES {
+        let (packets, bytes) = (row.read)(counters);
+        if let Some(traffic) = balance.by_name(row.name) {
+            *traffic = Traffic { packets, bytes };
+        }
+    }
+    let Balance {
         received,
         transmitted,
         passed,
         dropped,
-        in_progress: received.packets.saturating_sub(accounted),
-    }
+        ..
+    } = balance;
+    let accounted = dropped.plus(passed).plus(transmitted).packets;
+    balance.in_progress = received.packets.saturating_sub(accounted);
+    balance
 }
 
 fn sum(balances: impl Iterator<Item = Balance>) -> Balance {
@@ -56,65 +61,47 @@ fn sum(balances: impl Iterator<Item = Balance>) -> Balance {
     })
 }
 
-/// Counters that are neither per VIP nor per real, by their names in statistics.
-fn named(counters: &WorkerCounters) -> [(&'static str, u64); 35] {
-    let (quic, stable) = (&counters.quic, &counters.stable_routing);
-    let tcp = &counters.tcp_server_id;
-    let of_vips = |count: fn(&ServerIdVipCounters) -> &Counter| {
-        let vips = counters.server_id_vips.iter();
-        vips.map(|vip| count(vip).get()).sum()
-    };
-    [
-        ("vip-packets", counters.vip_packets.get()),
-        ("ring-selections", counters.ring_selections.get()),
-        ("tcp-syn-misses", counters.tcp_syn_misses.get()),
-        ("tcp-non-syn-misses", counters.tcp_non_syn_misses.get()),
-        ("flow-inserts", counters.flow_inserts.get()),
-        ("flow-evictions", counters.flow_evictions.get()),
-        ("flood-suppressed", counters.flood_suppressed.get()),
-        ("echo-replies", counters.echo_replies.get()),
-        ("icmp-errors", counters.icmp_errors.get()),
-        ("too-big-v4", counters.too_big_v4.get()),
-        ("too-big-v6", counters.too_big_v6.get()),
-        ("payload-moves", counters.payload_moves.get()),
-        ("stale-tags", counters.stale_tags.get()),
-        ("server-id-openings", of_vips(|vip| &vip.openings)),
-        ("server-id-mismatches", of_vips(|vip| &vip.mismatches)),
-        ("quic-routed", quic.routed.get()),
-        ("quic-by-table-or-ring", quic.by_table_or_ring.get()),
-        ("quic-initial", quic.initial.get()),
-        ("quic-unknown-id", quic.unknown_id.get()),
-        ("quic-cid-v1", quic.versions[0].get()),
-        ("quic-cid-v2", quic.versions[1].get()),
-        ("quic-cid-v3", quic.versions[2].get()),
-        ("quic-table-match", quic.table_match.get()),
-        ("quic-table-mismatch", quic.table_mismatch.get()),
-        ("quic-table-miss", quic.table_miss.get()),
-        ("quic-icmp-errors", quic.icmp_errors.get()),
-        ("quic-icmp-ignorable", quic.icmp_ignorable.get()),
-        ("stable-routed", stable.routed.get()),
-        ("stable-by-table-or-ring", stable.by_table_or_ring.get()),
-        ("stable-unknown-id", stable.unknown_id.get()),
-        ("stable-not-marked", stable.not_marked.get()),
-        ("tcp-id-syn", tcp.syn.get()),
-        ("tcp-id-routed", tcp.routed.get()),
-        ("tcp-id-by-table-or-ring", tcp.by_table_or_ring.get()),
-        ("tcp-id-table-mismatch", tcp.table_mismatch.get()),
-    ]
+/// The counters of a table, by name.
+fn named<C>(rows: &[Row<C>], counters: &C) -> BTreeMap<String, u64> {
+    rows.iter()
+        .map(|row| (row.name.to_owned(), (row.read)(counters)))
+        .collect()
 }
 
-fn io(counters: &WorkerCounters) -> [(&'static str, u64); 8] {
-    let io = &counters.io;
-    [
-        ("bursts", io.bursts.get()),
-        ("sleeps", io.sleeps.get()),
-        ("tx-kicks", io.tx_kicks.get()),
-        ("tx-ring-full", io.tx_ring_full.get()),
-        ("fill-ring-full", io.fill_ring_full.get()),
-        ("fill-kicks", io.fill_kicks.get()),
-        ("invalid-descriptors", io.invalid_descriptors.get()),
-        ("frames-lost", io.frames_lost.get()),
-    ]
+/// The counters of all workers in one.
+fn combined(workers: &[WorkerTraffic]) -> BTreeMap<String, u64> {
+    let combine = |row: &Row<WorkerCounters>| {
+        let values = workers.iter().filter_map(|one| one.counters.get(row.name));
+        let value = values.fold(0, |sum, &value| row.kind.combine(sum, value));
+        (row.name.to_owned(), value)
+    };
+    WorkerCounters::ROWS.iter().map(combine).collect()
+}
+
+/// Counters of one VIP or real, summed over workers, since the number was given to it. `baseline` is
+/// where those of a worker, by its position, started.
+fn since<'b>(
+    rows: &[ListRow],
+    workers: &[(usize, &Worker)],
+    number: usize,
+    baseline: impl Fn(usize) -> &'b [u64],
+) -> (Traffic, BTreeMap<String, u64>) {
+    let mut sums = vec![0_u64; rows.len()];
+    for (position, worker) in workers {
+        let start = baseline(*position).iter().chain(repeat(&0));
+        let now = counters::read_list(rows, worker.counters(), number);
+        for ((sum, now), start) in sums.iter_mut().zip(now).zip(start) {
+            *sum = sum.wrapping_add(now.wrapping_sub(*start));
+        }
+    }
+    let mut named = rows.iter().zip(sums);
+    let mut next = || named.next().map_or(0, |(_, value)| value);
+    let traffic = Traffic {
+        packets: next(),
+        bytes: next(),
+    };
+    let rest = named.map(|(row, value)| (row.name.to_owned(), value));
+    (traffic, rest.collect())
 }
 
 /// The kernel's counters of a socket.
@@ -156,7 +143,7 @@ pub(super) fn workers(view: &View) -> WorkerList {
             generation: counters.generation.get(),
             flows: counters.flows.get(),
             frames: balance(counters),
-            io: owned(io(counters)),
+            io: named(IoCounters::ROWS, &counters.io),
             socket: worker
                 .socket()
                 // A socket that cannot be asked any more is that of a worker that failed.
@@ -198,59 +185,47 @@ pub(super) fn stats(
             "`vip list` names those there are",
         ));
     }
-    let since = |(packets, bytes): (u64, u64), start: (u64, u64)| Traffic {
-        packets: packets.wrapping_sub(start.0),
-        bytes: bytes.wrapping_sub(start.1),
-    };
-    let of_vip = |number: u16| {
-        let counts = chosen.iter().map(|(position, worker)| {
-            let counter = &worker.counters().vips[usize::from(number)];
-            since(counter.get(), view.baselines.vip(number, *position))
-        });
-        counts.fold(Traffic::default(), Traffic::plus)
-    };
-    let of_real = |index: usize| {
-        let counts = chosen.iter().map(|(position, worker)| {
-            let counter = &worker.counters().reals[index];
-            since(counter.get(), view.baselines.real(index, *position))
-        });
-        counts.fold(Traffic::default(), Traffic::plus)
-    };
     let wanted = |key: &VipKey| vip.is_none_or(|vip| vip == key);
     let workers: Vec<WorkerTraffic> = chosen
         .iter()
         .map(|(_, worker)| WorkerTraffic {
             queue: worker.queue(),
             frames: balance(worker.counters()),
+            counters: named(WorkerCounters::ROWS, worker.counters()),
         })
         .collect();
-    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-    for (name, value) in chosen
-        .iter()
-        .flat_map(|(_, worker)| named(worker.counters()))
-    {
-        *sums.entry(name.to_owned()).or_default() += value;
-    }
     Ok(Stats {
         uptime_ms: millis(view.uptime),
         frames: sum(workers.iter().map(|worker| worker.frames)),
-        counters: sums,
+        counters: combined(&workers),
         vips: view
             .table
             .vips()
             .filter(|vip| wanted(&vip.key))
-            .map(|vip| VipTraffic {
-                vip: vip.key.to_string(),
-                traffic: of_vip(vip.number),
+            .map(|vip| {
+                let baseline = |worker| view.baselines.vip(vip.number, worker);
+                let (traffic, counters) =
+                    since(VIP_ROWS, &chosen, usize::from(vip.number), baseline);
+                VipTraffic {
+                    vip: vip.key.to_string(),
+                    traffic,
+                    counters,
+                }
             })
             .collect(),
         reals: view
             .table
             .reals()
-            .map(|real| RealTraffic {
-                real: real.address,
-                index: real.id.index() as u16,
-                traffic: of_real(real.id.index()),
+            .map(|real| {
+                let index = real.id.index();
+                let baseline = |worker| view.baselines.real(index, worker);
+                let (traffic, counters) = since(REAL_ROWS, &chosen, index, baseline);
+                RealTraffic {
+                    real: real.address,
+                    index: index as u16,
+                    traffic,
+                    counters,
+                }
             })
             .collect(),
         workers,

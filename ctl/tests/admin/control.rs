@@ -173,7 +173,7 @@ fn a_vip_whose_removal_fails_still_forwards_and_counts() {
     let before = view.table.find(&key(WEB)).expect("it is back").number;
     assert!(rig.send(1, "192.0.2.1:4000", "203.0.113.10:80").is_some());
     let counter = rig.handles[1].counters().vips[usize::from(before)].get();
-    assert_eq!(counter.0 - view.baselines.vip(before, 1).0, 1);
+    assert_eq!(counter.0 - view.baselines.vip(before, 1)[0], 1);
 }
 
 #[test]

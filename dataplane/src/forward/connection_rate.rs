@@ -1,5 +1,7 @@
 //! Cap on new connections per worker (katran-compat section 5.4).
 
+use crate::counters::WorkerCounters;
+
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Counts events in windows that start with the first event after the previous window.
@@ -30,6 +32,13 @@ impl ConnectionRate {
         }
         self.count = self.count.saturating_add(1);
         self.count > self.cap
+    }
+
+    /// Shows the window (Katran's counter 2).
+    #[inline]
+    pub(super) fn publish(&self, counters: &WorkerCounters) {
+        counters.connection_events.set(u64::from(self.count));
+        counters.connection_window_ns.set(self.window_start_ns);
     }
 }
 

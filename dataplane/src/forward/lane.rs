@@ -148,6 +148,7 @@ impl<A: Family> Lane<A> {
         counters.ring_selections.add(1);
         let index = vip.ring.select(ring_hash(flow, vip));
         let Some(real) = stage.table.real(usize::from(index)) else {
+            count_ring_drop(counters, index);
             return (None, Selection::Ring);
         };
         let rst = flow.tcp_flags & tcp_flags::RST != 0;
@@ -195,7 +196,30 @@ fn deliver<A: Family>(
         stage.counters,
     ) {
         Ok(len) => Verdict::Transmit { len },
-        Err(reason) => Verdict::Drop(reason),
+        Err(reason) => {
+            count_encap_failure(stage.counters, real);
+            Verdict::Drop(reason)
+        }
+    }
+}
+
+/// Katran's counter 9: slot 0 is empty, any other has named a real that is gone.
+#[cold]
+fn count_ring_drop(counters: &WorkerCounters, index: u16) {
+    if index == 0 {
+        counters.ring_empty_slots.add(1);
+    } else {
+        counters.ring_unknown_reals.add(1);
+    }
+}
+
+/// Katran's counter 7, by the family of the outer header.
+#[cold]
+fn count_encap_failure(counters: &WorkerCounters, real: &Real) {
+    if real.address.is_ipv4() {
+        counters.encap_failures_v4.add(1);
+    } else {
+        counters.encap_failures_v6.add(1);
     }
 }
 

@@ -8,6 +8,7 @@
 mod connection_rate;
 mod family;
 mod flow_hash;
+mod icmp_error;
 mod lane;
 mod packet_slot;
 mod questions;
@@ -154,6 +155,7 @@ impl Forwarder {
         counters
             .flows
             .set((self.v4.flows.len() + self.v6.flows.len()) as u64);
+        self.connection_rate.publish(counters);
     }
 }
 
@@ -191,6 +193,7 @@ fn admit<A: Family>(
                     let vip = lookup(table, flow.destination.into(), port, flow.protocol);
                     if vip.is_some() {
                         counters.icmp_errors.add(1);
+                        icmp_error::count::<A>(counters, packet.frame());
                     }
                     (flow, vip)
                 }

@@ -78,8 +78,10 @@ impl<A: Family> Lane<A> {
                 return None;
             }
             QuicServer::Id { version, id } => {
-                if let Some(seen) = counters.versions.get(usize::from(version) - 1) {
-                    seen.add(1);
+                match version {
+                    1 => counters.cid_v1.add(1),
+                    2 => counters.cid_v2.add(1),
+                    _ => counters.cid_v3.add(1),
                 }
                 id
             }
