@@ -8,6 +8,7 @@
 pub mod header;
 pub mod key;
 pub mod packet;
+pub mod skb;
 
 use aya_ebpf::maps::PerCpuArray;
 

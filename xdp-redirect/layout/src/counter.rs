@@ -127,6 +127,24 @@ impl DecapCounter {
     }
 }
 
+counters! {
+    /// Packets that the `healthcheck` program saw: each packet counts once, under its outcome.
+    HealthCheckCounter {
+        /// Skipped: no mark, or one that names no real; the packet left as it came.
+        Skipped = "skipped",
+        /// Processed: sent encapsulated to the real of its mark.
+        Processed = "processed",
+        /// Dropped: longer than the configured maximum, or than an outer length field can say.
+        TooBig = "too_big",
+        /// Dropped: an IPv6 packet whose mark names an IPv4 real.
+        DroppedFamilyMismatch = "dropped_family_mismatch",
+        /// Dropped: the next hop's Ethernet address is not known.
+        DroppedNoNextHop = "dropped_no_next_hop",
+        /// Dropped: the kernel refused to make room for the outer header.
+        DroppedNoRoom = "dropped_no_room",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +155,9 @@ mod tests {
             assert_eq!(counter.index() as usize, index);
         }
         for (index, counter) in DecapCounter::ALL.iter().enumerate() {
+            assert_eq!(counter.index() as usize, index);
+        }
+        for (index, counter) in HealthCheckCounter::ALL.iter().enumerate() {
             assert_eq!(counter.index() as usize, index);
         }
     }
@@ -163,6 +184,11 @@ mod tests {
                 counter.is_stripped()
             );
         }
+        for counter in HealthCheckCounter::ALL {
+            let is_drop =
+                counter.name().starts_with("dropped_") || *counter == HealthCheckCounter::TooBig;
+            assert_eq!(counter.help().starts_with("Dropped: "), is_drop);
+        }
     }
 
     #[test]
@@ -172,6 +198,10 @@ mod tests {
             .map(|counter| counter.name())
             .collect();
         names.extend(DecapCounter::ALL.iter().map(|counter| counter.name()));
-        assert_eq!(names.len(), RedirectCounter::COUNT + DecapCounter::COUNT);
+        names.extend(HealthCheckCounter::ALL.iter().map(|counter| counter.name()));
+        assert_eq!(
+            names.len(),
+            RedirectCounter::COUNT + DecapCounter::COUNT + HealthCheckCounter::COUNT
+        );
     }
 }

@@ -23,6 +23,10 @@ pub const VIP_MAP_CAPACITY: u32 = 2 * MAX_VIPS;
 pub const MAX_DECAP_DESTINATIONS: u32 = 4096;
 /// Entries of the map that holds them: twice as many, because a change adds before it removes.
 pub const DECAP_MAP_CAPACITY: u32 = 2 * MAX_DECAP_DESTINATIONS;
+/// Marks that can name a real for health checks.
+pub const MAX_HEALTH_CHECKS: u32 = 4096;
+/// Entries of the maps of marks: twice as many, because a change adds before it removes.
+pub const HEALTH_CHECK_MAP_CAPACITY: u32 = 2 * MAX_HEALTH_CHECKS;
 /// Port of GUE when the operator names none.
 pub const DEFAULT_GUE_PORT: u16 = 6080;
 /// Length in bits of what stands before the address in [`PrefixKey`].
@@ -96,7 +100,8 @@ impl PrefixKey {
     }
 }
 
-/// An address that some VIP has, whatever its ports.
+/// An address: one that some VIP has, whatever its ports; one of a real server's own; the real of a
+/// health check.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AddressKey {
@@ -142,6 +147,48 @@ impl DecapConfig {
     pub const fn to_bytes(self) -> [u8; Self::SIZE] {
         let flags = self.flags.to_ne_bytes();
         [self.gue_port[0], self.gue_port[1], flags[0], flags[1]]
+    }
+}
+
+/// How the `healthcheck` program encapsulates.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheckConfig {
+    /// Interface to send to; zero is the one that the program runs on.
+    pub interface: u32,
+    /// Longest frame in bytes, Ethernet header included, before it is encapsulated; zero is any.
+    pub max_frame: u32,
+    /// Outer source towards IPv6 reals.
+    pub source_v6: [u8; 16],
+    /// Outer source towards IPv4 reals.
+    pub source_v4: [u8; 4],
+    /// Ethernet destination: the next hop. Zeros: not known, so nothing can be sent.
+    pub destination_mac: [u8; 6],
+    /// Ethernet source: the address of the interface to send to.
+    pub source_mac: [u8; 6],
+    /// UDP destination port of GUE in network byte order; zero is IPIP.
+    pub gue_port: [u8; 2],
+    /// Always zero.
+    pub zero: [u8; 2],
+}
+
+impl HealthCheckConfig {
+    /// Bytes the configuration takes.
+    pub const SIZE: usize = 44;
+
+    /// The configuration as it lies in memory.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&self.interface.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.max_frame.to_ne_bytes());
+        bytes[8..24].copy_from_slice(&self.source_v6);
+        bytes[24..28].copy_from_slice(&self.source_v4);
+        bytes[28..34].copy_from_slice(&self.destination_mac);
+        bytes[34..40].copy_from_slice(&self.source_mac);
+        bytes[40..42].copy_from_slice(&self.gue_port);
+        bytes[42..].copy_from_slice(&self.zero);
+        bytes
     }
 }
 
@@ -201,6 +248,8 @@ impl Tag {
 
 #[cfg(test)]
 mod tests {
+    use core::mem::offset_of;
+
     use super::*;
 
     #[test]
@@ -221,6 +270,7 @@ mod tests {
         assert_eq!(size_of::<PrefixKey>(), PrefixKey::SIZE);
         assert_eq!(size_of::<AddressKey>(), AddressKey::SIZE);
         assert_eq!(size_of::<DecapConfig>(), DecapConfig::SIZE);
+        assert_eq!(size_of::<HealthCheckConfig>(), HealthCheckConfig::SIZE);
     }
 
     #[test]
@@ -255,5 +305,46 @@ mod tests {
         };
         assert_eq!(config.to_bytes()[..2], [0x17, 0xc0]);
         assert_eq!(config.to_bytes()[2..], 1_u16.to_ne_bytes());
+        let config = HealthCheckConfig {
+            interface: 7,
+            max_frame: 1514,
+            source_v6: address,
+            source_v4: [192, 0, 2, 1],
+            destination_mac: [2, 0, 0, 0, 0xcc, 3],
+            source_mac: [2, 0, 0, 0, 0xaa, 1],
+            gue_port: [0x17, 0xc0],
+            zero: [0; 2],
+        };
+        let bytes = config.to_bytes();
+        let at = |offset, length| &bytes[offset..offset + length];
+        assert_eq!(
+            at(offset_of!(HealthCheckConfig, interface), 4),
+            7_u32.to_ne_bytes()
+        );
+        assert_eq!(
+            at(offset_of!(HealthCheckConfig, max_frame), 4),
+            1514_u32.to_ne_bytes()
+        );
+        assert_eq!(
+            at(offset_of!(HealthCheckConfig, source_v6), 16),
+            config.source_v6
+        );
+        assert_eq!(
+            at(offset_of!(HealthCheckConfig, source_v4), 4),
+            config.source_v4
+        );
+        assert_eq!(
+            at(offset_of!(HealthCheckConfig, destination_mac), 6),
+            config.destination_mac
+        );
+        assert_eq!(
+            at(offset_of!(HealthCheckConfig, source_mac), 6),
+            config.source_mac
+        );
+        assert_eq!(
+            at(offset_of!(HealthCheckConfig, gue_port), 2),
+            config.gue_port
+        );
+        assert_eq!(at(offset_of!(HealthCheckConfig, zero), 2), config.zero);
     }
 }
