@@ -3,7 +3,7 @@
 use std::ops::Sub;
 
 use aya::maps::MapError;
-use xdp_layout::counter::{DecapCounter, RedirectCounter};
+use xdp_layout::counter::{DecapCounter, HealthCheckCounter, RedirectCounter};
 
 use crate::object::{PerCpu, total};
 
@@ -131,6 +131,33 @@ impl Sub for DecapCounters {
                 bytes: now.bytes.wrapping_sub(then.bytes),
             }
         }))
+    }
+}
+
+/// What became of the packets that the `healthcheck` program saw: each counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheckCounters([u64; HealthCheckCounter::COUNT]);
+
+impl HealthCheckCounters {
+    pub(crate) fn read(cells: &PerCpu<u64>) -> Result<Self, MapError> {
+        let mut counters = Self([0; HealthCheckCounter::COUNT]);
+        for counter in HealthCheckCounter::ALL {
+            let sum = total(cells, counter.index(), 0, u64::wrapping_add)?;
+            counters.0[counter.index() as usize] = sum;
+        }
+        Ok(counters)
+    }
+
+    /// Packets of one outcome.
+    pub fn get(&self, counter: HealthCheckCounter) -> u64 {
+        self.0[counter.index() as usize]
+    }
+
+    /// Names and values, in the order of the table.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        HealthCheckCounter::ALL
+            .iter()
+            .map(|&counter| (counter.name(), self.get(counter)))
     }
 }
 

@@ -195,7 +195,8 @@ impl Decap {
     }
 }
 
-fn key(address: IpAddr) -> [u8; AddressKey::SIZE] {
+/// The address as maps hold it.
+pub(crate) fn key(address: IpAddr) -> [u8; AddressKey::SIZE] {
     let (address, family) = match address {
         IpAddr::V4(v4) => {
             let mut bytes = [0; 16];

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io};
 
-use crate::{interface::AttachedProgram, mode::AttachedMode};
+use crate::{interface::AttachedProgram, mode::AttachedMode, tc::TcHook};
 
 /// A program that could not be loaded or attached.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,20 @@ pub enum AttachError {
         mode: AttachedMode,
         /// What the error number means here and what helps.
         reason: String,
+        /// What the kernel said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The network stack refuses a tc program.
+    #[error(
+        "interface {interface}: a tc program at its egress is refused ({hook}): {}; the kernel needs \
+         TCX (Linux 6.6), or CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF",
+        chain(source.as_ref())
+    )]
+    TcRefused {
+        /// Name as given.
+        interface: String,
+        /// What was tried.
+        hook: TcHook,
         /// What the kernel said.
         source: Box<dyn Error + Send + Sync>,
     },

@@ -2,38 +2,44 @@
 //!
 //! - [`Redirect`] sends the packets of VIPs to `AF_XDP` sockets and passes everything else.
 //! - [`Decap`] runs on real servers and takes the outer header off encapsulated packets.
+//! - [`HealthCheck`] encapsulates what this host sends with certain marks.
 //! - [`PassProgram`] changes nothing; a veth whose peer transmits by XDP needs one on its own end.
 //!
 //! The objects are committed in `objects/` and embedded here; `cargo xtask bpf` builds them from
 //! `ebpf/`. A program is attached through a link that this process holds, so the kernel detaches it
-//! when the process ends, however it ends. Nothing here starts a thread: interfaces are looked up
+//! when the process ends, however it ends; the exception is [`TcHook::Filter`]. Nothing here starts a thread: interfaces are looked up
 //! in the network namespace of the calling thread.
 //!
 //! Needs Linux 5.15 with `CAP_NET_ADMIN` and `CAP_BPF`.
 #![forbid(unsafe_code)]
 
 mod attach;
+mod clsact;
 mod counters;
 mod decap;
 mod error;
+mod health_check;
 mod interface;
 mod mode;
 mod object;
 mod pass;
 mod redirect;
+mod tc;
 mod test_run;
 mod vips;
 
-pub use counters::{DecapCounters, RedirectCounters, Traffic};
+pub use counters::{DecapCounters, HealthCheckCounters, RedirectCounters, Traffic};
 pub use decap::{Decap, DecapError, DecapOptions};
 pub use error::AttachError;
+pub use health_check::{HealthCheck, HealthCheckError, HealthCheckOptions};
 pub use interface::{AttachedProgram, attached_program};
 pub use mode::{AttachedMode, UnknownMode, XdpMode};
 pub use pass::PassProgram;
 pub use redirect::{QueueError, Redirect};
-pub use test_run::{Ingress, TestRun, Verdict};
+pub use tc::TcHook;
+pub use test_run::{Ingress, TcTestRun, TcVerdict, TestRun, Verdict};
 pub use vips::{VipEntry, VipError};
 pub use xdp_layout::{
-    DEFAULT_GUE_PORT, MAX_DECAP_DESTINATIONS, MAX_QUEUES, MAX_VIPS, Tag,
-    counter::{DecapCounter, RedirectCounter},
+    DEFAULT_GUE_PORT, MAX_DECAP_DESTINATIONS, MAX_HEALTH_CHECKS, MAX_QUEUES, MAX_VIPS, Tag,
+    counter::{DecapCounter, HealthCheckCounter, RedirectCounter},
 };

@@ -2,13 +2,13 @@
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap},
-    programs::Xdp,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, XskMap},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 
 use crate::error::AttachError;
 
-/// An object with one XDP program of the same name in it.
+/// An object with one program of this name in it.
 pub(crate) struct Object {
     name: &'static str,
     bytes: &'static [u8],
@@ -26,6 +26,11 @@ pub(crate) const PASS: Object = Object {
     name: "pass",
     bytes: aya::include_bytes_aligned!("../objects/pass.o"),
 };
+/// The program's name tells filters of ours from others'.
+pub(crate) const HEALTH_CHECK: Object = Object {
+    name: "kx_healthcheck",
+    bytes: aya::include_bytes_aligned!("../objects/healthcheck.o"),
+};
 
 /// An object whose maps and program are in the kernel, attached to nothing.
 pub(crate) struct Loaded {
@@ -34,25 +39,68 @@ pub(crate) struct Loaded {
 }
 
 impl Object {
-    /// Creates the maps and has the kernel verify the program.
+    /// Name of the program.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Creates the maps and has the kernel verify the XDP program.
     pub(crate) fn load(&self) -> Result<Loaded, AttachError> {
-        let failed = |source: aya::EbpfError| AttachError::load(self.name, source);
+        let mut loaded = self.create()?;
+        let result = loaded.program_mut()?.load();
+        self.verified(loaded, result)
+    }
+
+    /// As [`Object::load`], for a tc program.
+    pub(crate) fn load_classifier(&self) -> Result<Loaded, AttachError> {
+        let mut loaded = self.create()?;
+        let result = loaded.classifier_mut()?.load();
+        self.verified(loaded, result)
+    }
+
+    fn create(&self) -> Result<Loaded, AttachError> {
         // The objects use nothing that depends on the kernel's types, so its BTF is not read.
         let ebpf = EbpfLoader::new()
             .btf(None)
             .load(self.bytes)
-            .map_err(failed)?;
-        let mut loaded = Loaded {
+            .map_err(|source| AttachError::load(self.name, source))?;
+        Ok(Loaded {
             name: self.name,
             ebpf,
-        };
-        loaded.program_mut()?.load().map_err(|e| failed(e.into()))?;
+        })
+    }
+
+    fn verified(
+        &self,
+        loaded: Loaded,
+        result: Result<(), ProgramError>,
+    ) -> Result<Loaded, AttachError> {
+        result.map_err(|source| AttachError::load(self.name, source.into()))?;
         Ok(loaded)
     }
 }
 
 impl Loaded {
     pub(crate) fn program_mut(&mut self) -> Result<&mut Xdp, AttachError> {
+        self.of_type_mut()
+    }
+
+    pub(crate) fn program(&self) -> Result<&Xdp, AttachError> {
+        self.of_type()
+    }
+
+    pub(crate) fn classifier_mut(&mut self) -> Result<&mut SchedClassifier, AttachError> {
+        self.of_type_mut()
+    }
+
+    pub(crate) fn classifier(&self) -> Result<&SchedClassifier, AttachError> {
+        self.of_type()
+    }
+
+    fn of_type_mut<'a, P>(&'a mut self) -> Result<&'a mut P, AttachError>
+    where
+        &'a mut P: TryFrom<&'a mut Program>,
+    {
         self.ebpf
             .program_mut(self.name)
             .and_then(|program| program.try_into().ok())
@@ -62,7 +110,10 @@ impl Loaded {
             })
     }
 
-    pub(crate) fn program(&self) -> Result<&Xdp, AttachError> {
+    fn of_type<'a, P>(&'a self) -> Result<&'a P, AttachError>
+    where
+        &'a P: TryFrom<&'a Program>,
+    {
         self.ebpf
             .program(self.name)
             .and_then(|program| program.try_into().ok())
@@ -89,6 +140,7 @@ impl Loaded {
 
 /// Maps as this crate holds them: keys and values are bytes in the layouts of `xdp-layout`.
 pub(crate) type HashTable<const K: usize, V> = HashMap<MapData, [u8; K], V>;
+pub(crate) type PerCpuTable<const K: usize, V> = PerCpuHashMap<MapData, [u8; K], V>;
 pub(crate) type PrefixTable<const K: usize, V> = LpmTrie<MapData, [u8; K], V>;
 pub(crate) type Cells<V> = Array<MapData, V>;
 pub(crate) type PerCpu<V> = PerCpuArray<MapData, V>;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use aya::{
     TestRunOptions,
-    programs::{ProgramError, TestRun as _, Xdp},
+    programs::{ProgramError, SchedClassifier, TestRun as _, Xdp},
 };
 
 /// What an XDP program wants done with a packet.
@@ -49,6 +49,41 @@ pub struct TestRun {
     pub frame: Vec<u8>,
 }
 
+/// What a tc program wants done with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TcVerdict(pub i32);
+
+impl TcVerdict {
+    /// To the next program, or on its way.
+    pub const NEXT: Self = Self(-1);
+    /// Nowhere.
+    pub const DROP: Self = Self(2);
+    /// To another interface.
+    pub const REDIRECT: Self = Self(7);
+}
+
+impl fmt::Debug for TcVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NEXT => f.write_str("NEXT"),
+            Self::DROP => f.write_str("DROP"),
+            Self::REDIRECT => f.write_str("REDIRECT"),
+            Self(other) => write!(f, "unknown verdict {other}"),
+        }
+    }
+}
+
+/// Result of a tc program for one packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcTestRun {
+    /// What the program returned.
+    pub verdict: TcVerdict,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// The packet's mark as the program left it.
+    pub mark: u32,
+}
+
 /// Bytes that a program can grow a frame by.
 const ROOM: usize = 256;
 
@@ -70,6 +105,37 @@ pub(crate) fn run(
     Ok(TestRun {
         verdict: Verdict(result.return_value),
         frame: out,
+    })
+}
+
+pub(crate) fn run_tc(
+    program: &SchedClassifier,
+    frame: &[u8],
+    mark: u32,
+) -> Result<TcTestRun, ProgramError> {
+    /// Bytes that hold a `struct __sk_buff`, also of later kernels.
+    const CONTEXT: usize = 512;
+    /// Where it has the mark.
+    const MARK: std::ops::Range<usize> = 8..12;
+    let mut out = vec![0; frame.len() + ROOM];
+    let mut context = [0; MARK.end];
+    context[MARK].copy_from_slice(&mark.to_ne_bytes());
+    let mut context_out = [0; CONTEXT];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ctx_out: Some(&mut context_out),
+        ..TestRunOptions::new()
+    };
+    let result = program.test_run(options)?;
+    out.truncate(result.data_size_out as usize);
+    let mut mark = [0; 4];
+    mark.copy_from_slice(&context_out[MARK]);
+    Ok(TcTestRun {
+        verdict: TcVerdict(result.return_value.cast_signed()),
+        frame: out,
+        mark: u32::from_ne_bytes(mark),
     })
 }
 
