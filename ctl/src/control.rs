@@ -383,6 +383,26 @@ impl Control {
         })
     }
 
+    /// Says whether a real is this host, for all VIPs that have it.
+    pub fn set_local(&mut self, real: &IpAddr, local: bool) -> Result<Changes, AdminError> {
+        let mut config = self.config.clone();
+        let mut found = false;
+        for spec in config.vips.iter_mut().flat_map(|vip| &mut vip.reals) {
+            if spec.address == *real {
+                spec.local = local;
+                found = true;
+            }
+        }
+        if !found {
+            return Err(AdminError::new(
+                "real",
+                format!("no VIP has the real {real}"),
+                "`real list` names those there are",
+            ));
+        }
+        self.commit(config)
+    }
+
     fn edit_vip(
         &mut self,
         key: &VipKey,

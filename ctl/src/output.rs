@@ -616,7 +616,10 @@ fn flow_counts(counts: &FlowCounts) -> String {
 
 fn explained(result: &Explained) -> String {
     let mut text = match (&result.vip, result.real, result.reason.as_deref()) {
-        (Some(vip), Some(real), _) => format!("{vip} sends it to {real}\n"),
+        (Some(vip), Some(real), Some(_)) => {
+            format!("{vip} selects {real}, which is this host: passed to the kernel\n")
+        }
+        (Some(vip), Some(real), None) => format!("{vip} sends it to {real}\n"),
         (Some(vip), None, _) => format!("{vip} has no real with a weight above zero: dropped\n"),
         (None, ..) => "no VIP has this destination: passed to the kernel\n".to_owned(),
     };
@@ -758,6 +761,23 @@ mod tests {
         for name in ["vip", "hash", "flags", "real"] {
             assert!(text.contains(&format!("\n  {name}")), "{text}");
         }
+    }
+
+    #[test]
+    fn explanations_say_when_the_real_is_this_host() {
+        let text = explained(&Explained {
+            verdict: "pass".into(),
+            reason: Some("local-real".into()),
+            vip: Some("203.0.113.10:80/tcp".into()),
+            real: Some([192, 0, 2, 254].into()),
+            by: Some("ring".into()),
+            ..Explained::default()
+        });
+        assert_eq!(
+            text,
+            "203.0.113.10:80/tcp selects 192.0.2.254, which is this host: passed to the kernel\n\
+             by the VIP's ring: no worker has the flow in its table\n"
+        );
     }
 
     #[test]

@@ -69,8 +69,8 @@ reals = [{ address = "198.51.100.11", weight = 1 }, { address = "2001:db8:f::1",
 address = "2001:db8:a::/96"
 port = 0
 protocol = "udp"
-flags = ["quic", "udp-stable-routing"]
-reals = []
+flags = ["quic", "udp-stable-routing", "local-vip"]
+reals = [{ address = "2001:db8:ba::fe", local = true }]
 
 [[server_id]]
 id = 4097
@@ -81,12 +81,7 @@ real = "198.51.100.11"
 
 #[test]
 fn what_is_not_built_is_refused() {
-    for flag in [
-        "src-routing",
-        "local-vip",
-        "global-lru",
-        "udp-flow-migration",
-    ] {
+    for flag in ["src-routing", "global-lru", "udp-flow-migration"] {
         check(
             &vip(&format!("flags = [\"{flag}\"]")),
             &[&format!(
@@ -96,17 +91,10 @@ fn what_is_not_built_is_refused() {
         );
     }
     check(
-        &vip("flags = [\"local-vip\", \"no-src-port\", \"global-lru\"]"),
+        &vip("flags = [\"src-routing\", \"no-src-port\", \"global-lru\"]"),
         &[
-            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flags local-vip, global-lru; \
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flags src-routing, global-lru; \
            remove the flags or the VIP",
-        ],
-    );
-    check(
-        &vip("reals = [{ address = \"198.51.100.11\", local = true }]"),
-        &[
-            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).reals[0].local: not supported yet: local = true; \
-           remove the key or the real",
         ],
     );
     check(
@@ -116,6 +104,19 @@ fn what_is_not_built_is_refused() {
     check(
         "[[decap]]\naddress = \"2001:db8:d::1\"\negress = false\n",
         &["lb.toml:1: decap[0]: not supported yet: [[decap]]; remove these sections"],
+    );
+}
+
+#[test]
+fn a_real_is_local_in_every_vip_or_in_none() {
+    let other = "\n[[vip]]\naddress = \"203.0.113.11\"\nport = 80\nprotocol = \"tcp\"\n\
+                 reals = [{ address = \"192.0.2.254\" }]\n";
+    check(
+        &(vip("reals = [{ address = \"192.0.2.254\", local = true }]") + other),
+        &[
+            "lb.toml:11: vip[1] (203.0.113.11:80/tcp).reals[0].local: 192.0.2.254 is local = false here \
+             and true in vip[0] on line 1; say the same in every VIP: a real is this host or it is not",
+        ],
     );
 }
 
@@ -727,6 +728,30 @@ fn warnings_are_not_errors() {
             "vip[0] (203.0.113.10:80/tcp).reals: all weights are 0: packets of new flows are dropped; \
           give a real a weight above 0"
         ]
+    );
+    assert_eq!(
+        warnings(&vip(
+            "flags = [\"local-vip\"]\nreals = [{ address = \"192.0.2.254\" }]"
+        )),
+        [
+            "vip[0] (203.0.113.10:80/tcp).flags: local-vip does nothing: none of the VIP's reals is local; \
+          give the real that is this host local = true, or remove the flag"
+        ],
+    );
+    assert_eq!(
+        warnings(&vip(
+            "reals = [{ address = \"192.0.2.254\", local = true }]"
+        )),
+        [
+            "vip[0] (203.0.113.10:80/tcp).reals[0].local: the VIP does not have the flag local-vip: packets \
+          for this real are encapsulated; add the flag, or remove local = true"
+        ],
+    );
+    assert_eq!(
+        warnings(&vip(
+            "flags = [\"local-vip\"]\nreals = [{ address = \"192.0.2.254\", local = true }]"
+        )),
+        [""; 0]
     );
     assert_eq!(
         warnings(&vip("reals = [{ address = \"203.0.113.10\" }]")),

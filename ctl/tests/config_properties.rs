@@ -157,7 +157,8 @@ fn vip() -> impl Strategy<Value = VipSpec> {
                     .map(|(address, weight)| RealSpec {
                         address,
                         weight,
-                        local: false,
+                        // The same in every VIP.
+                        local: address.is_ipv6(),
                     })
                     .collect(),
             }

@@ -135,7 +135,7 @@ fn configurations_in_the_documentation_are_valid() {
 #[test]
 fn examples_are_valid_unless_they_are_said_to_be_unsupported() {
     let mut examples = 0;
-    for section in OPERATIONS.split("\n### ") {
+    for section in OPERATIONS.split("\n###") {
         for example in blocks(section, "toml") {
             examples += 1;
             let result = Config::parse(example, "operations.md");

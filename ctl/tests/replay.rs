@@ -28,6 +28,12 @@ reals = [{ address = "198.51.100.11" }]
 address = "203.0.113.20"
 port = 53
 protocol = "udp"
+[[vip]]
+address = "203.0.113.30"
+port = 53
+protocol = "udp"
+flags = ["local-vip"]
+reals = [{ address = "192.0.2.254", local = true }]
 "#;
 
 struct Rig {
@@ -149,6 +155,29 @@ fn frames() -> Vec<Vec<u8>> {
         udp([203, 0, 113, 20], 53),
         udp([192, 0, 2, 99], 53),
     ]
+}
+
+#[test]
+fn a_packet_for_a_local_real_is_passed_as_it_came() {
+    let packet = udp([203, 0, 113, 30], 53);
+    let packets = [packet.clone(), packet.clone()];
+    let rig = Rig::new(&capture(
+        TsResolution::MicroSecond,
+        DataLink::ETHERNET,
+        &packets,
+    ));
+    assert_eq!(rig.succeed(), "");
+    let verdicts = ["ring", "table"].map(|selection| {
+        let number = u8::from(selection == "table");
+        format!(
+            "{{\"packet\":{number},\"verdict\":\"pass\",\"reason\":null,\"vip\":\"203.0.113.30:53/udp\",\
+             \"real\":\"192.0.2.254\",\"selection\":\"{selection}\"}}"
+        )
+    });
+    assert_eq!(rig.verdicts(), verdicts);
+    for (_, _, frame) in rig.frames() {
+        assert_eq!(frame, packet);
+    }
 }
 
 #[test]

@@ -98,6 +98,13 @@ pub enum Command {
         /// Its new weight.
         weight: u32,
     },
+    /// Whether a real is this host.
+    RealLocal {
+        /// The real.
+        real: IpAddr,
+        /// It is.
+        local: bool,
+    },
     /// The workers.
     ShowWorkers,
     /// Traffic per VIP, real and worker.
@@ -324,6 +331,13 @@ impl Arguments {
                 real: self.required("real", value::parse_address)?,
                 weight: self.required("weight", value::parse_number)?,
             },
+            Verb::RealSet | Verb::RealUnset => {
+                self.required("flag", value::parse_real_flag)?;
+                Command::RealLocal {
+                    real: self.required("real", value::parse_address)?,
+                    local: self.spec.verb == Verb::RealSet,
+                }
+            }
             Verb::ShowWorkers => Command::ShowWorkers,
             Verb::ShowStats => Command::ShowStats {
                 vip: self.optional("vip", value::parse_vip)?,
@@ -646,6 +660,13 @@ mod tests {
                 ],
             })
         );
+        for (line, local) in [
+            ("real set 198.51.100.1 local", true),
+            ("real unset 198.51.100.1 local", false),
+        ] {
+            let real = [198, 51, 100, 1].into();
+            assert_eq!(parse(line), Ok(Command::RealLocal { real, local }));
+        }
         assert_eq!(
             parse("explain [2001:db8::9]:4000 [2001:db8::1]:80 tcp"),
             Ok(Command::Explain(
@@ -745,6 +766,9 @@ mod tests {
                 "weight",
                 "usage",
             ),
+            ("real set 198.51.100.1", "flag", "usage"),
+            ("real set 198.51.100.1 remote", "flag", "local"),
+            ("real unset nobody local", "real", "address"),
             ("flow list limit=0", "limit", "1 to 10000"),
             ("flow list limit=1000000", "limit", "1 to 10000"),
             ("flow list worker=x", "worker", "number"),

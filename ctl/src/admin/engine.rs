@@ -65,6 +65,9 @@ impl Engine {
             Command::RealWeight { vip, real, weight } => {
                 Answer::Changes(control().set_weight(&vip, &real, weight)?)
             }
+            Command::RealLocal { real, local } => {
+                Answer::Changes(control().set_local(&real, local)?)
+            }
             Command::ShowWorkers => Answer::Workers(statistics::workers(&view())),
             Command::ShowStats { vip, worker } => {
                 let xdp = control()

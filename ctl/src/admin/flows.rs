@@ -367,17 +367,19 @@ fn explained(explanation: &Explanation) -> Explained {
             vip,
             real,
             by,
+            local,
             ring_index,
             hash,
             outer_source,
         } => Explained {
-            verdict: "transmit".into(),
+            verdict: if *local { "pass" } else { "transmit" }.into(),
+            reason: local.then(|| "local-real".into()),
             vip: Some(vip.to_string()),
             real: Some(*real),
             by: Some(by.name().into()),
             hash: Some(*hash),
             ring_index: Some(*ring_index),
-            outer_source: Some(*outer_source),
+            outer_source: (!local).then_some(*outer_source),
             ..Explained::default()
         },
     }

@@ -66,7 +66,14 @@ mod tests {
         assert_eq!(names(Some("vip add")), ["vip add"]);
         assert_eq!(
             names(Some("real")),
-            ["real list", "real add", "real del", "real weight"]
+            [
+                "real list",
+                "real add",
+                "real del",
+                "real weight",
+                "real set",
+                "real unset"
+            ]
         );
         assert_eq!(names(None).len(), COMMANDS.len());
         assert!(help(Some("vip a")).is_err());

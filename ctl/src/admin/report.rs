@@ -48,6 +48,8 @@ impl Answer {
             | Verb::RealAdd
             | Verb::RealDel
             | Verb::RealWeight
+            | Verb::RealSet
+            | Verb::RealUnset
             | Verb::Reload => Self::Changes(serde_json::from_value(value)?),
             Verb::ShowWorkers => Self::Workers(serde_json::from_value(value)?),
             Verb::ShowStats => Self::Stats(serde_json::from_value(value)?),
@@ -401,7 +403,7 @@ pub struct FlowCount {
 pub struct Explained {
     /// `transmit`, `pass` or `drop`.
     pub verdict: String,
-    /// Why it is not transmitted.
+    /// Why it is not transmitted: `not-a-vip`, `local-real` or `no-real`.
     pub reason: Option<String>,
     /// The VIP.
     pub vip: Option<String>,

@@ -363,7 +363,19 @@ impl Checker<'_> {
             }
             self.vip(index, vip);
             for (position, real) in vip.reals.iter().enumerate() {
-                reals.entry(real.address).or_insert((index, position));
+                let (first, at) = *reals.entry(real.address).or_insert((index, position));
+                let before = vips[first].reals[at].local;
+                if real.local != before {
+                    let earlier = self.earlier(Place::Vip(first, ""), "vip");
+                    self.report(
+                        Place::Real(index, position, "local"),
+                        format!(
+                            "{} is local = {} here and {before} in {earlier}",
+                            real.address, real.local
+                        ),
+                        "say the same in every VIP: a real is this host or it is not",
+                    );
+                }
             }
         }
         if reals.len() > USABLE_REALS {
@@ -425,13 +437,6 @@ impl Checker<'_> {
                     place,
                     format!("{} is an IPv4 real of an IPv6 VIP", real.address),
                     "give the real's IPv6 address",
-                );
-            }
-            if real.local {
-                self.unsupported(
-                    Place::Real(index, position, "local"),
-                    "local = true",
-                    "the key or the real",
                 );
             }
         }
@@ -517,6 +522,24 @@ impl Checker<'_> {
         }
     }
 
+    /// Local delivery takes both the VIP's flag and a local real.
+    fn local_warnings(&mut self, index: usize, vip: &VipSpec) {
+        let local = vip.reals.iter().position(|real| real.local);
+        match (vip.flags.contains(VipFlags::LOCAL_VIP), local) {
+            (true, None) => self.report(
+                Place::Vip(index, "flags"),
+                "local-vip does nothing: none of the VIP's reals is local",
+                "give the real that is this host local = true, or remove the flag",
+            ),
+            (false, Some(real)) => self.report(
+                Place::Real(index, real, "local"),
+                "the VIP does not have the flag local-vip: packets for this real are encapsulated",
+                "add the flag, or remove local = true",
+            ),
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
     fn warnings(&mut self) {
         let config = self.config;
         if config.admin.mode & 0o002 != 0 {
@@ -562,6 +585,7 @@ impl Checker<'_> {
                     );
                 }
             }
+            self.local_warnings(index, vip);
             if vip.hash == HashFunction::MaglevV1 {
                 let endpoints: Vec<_> = (1..)
                     .zip(&vip.reals)

@@ -100,7 +100,7 @@ impl Balancer {
         Ok(balancer)
     }
 
-    /// The way back to the kernel for packets of a VIP that has just gone.
+    /// The way to the kernel, for packets of local reals and of a VIP that has just gone.
     fn tap(&mut self, name: &str, interface: &Interface) -> Option<Tap> {
         let tap_name = format!("kx-pass{}", interface.index());
         let result = interface
@@ -111,8 +111,8 @@ impl Balancer {
             Ok(tap) => Some(tap),
             Err(error) => {
                 self.warnings.push(format!(
-                    "packets cannot be handed back to the kernel ({error:#}): when a VIP is removed, \
-                     those on their way are dropped"
+                    "packets cannot be handed to the kernel ({error:#}): those for local reals are \
+                     dropped, and when a VIP is removed, those on their way"
                 ));
                 None
             }

@@ -6,5 +6,6 @@ mod commands;
 mod control;
 mod flows;
 mod hostile;
+mod local_reals;
 mod rig;
 mod server;

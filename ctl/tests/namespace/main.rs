@@ -6,6 +6,7 @@
 mod http;
 mod iperf;
 mod lifecycle;
+mod local_vip;
 mod own_traffic;
 mod reload;
 mod stickiness;

@@ -95,50 +95,56 @@ impl<A: Family> Lane<A> {
                 continue;
             };
             let packet = &mut burst[pending.slot];
-            let (real, selection) = self.select(stage, pending, vip, packet);
-            outcomes[pending.slot] = Outcome {
-                verdict: deliver(stage, packet, pending, vip, real),
-                vip: vip.number,
-                real: real.map_or(RealId::NONE, |real| real.id),
-                selection,
+            outcomes[pending.slot] = if vip.detours.is_empty() {
+                let (real, selection) = match self.by_flow_table(stage, pending, vip) {
+                    Some(real) => (Some(real), Selection::Table),
+                    None => (self.by_ring(stage, pending, vip), Selection::Ring),
+                };
+                let verdict = deliver(stage, packet, pending, vip, real);
+                outcome(verdict, vip, real, selection)
+            } else {
+                self.resolve_with_detours(stage, pending, vip, packet)
             };
         }
     }
 
-    /// The order of katran-compat section 5.2, as far as the VIP's flags ask for it.
+    /// The real that the flow used last (katran-compat section 5.2 step 4).
     #[inline]
-    fn select<'t>(
+    pub(super) fn by_flow_table<'t>(
+        &mut self,
+        stage: &Stage<'t>,
+        pending: &Pending<A>,
+        vip: &Vip,
+    ) -> Option<&'t Real> {
+        let flow = &pending.flow;
+        if !uses_table(vip) || is_syn(flow) {
+            return None;
+        }
+        let found = self.flows.lookup(
+            pending.table_hash,
+            &A::key(flow),
+            stage.now_ns,
+            timeout(flow.protocol),
+        );
+        match found {
+            Lookup::Hit(bits) => current_real(stage.table, RealId::from_bits(bits)),
+            Lookup::Expired | Lookup::Miss => None,
+        }
+    }
+
+    /// The real of the ring, which enters the flow table (katran-compat section 5.2 step 7).
+    #[inline]
+    pub(super) fn by_ring<'t>(
         &mut self,
         stage: &mut Stage<'t>,
         pending: &Pending<A>,
         vip: &Vip,
-        packet: &Packet<'_>,
-    ) -> (Option<&'t Real>, Selection) {
-        let Pending {
-            flow, table_hash, ..
-        } = pending;
-        if vip.reads_server_ids
-            && let Some(real) = self.select_by_server_id(stage, pending, vip, packet)
-        {
-            return (Some(real), Selection::ServerId);
-        }
+    ) -> Option<&'t Real> {
+        let flow = &pending.flow;
         let is_udp = flow.protocol == protocol::UDP;
-        let syn = flow.tcp_flags & tcp_flags::SYN != 0;
-        let uses_table = uses_table(vip);
-        if uses_table && !syn {
-            let timeout = is_udp.then_some(UDP_TIMEOUT_NS);
-            let found = self
-                .flows
-                .lookup(*table_hash, &A::key(flow), stage.now_ns, timeout);
-            if let Lookup::Hit(bits) = found
-                && let Some(real) = current_real(stage.table, RealId::from_bits(bits))
-            {
-                return (Some(real), Selection::Table);
-            }
-        }
         let counters = stage.counters;
         if !is_udp {
-            if syn {
+            if is_syn(flow) {
                 counters.tcp_syn_misses.add(1);
             } else {
                 counters.tcp_non_syn_misses.add(1);
@@ -149,27 +155,48 @@ impl<A: Family> Lane<A> {
         let index = vip.ring.select(ring_hash(flow, vip));
         let Some(real) = stage.table.real(usize::from(index)) else {
             count_ring_drop(counters, index);
-            return (None, Selection::Ring);
+            return None;
         };
         let rst = flow.tcp_flags & tcp_flags::RST != 0;
-        if uses_table && !rst {
+        if uses_table(vip) && !rst {
             if flooded {
                 counters.flood_suppressed.add(1);
             } else {
                 let time = if is_udp { stage.now_ns } else { 0 };
-                let inserted = self
-                    .flows
-                    .insert(*table_hash, A::key(flow), real.id.bits(), time);
+                let inserted =
+                    self.flows
+                        .insert(pending.table_hash, A::key(flow), real.id.bits(), time);
                 count_insertion(counters, &inserted);
             }
         }
-        (Some(real), Selection::Ring)
+        Some(real)
     }
+}
+
+/// The outcome of a packet for a VIP.
+#[inline]
+pub(super) fn outcome(
+    verdict: Verdict,
+    vip: &Vip,
+    real: Option<&Real>,
+    selection: Selection,
+) -> Outcome {
+    Outcome {
+        verdict,
+        vip: vip.number,
+        real: real.map_or(RealId::NONE, |real| real.id),
+        selection,
+    }
+}
+
+#[inline]
+const fn is_syn<A>(flow: &FlowTuple<A>) -> bool {
+    flow.tcp_flags & tcp_flags::SYN != 0
 }
 
 /// Counts and encapsulates a packet whose real is known.
 #[inline]
-fn deliver<A: Family>(
+pub(super) fn deliver<A: Family>(
     stage: &Stage<'_>,
     packet: &mut Packet<'_>,
     pending: &Pending<A>,
@@ -179,9 +206,7 @@ fn deliver<A: Family>(
     let Some(real) = real else {
         return Verdict::Drop(DropReason::NoReal);
     };
-    let bytes = u64::from(pending.length);
-    stage.counters.vips[usize::from(vip.number)].count(bytes);
-    stage.counters.reals[real.id.index()].count(bytes);
+    count_delivery(stage, pending, vip, real);
     let inner = Inner {
         tos: pending.tos,
         length: pending.length,
@@ -221,6 +246,14 @@ fn count_encap_failure(counters: &WorkerCounters, real: &Real) {
     } else {
         counters.encap_failures_v6.add(1);
     }
+}
+
+/// Counts a packet of the VIP for the real (katran-compat section 10).
+#[inline]
+pub(super) fn count_delivery<A>(stage: &Stage<'_>, pending: &Pending<A>, vip: &Vip, real: &Real) {
+    let bytes = u64::from(pending.length);
+    stage.counters.vips[usize::from(vip.number)].count(bytes);
+    stage.counters.reals[real.id.index()].count(bytes);
 }
 
 pub(super) fn count_insertion<K>(counters: &WorkerCounters, inserted: &Insertion<K>) {

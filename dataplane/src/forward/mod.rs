@@ -6,6 +6,7 @@
 //! headers. See katran-compat sections 4.1 and 5.2 for the order of decisions.
 
 mod connection_rate;
+mod detour;
 mod family;
 mod flow_hash;
 mod icmp_error;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use conntrack::Flow;
 
 use super::{
-    Forwarder, Selection,
+    Forwarder, Selection, detour,
     family::Family,
     lane::{self, Lane},
 };
@@ -111,6 +111,8 @@ pub enum Explanation {
         real: IpAddr,
         /// How.
         by: Selection,
+        /// The real is this host, and the VIP leaves its packets to the kernel.
+        local: bool,
         /// Slot of the VIP's ring that the flow hashes to.
         ring_index: u32,
         /// The flow hash.
@@ -270,6 +272,7 @@ impl<A: Family> Lane<A> {
             vip: vip.key,
             real: real.address,
             by,
+            local: detour::goes_up(vip, real),
             ring_index: hash % vip.ring.len() as u32,
             hash,
             outer_source: outer_source::<A>(table, real.address, source, flow.source_port),

@@ -15,7 +15,7 @@ use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
 
 use super::{
     spec::{Encapsulation, Protocol, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
-    table::{MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip},
+    table::{Detours, MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip},
 };
 
 /// Smallest `max_frame`: Ethernet, IPv6 and TCP headers.
@@ -151,14 +151,15 @@ impl State {
                 released.extend(old.reals);
             }
         }
+        let local = local_reals(spec);
         // References are taken before any is given back, so that a real which only moves between
         // VIPs keeps its index.
         for vip in &spec.vips {
-            released.extend(self.put_vip(vip, spec, generation)?);
+            released.extend(self.put_vip(vip, spec, &local, generation)?);
         }
         let mut server_ids = HashMap::default();
         for server_id in &spec.server_ids {
-            let index = self.acquire_real(server_id.real, false, || {
+            let index = self.acquire_real(server_id.real, &local, || {
                 format!("server_id {}, real {}", server_id.id, server_id.real)
             })?;
             server_ids.insert(server_id.id, index);
@@ -176,13 +177,14 @@ impl State {
         &mut self,
         spec: &VipSpec,
         all: &ServiceSpec,
+        local: &HashSet<IpAddr>,
         generation: u32,
     ) -> Result<Vec<u16>, ServiceError> {
         let reals = spec
             .reals
             .iter()
             .map(|real| {
-                self.acquire_real(real.address, real.local, || {
+                self.acquire_real(real.address, local, || {
                     format!("vip {}, real {}", spec.key, real.address)
                 })
             })
@@ -218,7 +220,7 @@ impl State {
             generation: old.as_ref().map_or(generation, |old| old.vip.generation),
             room: room(spec, all),
             flags: spec.flags,
-            reads_server_ids: reads_server_ids(spec, all),
+            detours: detours(spec, all),
             hash: spec.hash,
             ring,
         };
@@ -235,9 +237,10 @@ impl State {
     fn acquire_real(
         &mut self,
         address: IpAddr,
-        local: bool,
+        local: &HashSet<IpAddr>,
         field: impl Fn() -> String,
     ) -> Result<u16, ServiceError> {
+        let local = local.contains(&address);
         if let Some(&index) = self.real_numbers.get(&address)
             && let Some(slot) = &mut self.reals[usize::from(index)]
         {
@@ -245,7 +248,7 @@ impl State {
                 self.free_reals.retain(|free| *free != index);
             }
             slot.references += 1;
-            slot.real.local |= local;
+            slot.real.local = local;
             return Ok(index);
         }
         let index = self.free_reals.pop_front().ok_or_else(|| {
@@ -323,11 +326,30 @@ impl State {
     }
 }
 
-fn reads_server_ids(spec: &VipSpec, all: &ServiceSpec) -> bool {
-    let by_flag = spec
+/// Addresses of reals that are this host.
+fn local_reals(spec: &ServiceSpec) -> HashSet<IpAddr> {
+    let reals = spec.vips.iter().flat_map(|vip| &vip.reals);
+    reals
+        .filter(|real| real.local)
+        .map(|real| real.address)
+        .collect()
+}
+
+fn detours(spec: &VipSpec, all: &ServiceSpec) -> Detours {
+    let server_ids_by_flag = spec
         .flags
         .intersects(VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING);
-    by_flag || (all.settings.tcp_server_id && spec.key.protocol == Protocol::Tcp)
+    let server_ids_by_option = all.settings.tcp_server_id && spec.key.protocol == Protocol::Tcp;
+    let mut detours = Detours::empty();
+    detours.set(
+        Detours::SERVER_ID,
+        server_ids_by_flag || server_ids_by_option,
+    );
+    detours.set(
+        Detours::LOCAL_REAL,
+        spec.flags.contains(VipFlags::LOCAL_VIP),
+    );
+    detours
 }
 
 fn build_ring(spec: &VipSpec, reals: &[u16]) -> Result<Arc<Ring>, ServiceError> {
@@ -373,6 +395,7 @@ fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
     }
     validate_server_ids(spec)?;
     let mut keys = HashSet::new();
+    let local = local_reals(spec);
     for vip in &spec.vips {
         let field = format!("vip {}", vip.key);
         if !keys.insert(vip.key) {
@@ -383,7 +406,7 @@ fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
             ));
         }
         validate_vip(vip, &field)?;
-        validate_reals(vip, &field, spec)?;
+        validate_reals(vip, &field, spec, &local)?;
     }
     Ok(())
 }
@@ -480,7 +503,12 @@ fn validate_vip(vip: &VipSpec, field: &str) -> Result<(), ServiceError> {
     }
 }
 
-fn validate_reals(vip: &VipSpec, field: &str, spec: &ServiceSpec) -> Result<(), ServiceError> {
+fn validate_reals(
+    vip: &VipSpec,
+    field: &str,
+    spec: &ServiceSpec,
+    local: &HashSet<IpAddr>,
+) -> Result<(), ServiceError> {
     let mut addresses = HashSet::new();
     for real in &vip.reals {
         let field = format!("{field}, real {}", real.address);
@@ -491,8 +519,12 @@ fn validate_reals(vip: &VipSpec, field: &str, spec: &ServiceSpec) -> Result<(), 
                 "list each real of a VIP once and add the weights up",
             ));
         }
-        if real.local {
-            return Err(not_supported(&field, "local = true"));
+        if real.local != local.contains(&real.address) {
+            return Err(ServiceError::new(
+                field,
+                "is local in another VIP and not in this one",
+                "say the same in every VIP: a real is this host or it is not",
+            ));
         }
         if vip.key.address.is_ipv6() && real.address.is_ipv4() {
             return Err(ServiceError::new(

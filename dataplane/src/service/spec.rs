@@ -205,6 +205,7 @@ impl VipFlags {
         .union(Self::LRU_BYPASS)
         .union(Self::QUIC)
         .union(Self::DPORT_ONLY)
+        .union(Self::LOCAL_VIP)
         .union(Self::SRC_DST_PORT)
         .union(Self::UDP_STABLE_ROUTING);
 }
@@ -216,7 +217,8 @@ pub struct RealSpec {
     pub address: IpAddr,
     /// Share of new flows; 0 drains.
     pub weight: u32,
-    /// The real is this host.
+    /// The real is this host: VIPs with [`VipFlags::LOCAL_VIP`] leave its packets to the kernel. The
+    /// same in every VIP that has the real.
     pub local: bool,
 }
 

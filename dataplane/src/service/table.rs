@@ -61,6 +61,18 @@ pub struct Real {
     pub local: bool,
 }
 
+bitflags::bitflags! {
+    /// What the packets of a VIP may need besides flow table, ring and encapsulation. Compiled from
+    /// flags and settings, so that one test tells a VIP that needs nothing of it.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Detours: u8 {
+        /// Server ids are looked for: by flag, or in TCP while the option is read.
+        const SERVER_ID = 1;
+        /// Packets for local reals go to the kernel.
+        const LOCAL_REAL = 2;
+    }
+}
+
 /// One VIP, compiled.
 #[derive(Clone, Debug)]
 pub struct Vip {
@@ -74,8 +86,8 @@ pub struct Vip {
     pub room: u8,
     /// Behaviour.
     pub flags: VipFlags,
-    /// Whether packets may carry server ids: by flag, or TCP while the option is read.
-    pub reads_server_ids: bool,
+    /// What its packets need besides flow table, ring and encapsulation.
+    pub detours: Detours,
     /// How the ring was generated.
     pub hash: HashFunction,
     /// Real indices by flow hash; unchanged VIPs share it between tables.

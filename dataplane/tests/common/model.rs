@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use dataplane::{
     counters::DropReason,
-    service::{Protocol, RealId, ServiceSpec, VipSpec},
+    service::{Protocol, RealId, ServiceSpec, VipFlags, VipSpec},
 };
 
 use super::{Bench, NotSent};
@@ -109,6 +109,10 @@ fn balanced(
     }
     if vip.reals.iter().all(|real| real.weight == 0) {
         return Fate::Dropped(DropReason::NoReal);
+    }
+    // The services here have no VIP with reals of both kinds.
+    if vip.flags.contains(VipFlags::LOCAL_VIP) && vip.reals.iter().all(|real| real.local) {
+        return Fate::Passed;
     }
     if settings.next_hop_mac.is_none() {
         return Fate::Dropped(DropReason::NoNextHop);

@@ -25,6 +25,23 @@ pub fn gue() -> Settings {
 pub fn every_kind_of_vip(settings: Settings) -> ServiceSpec {
     let none = VipFlags::empty();
     let mixed = &[V4_REALS[0], V6_REALS[0]];
+    let mut local_v4 = vip(
+        "203.0.113.35",
+        80,
+        Tcp,
+        VipFlags::LOCAL_VIP,
+        &["192.0.2.254"],
+    );
+    let mut local_v6 = vip(
+        "2001:db8:a::35",
+        0,
+        Udp,
+        VipFlags::LOCAL_VIP,
+        &["2001:db8:ba::fe"],
+    );
+    for vip in [&mut local_v4, &mut local_v6] {
+        vip.reals[0].local = true;
+    }
     ServiceSpec {
         settings,
         vips: vec![
@@ -35,12 +52,14 @@ pub fn every_kind_of_vip(settings: Settings) -> ServiceSpec {
             vip("203.0.113.32", 0, Udp, VipFlags::DPORT_ONLY, V4_REALS),
             vip("203.0.113.33", 443, Tcp, VipFlags::NO_SRC_PORT, V6_REALS),
             vip("203.0.113.34", 0, Udp, VipFlags::LRU_BYPASS, mixed),
+            local_v4,
             vip("203.0.113.40", 80, Tcp, none, &[]),
             vip("2001:db8:a::10", 80, Tcp, none, V6_REALS),
             vip("2001:db8:a::10", 53, Udp, none, V6_REALS),
             vip("2001:db8:a::20", 0, Tcp, none, V6_REALS),
             vip("2001:db8:a::32", 0, Udp, VipFlags::DPORT_ONLY, V6_REALS),
             vip("2001:db8:a::34", 0, Udp, VipFlags::LRU_BYPASS, V6_REALS),
+            local_v6,
             vip("2001:db8:a::40", 80, Tcp, none, &[]),
             vip("2001:db8:b::/96", 0, Tcp, VipFlags::NO_SRC_PORT, V6_REALS),
             vip(

@@ -152,6 +152,7 @@ fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<S
         Kind::Hash => names(&HashFunction::ALL.map(HashFunction::name)),
         Kind::Flag => names(&VipFlags::NAMES.map(|(name, _)| name)),
         Kind::Protocol => names(&[Protocol::Tcp.name(), Protocol::Udp.name()]),
+        Kind::RealFlag => names(&["local"]),
         Kind::Bool => names(&["true", "false"]),
         Kind::Command => COMMANDS
             .iter()

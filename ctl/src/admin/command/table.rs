@@ -13,6 +13,8 @@ pub enum Verb {
     RealAdd,
     RealDel,
     RealWeight,
+    RealSet,
+    RealUnset,
     ShowWorkers,
     ShowStats,
     ShowDrops,
@@ -45,6 +47,8 @@ pub enum Kind {
     Hash,
     /// A flag's name.
     Flag,
+    /// The name of a real's flag.
+    RealFlag,
     /// `ADDRESS:PORT`.
     Endpoint,
     /// `tcp` or `udp`.
@@ -65,6 +69,7 @@ impl Kind {
             Self::Number => "N",
             Self::Hash => "HASH",
             Self::Flag => "FLAG,…",
+            Self::RealFlag => "FLAG",
             Self::Endpoint => "ADDR:PORT",
             Self::Protocol => "PROTO",
             Self::Bool => "BOOL",
@@ -226,6 +231,10 @@ const LIMIT: ArgumentSpec = ArgumentSpec::named(
 const OFFSET: ArgumentSpec =
     ArgumentSpec::named("offset", Kind::Number, "rows to leave out at the start");
 const ONLY_REAL: ArgumentSpec = ArgumentSpec::named("real", Kind::Real, "only flows to this real");
+const REAL_FLAG: &[ArgumentSpec] = &[
+    ArgumentSpec::positional("real", Kind::Real, "a real of some VIP"),
+    ArgumentSpec::positional("flag", Kind::RealFlag, "local: the real is this host"),
+];
 const FLOW: &[ArgumentSpec] = &[
     ArgumentSpec::positional(
         "source",
@@ -307,7 +316,7 @@ pub static COMMANDS: &[CommandSpec] = &[
                 "a real, with its weight after @",
             )
             .repeated(),
-            ArgumentSpec::named("local", Kind::Bool, "true: the real is this host"),
+            ArgumentSpec::named("local", Kind::Bool, "true: the reals are this host"),
         ],
     },
     CommandSpec {
@@ -330,6 +339,20 @@ pub static COMMANDS: &[CommandSpec] = &[
             ArgumentSpec::positional("real", Kind::Real, "a real of the VIP"),
             ArgumentSpec::positional("weight", Kind::Number, "its new weight; 0 drains"),
         ],
+    },
+    CommandSpec {
+        name: "real set",
+        verb: Verb::RealSet,
+        summary: "Set a flag of a real in all VIPs that have it",
+        details: "VIPs with the flag local-vip leave the packets of a local real to the kernel.",
+        arguments: REAL_FLAG,
+    },
+    CommandSpec {
+        name: "real unset",
+        verb: Verb::RealUnset,
+        summary: "Clear a flag of a real in all VIPs that have it",
+        details: "",
+        arguments: REAL_FLAG,
     },
     CommandSpec {
         name: "show workers",

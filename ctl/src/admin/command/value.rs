@@ -169,6 +169,14 @@ pub(super) fn parse_flag(text: &str) -> Result<VipFlags, Invalid> {
         })
 }
 
+/// Reads the name of a real's flag, of which there is one.
+pub(super) fn parse_real_flag(text: &str) -> Result<(), Invalid> {
+    match text {
+        "local" => Ok(()),
+        _ => Err(Invalid::new("is not a flag of reals", "write local")),
+    }
+}
+
 pub(super) fn parse_endpoint(text: &str) -> Result<SocketAddr, Invalid> {
     let endpoint: SocketAddr = text.parse().map_err(|_| {
         Invalid::new(

@@ -1,0 +1,56 @@
+//! Packets of VIPs whose flags ask for more than flow table, ring and encapsulation.
+
+use super::{
+    family::Family,
+    lane::{self, Lane, Pending, Stage},
+    packet_slot::{Outcome, Packet, Selection, Verdict},
+};
+use crate::service::{Detours, Real, Vip};
+
+impl<A: Family> Lane<A> {
+    /// Finds the packet's real and delivers it, in the order of katran-compat section 5.2 as far as
+    /// the VIP's flags ask for it.
+    ///
+    /// Never inlined, so that the VIPs which need nothing of it keep a short loop.
+    #[inline(never)]
+    pub(super) fn resolve_with_detours(
+        &mut self,
+        stage: &mut Stage<'_>,
+        pending: &Pending<A>,
+        vip: &Vip,
+        packet: &mut Packet<'_>,
+    ) -> Outcome {
+        let (real, selection) = self.select(stage, pending, vip, packet);
+        let verdict = match real {
+            Some(real) if goes_up(vip, real) => {
+                lane::count_delivery(stage, pending, vip, real);
+                Verdict::Pass
+            }
+            real => lane::deliver(stage, packet, pending, vip, real),
+        };
+        lane::outcome(verdict, vip, real, selection)
+    }
+
+    fn select<'t>(
+        &mut self,
+        stage: &mut Stage<'t>,
+        pending: &Pending<A>,
+        vip: &Vip,
+        packet: &Packet<'_>,
+    ) -> (Option<&'t Real>, Selection) {
+        if vip.detours.contains(Detours::SERVER_ID)
+            && let Some(real) = self.select_by_server_id(stage, pending, vip, packet)
+        {
+            return (Some(real), Selection::ServerId);
+        }
+        if let Some(real) = self.by_flow_table(stage, pending, vip) {
+            return (Some(real), Selection::Table);
+        }
+        (self.by_ring(stage, pending, vip), Selection::Ring)
+    }
+}
+
+/// Whether the real's packets are left to the kernel (katran-compat section 6.5).
+pub(super) const fn goes_up(vip: &Vip, real: &Real) -> bool {
+    vip.detours.contains(Detours::LOCAL_REAL) && real.local
+}
