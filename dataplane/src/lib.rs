@@ -8,10 +8,13 @@
 //! 3. [`port`], [`xsk`] and [`worker`]: the four rings of a queue behind a trait, `AF_XDP` sockets
 //!    that implement it, and the pinned thread that moves frames between the two.
 //!
+//! [`capture`] copies packets of a worker for whoever asks to see them.
+//!
 //! [`service`] holds what the forwarder reads: the desired state, its compiled form, and how a new
 //! one reaches the workers.
 #![deny(unsafe_code)]
 
+pub mod capture;
 pub mod counters;
 pub mod forward;
 pub mod packet;

@@ -15,6 +15,8 @@ use common::{
     settings, vip,
 };
 use dataplane::{
+    capture::{Event, Feed, Happened, Monitor},
+    counters::DropReason,
     forward::BURST,
     port::{PassPath, memory::MemoryConfig},
     service::{Protocol, ServiceSpec, VipFlags},
@@ -72,7 +74,24 @@ impl PassPath for Sink {
 
 #[test]
 fn a_million_packets_cost_no_allocation() {
-    const PACKETS: u64 = 1_000_000;
+    forward(1_000_000, None);
+}
+
+#[test]
+fn a_capture_costs_no_allocation() {
+    let events = [
+        Event::Happened(Happened::LRU_MISS | Happened::PASS),
+        Event::Drop(DropReason::L4Truncated),
+    ];
+    // So few snapshots that packets are lost as well.
+    forward(
+        100_000,
+        Some(Monitor::new(events.into_iter().collect(), 128, 40)),
+    );
+}
+
+/// Forwards packets of many kinds, with a reader that keeps up now and then if there is a capture.
+fn forward(packets: u64, capture: Option<(Box<Monitor>, Feed)>) {
     /// Offset of the source port: tag and room, Ethernet, IPv4.
     const SOURCE_PORT: usize = 20 + 14 + 20;
 
@@ -96,6 +115,8 @@ fn a_million_packets_cost_no_allocation() {
         Box::new(Sink),
     );
     nic.discard(true);
+    let (monitor, mut feed) = capture.unzip();
+    engine.set_monitor(monitor);
 
     let client = "192.0.2.10:1024";
     let mut frames = [
@@ -111,7 +132,7 @@ fn a_million_packets_cost_no_allocation() {
         redirected(&tcp(client, "203.0.113.10:80", Segment::Ack)[..40], 20),
         vec![200; 100],
     ];
-    let mut packet = 0_u64;
+    let (mut packet, mut copied) = (0_u64, 0_u64);
     let mut burst = |packets: usize| {
         for _ in 0..packets {
             let number = (packet % frames.len() as u64) as usize;
@@ -124,18 +145,29 @@ fn a_million_packets_cost_no_allocation() {
             packet += 1;
         }
         while engine.round().expect("the queue is there").received > 0 {}
+        if let Some(feed) = &mut feed
+            && packet % 3 == 0
+        {
+            while let Some(snapshot) = feed.take() {
+                copied += 1;
+                feed.give_back(snapshot);
+            }
+        }
     };
     // Warm-up: lazily initialised things of the standard library.
     (0..10).for_each(|_| burst(BURST));
 
     let before = allocations();
-    for burst_number in 0..PACKETS / 50 {
+    for burst_number in 0..packets / 50 {
         burst(usize::try_from(25 + burst_number % 51).unwrap());
     }
     assert_eq!(allocations() - before, 0);
 
     let (received, _) = counters.received.get();
-    assert!(received >= PACKETS, "{received} packets");
+    assert!(received >= packets, "{received} packets");
+    if let Some(feed) = &feed {
+        assert!(copied > 0 && feed.lost() > 0);
+    }
     assert!(counters.flow_evictions.get() > 0 && counters.passed.packets.get() > 0);
     assert_accounted(&counters);
     drop(Box::new(0));

@@ -7,6 +7,7 @@ use conntrack::{FlowTable, Insertion, Lookup};
 use super::{
     BURST,
     connection_rate::ConnectionRate,
+    events::BurstEvents,
     family::Family,
     flow_hash::flow_hash,
     packet_slot::{Outcome, Packet, Selection, Verdict},
@@ -52,6 +53,7 @@ pub(super) struct Stage<'a> {
     pub(super) table: &'a ServiceTable,
     pub(super) counters: &'a WorkerCounters,
     pub(super) connection_rate: &'a mut ConnectionRate,
+    pub(super) events: BurstEvents,
     pub(super) now_ns: u64,
 }
 
@@ -148,6 +150,7 @@ impl<A: Family> Lane<A> {
                 counters.tcp_syn_misses.add(1);
             } else {
                 counters.tcp_non_syn_misses.add(1);
+                stage.events.mark_lru_miss(pending.slot);
             }
         }
         let flooded = stage.connection_rate.is_over(stage.now_ns);

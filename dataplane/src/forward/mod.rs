@@ -7,6 +7,7 @@
 
 mod connection_rate;
 mod detour;
+mod events;
 mod family;
 mod flow_hash;
 mod icmp_error;
@@ -31,6 +32,7 @@ use crate::{
     service::{Protocol, RealId, ServiceTable, Vip},
 };
 
+pub use events::BurstEvents;
 pub use flow_hash::{HashAddress, flow_hash};
 pub use packet_slot::{Outcome, Packet, Selection, Verdict};
 pub use questions::{Explanation, FlowId, FlowIdError, FlowRecord};
@@ -62,6 +64,7 @@ pub struct Forwarder {
     v4: Lane<[u8; 4]>,
     v6: Lane<[u8; 16]>,
     connection_rate: ConnectionRate,
+    events: BurstEvents,
 }
 
 impl Forwarder {
@@ -82,6 +85,7 @@ impl Forwarder {
             v4: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
             v6: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
             connection_rate: ConnectionRate::new(config.connection_rate_cap),
+            events: BurstEvents::default(),
         })
     }
 
@@ -112,6 +116,11 @@ impl Forwarder {
         &self.counters
     }
 
+    /// What happened to packets of the last burst besides their outcomes.
+    pub const fn events(&self) -> &BurstEvents {
+        &self.events
+    }
+
     /// Decides up to [`BURST`] packets; `outcomes[n]` belongs to `burst[n]`.
     ///
     /// Received packets and drops are counted here. The caller counts a packet as transmitted or
@@ -131,6 +140,7 @@ impl Forwarder {
             table: &self.table,
             counters: &self.counters,
             connection_rate: &mut self.connection_rate,
+            events: BurstEvents::default(),
             now_ns,
         };
         let mut received_bytes = 0;
@@ -144,6 +154,7 @@ impl Forwarder {
         }
         self.v4.resolve(&mut stage, burst, outcomes);
         self.v6.resolve(&mut stage, burst, outcomes);
+        self.events = stage.events;
 
         let counters = &*self.counters;
         counters.received.packets.add(burst.len() as u64);
@@ -215,6 +226,7 @@ fn admit<A: Family>(
     };
     let max_frame = table.settings().max_frame;
     if packet.len > usize::from(max_frame) {
+        stage.events.mark_too_big(slot);
         return Outcome {
             vip: vip.number,
             ..Outcome::new(too_long::<A>(stage, packet, max_frame))

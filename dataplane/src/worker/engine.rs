@@ -11,6 +11,7 @@ use super::{
     waker::Waker,
 };
 use crate::{
+    capture::{Decided, Monitor},
     counters::{DropReason, WorkerCounters},
     forward::{BURST, Forwarder, Outcome, Packet, Selection, Verdict},
     port::{Activity, Census, Outgoing, PassPath, QueuePort, Received, kick::TailKick},
@@ -57,6 +58,7 @@ pub struct Engine<P: QueuePort> {
     subscription: Subscription,
     pass: Box<dyn PassPath + Send>,
     tasks: Tasks,
+    monitor: Option<Box<Monitor>>,
     spin_ns: u64,
     tail: TailKick,
     received: ArrayVec<Received<P::Chunk>, BURST>,
@@ -108,6 +110,7 @@ impl<P: QueuePort> Engine<P> {
             subscription,
             pass,
             tasks,
+            monitor: None,
             spin_ns: config.spin.map_or(0, nanoseconds),
             tail: TailKick::new(),
             received: ArrayVec::new(),
@@ -128,6 +131,11 @@ impl<P: QueuePort> Engine<P> {
     /// The forwarder.
     pub const fn forwarder(&self) -> &Forwarder {
         &self.forwarder
+    }
+
+    /// Copies packets for a capture from now on, or does not any more; returns the monitor there was.
+    pub fn set_monitor(&mut self, monitor: Option<Box<Monitor>>) -> Option<Box<Monitor>> {
+        std::mem::replace(&mut self.monitor, monitor)
     }
 
     /// Where the chunks are. Between two rounds the engine holds none.
@@ -152,17 +160,45 @@ impl<P: QueuePort> Engine<P> {
         if received > 0 {
             self.now_ns = now_ns();
             self.forwarder.counters().io.bursts.add(1);
-            self.forward();
-            sent = self.send();
+            sent = match self.monitor.take() {
+                None => {
+                    self.forward();
+                    self.send()
+                }
+                Some(monitor) => self.forward_watched(monitor),
+            };
         }
         self.port.refill();
-        let asked = self.tasks.step(&mut self.forwarder);
+        let asked = self.tasks.step(&mut self.forwarder, &mut self.monitor);
         self.publish_activity();
         sent.map(|()| Round {
             received,
             reaped,
             asked,
         })
+    }
+
+    /// Forwards and sends as always, with a monitor that sees the frames before and the verdicts after.
+    #[cold]
+    fn forward_watched(&mut self, mut monitor: Box<Monitor>) -> io::Result<()> {
+        for frame in &mut self.received {
+            monitor.arrives(self.port.bytes(&mut frame.chunk), frame.len);
+        }
+        let stalled = |engine: &Self| {
+            let (packets, _) = engine.forwarder.counters().dropped(DropReason::TxStalled);
+            packets
+        };
+        let stalled_before = stalled(self);
+        self.forward();
+        let sent = self.send();
+        monitor.decided(&Decided {
+            now_ns: self.now_ns,
+            forwarder: &self.forwarder,
+            outcomes: &self.outcomes,
+            stalled: (stalled(self) - stalled_before) as usize,
+        });
+        self.monitor = Some(monitor);
+        sent
     }
 
     /// Decides about the received frames and counts all but those to be sent.
@@ -192,7 +228,7 @@ impl<P: QueuePort> Engine<P> {
         forwarder.process(self.now_ns, &mut packets, outcomes);
 
         let counters: &WorkerCounters = forwarder.counters();
-        for ((packet, outcome), number) in packets.iter().zip(&*outcomes).zip(numbers) {
+        for ((packet, outcome), number) in packets.iter().zip(outcomes).zip(numbers) {
             let bytes = packet.frame_len() as u64;
             match outcome.verdict {
                 Verdict::Transmit { len } => {
@@ -202,7 +238,10 @@ impl<P: QueuePort> Engine<P> {
                     };
                 }
                 Verdict::Pass if pass.pass(packet.frame()).is_ok() => counters.passed.count(bytes),
-                Verdict::Pass => counters.drop(DropReason::PassFailed, bytes),
+                Verdict::Pass => {
+                    outcome.verdict = Verdict::Drop(DropReason::PassFailed);
+                    counters.drop(DropReason::PassFailed, bytes);
+                }
                 Verdict::Drop(_) => {}
             }
         }

@@ -14,9 +14,12 @@ use std::{
 use crossbeam::channel::{RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::{
-    AskError, WorkerConfig, WorkerError, WorkerReport, status::Status, tasks::Task, waker::Waker,
+    AskError, WorkerConfig, WorkerError, WorkerReport,
+    status::Status,
+    tasks::{Asked, Task},
+    waker::Waker,
 };
-use crate::{counters::WorkerCounters, forward::Forwarder};
+use crate::{capture::Monitor, counters::WorkerCounters, forward::Forwarder};
 
 /// A running worker. Dropping the handle stops it.
 pub struct WorkerHandle {
@@ -109,15 +112,45 @@ impl WorkerHandle {
         mut step: impl FnMut(&mut Forwarder, u64) -> ControlFlow<R> + Send + 'static,
         timeout: Duration,
     ) -> Result<R, AskError> {
+        self.submit(move |asked| step(asked.forwarder, asked.now_ns), timeout)
+    }
+
+    /// Has the worker copy its packets for a capture, or stop to. Returns the monitor it had. A
+    /// monitor that is left to the worker would be freed between two bursts.
+    ///
+    /// # Errors
+    ///
+    /// The worker did not answer. It has then neither taken nor given up a monitor, unless that
+    /// happened at the very moment of the time-out.
+    pub fn set_monitor(
+        &self,
+        monitor: Option<Box<Monitor>>,
+        timeout: Duration,
+    ) -> Result<Option<Box<Monitor>>, AskError> {
+        let mut monitor = Some(monitor);
+        self.submit(
+            move |asked| match monitor.take() {
+                Some(monitor) => ControlFlow::Break(std::mem::replace(asked.monitor, monitor)),
+                None => ControlFlow::Continue(()),
+            },
+            timeout,
+        )
+    }
+
+    fn submit<R: Send + 'static>(
+        &self,
+        mut step: impl FnMut(Asked<'_>) -> ControlFlow<R> + Send + 'static,
+        timeout: Duration,
+    ) -> Result<R, AskError> {
         let (sender, answer) = bounded(1);
         let abandoned = Arc::new(AtomicBool::new(false));
         let task: Task = {
             let abandoned = Arc::clone(&abandoned);
-            Box::new(move |forwarder, now_ns| {
+            Box::new(move |asked| {
                 if abandoned.load(Ordering::Relaxed) {
                     return ControlFlow::Break(());
                 }
-                step(forwarder, now_ns).map_break(|answer| {
+                step(asked).map_break(|answer| {
                     // Nobody receives it when the time is over.
                     let _ = sender.try_send(answer);
                 })

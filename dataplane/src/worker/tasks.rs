@@ -5,10 +5,18 @@ use std::{collections::VecDeque, ops::ControlFlow};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::now_ns;
-use crate::forward::Forwarder;
+use crate::{capture::Monitor, forward::Forwarder};
 
-/// One step of a question, with the worker's clock in nanoseconds; `Break` is the last.
-pub(super) type Task = Box<dyn FnMut(&mut Forwarder, u64) -> ControlFlow<()> + Send>;
+/// What a question gets hold of.
+pub(super) struct Asked<'a> {
+    pub(super) forwarder: &'a mut Forwarder,
+    pub(super) monitor: &'a mut Option<Box<Monitor>>,
+    /// The worker's clock in nanoseconds.
+    pub(super) now_ns: u64,
+}
+
+/// One step of a question; `Break` is the last.
+pub(super) type Task = Box<dyn FnMut(Asked<'_>) -> ControlFlow<()> + Send>;
 
 /// Questions that can wait in the channel, and questions a worker has under way at once.
 const CAPACITY: usize = 64;
@@ -36,7 +44,11 @@ pub(super) struct Tasks {
 impl Tasks {
     /// Takes one step; returns whether there is more to do.
     #[inline]
-    pub(super) fn step(&mut self, forwarder: &mut Forwarder) -> bool {
+    pub(super) fn step(
+        &mut self,
+        forwarder: &mut Forwarder,
+        monitor: &mut Option<Box<Monitor>>,
+    ) -> bool {
         if self.under_way.len() < CAPACITY
             && let Ok(task) = self.incoming.try_recv()
         {
@@ -45,7 +57,12 @@ impl Tasks {
         let Some(mut task) = self.under_way.pop_front() else {
             return false;
         };
-        if task(forwarder, now_ns()).is_continue() {
+        let asked = Asked {
+            forwarder,
+            monitor,
+            now_ns: now_ns(),
+        };
+        if task(asked).is_continue() {
             self.under_way.push_back(task);
         }
         !self.under_way.is_empty() || !self.incoming.is_empty()
