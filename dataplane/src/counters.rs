@@ -105,6 +105,9 @@ drop_reasons! {
     FamilyMismatch = "family-mismatch", "An IPv6 packet selected an IPv4 real.";
     NoNextHop = "no-next-hop", "The next hop's Ethernet address is not known yet.";
     NoRoom = "no-room", "The buffer cannot hold the frame with its outer header.";
+    InnerTruncated = "inner-truncated", "A tunnel to a decap destination ends before its inner IP header does.";
+    TtlExpired = "ttl-expired", "The inner packet of a tunnel to a decap destination has a TTL or hop limit of 1.";
+    RecirculationLimit = "recirculation-limit", "More tunnels to decap destinations lie in each other than are taken apart.";
     TxStalled = "tx-stalled", "The TX ring stayed full.";
     PassFailed = "pass-failed", "The packet was for the kernel and could not be handed up.";
 }
@@ -196,6 +199,28 @@ counter_table! {
             "Packets whose VIP was looked up again because the XDP program knew an older table.";
         generation = "generation", Last, "number", "",
             "Generation of the service table in use.";
+    }
+
+    /// Tunnels to decap destinations (katran-compat sections 8.1 and 8.2).
+    decap: DecapCounters = "Decapsulation" {
+        packets = "decap-packets", Count, "packets", "6 v1",
+            "Tunnels to decap destinations; those inside each other count each.";
+        outer_v4 = "decap-outer-v4", Count, "packets", "10 v1",
+            "Outer IPv4 headers taken off.";
+        outer_v6 = "decap-outer-v6", Count, "packets", "10 v2",
+            "Outer IPv6 headers taken off.";
+        cross_pop_v4 = "decap-cross-pop-v4", Count, "packets", "14 v1",
+            "Inner IPv4 packets to be balanced, or given to the kernel.";
+        cross_pop_v6 = "decap-cross-pop-v6", Count, "packets", "14 v2",
+            "Likewise, IPv6.";
+        egress_v4 = "decap-egress-v4", Count, "packets", "20 v1",
+            "Inner IPv4 packets of GUE tunnels sent out.";
+        egress_v6 = "decap-egress-v6", Count, "packets", "20 v2",
+            "Likewise, IPv6.";
+        recirculated = "recirculated", Count, "packets", "",
+            "Inner packets decided like packets that arrive. Katran's 16 v1 has them too.";
+        recirculated_bytes = "recirculated-bytes", Count, "bytes", "",
+            "Their frames, without the outer header. Katran's 16 v2 has them too.";
     }
 
     /// QUIC packets by what their connection id said (katran-compat sections 7.1 and 10).

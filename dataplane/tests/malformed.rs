@@ -5,10 +5,10 @@ mod common;
 
 use common::{
     Bench, NotSent,
-    frames::{Segment, echo, icmp_error, ip_packet, patched, resized, tcp, udp},
-    model::{self, Fate},
+    frames::{Outer, Segment, echo, icmp_error, ip_packet, patched, resized, tcp, tunnel, udp},
+    model::{self, Fate, Unwrapped},
     no_outcome,
-    services::{every_kind_of_vip, gue},
+    services::{DECAP, DECAP_AND_VIP, EGRESS, every_kind_of_vip, gue},
     settings,
 };
 use dataplane::{
@@ -38,6 +38,9 @@ const CLIENT: &str = "192.0.2.10:40000";
 const CLIENT6: &str = "[2001:db8:c::1]:40000";
 const ROUTER: &str = "198.18.0.1";
 const ROUTER6: &str = "2001:db8:99::1";
+const FAR: &str = "198.18.9.9";
+const FAR6: &str = "2001:db8:9::9";
+const GUE: Outer = Outer::Gue(6080);
 const VIP: &str = "203.0.113.10";
 const VIP6: &str = "2001:db8:a::10";
 
@@ -49,6 +52,8 @@ fn seeds() -> Vec<Seed> {
     let quoted_udp = udp("203.0.113.10:53", CLIENT, b"answer");
     let quoted_tcp6 = tcp("[2001:db8:a::10]:80", CLIENT6, Segment::Ack);
     let quoted_udp6 = udp("[2001:db8:a::10]:53", CLIENT6, b"answer");
+    let stranger = udp(CLIENT, "203.0.113.99:53", b"query");
+    let nested = tunnel(FAR6, DECAP[1], Outer::Ipip, &tunnel(FAR, DECAP[0], GUE, &syn));
     vec![
         seed("TCP SYN over IPv4", syn.clone()),
         seed("TCP RST to any port over IPv4", tcp(CLIENT, "203.0.113.20:9", Segment::Rst)),
@@ -70,6 +75,15 @@ fn seeds() -> Vec<Seed> {
         seed("GUE to a VIP with any port", udp(CLIENT, "203.0.113.20:6080", &syn[14..])),
         seed("TCP of the largest size", resized(tcp(CLIENT, "203.0.113.33:443", Segment::Ack), 1514)),
         seed("UDP over the largest size", resized(udp(CLIENT6, "[2001:db8:a::32]:7", b""), 1515)),
+        seed("IPv4 in IPv4 to be stripped", tunnel(FAR, DECAP[0], Outer::Ipip, &syn)),
+        seed("IPv4 in IPv6 to be stripped", tunnel(FAR6, DECAP[1], Outer::Ipip, &syn)),
+        seed("IPv6 in IPv6 to be stripped", tunnel(FAR6, DECAP[1], Outer::Ipip, &syn6)),
+        seed("GUE over IPv4 to be stripped", tunnel(FAR, DECAP[0], GUE, &stranger)),
+        seed("GUE over IPv6 to be stripped", tunnel(FAR6, DECAP[1], GUE, &syn6)),
+        seed("GUE to a VIP's address", tunnel(FAR, DECAP_AND_VIP, GUE, &stranger)),
+        seed("GUE over IPv4 to be sent out", tunnel(FAR, EGRESS[0], GUE, &syn)),
+        seed("GUE over IPv6 to be sent out", tunnel(FAR6, EGRESS[1], GUE, &syn)),
+        seed("tunnels in a tunnel", tunnel(FAR, DECAP[0], GUE, &nested)),
         seed("last IPv4 fragment", patched(syn, 20, &[0, 185])),
         seed("TCP to somebody else", tcp(CLIENT, "203.0.113.99:80", Segment::Syn)),
     ]
@@ -148,12 +162,15 @@ impl Yard {
             case()
         );
         self.count(frame.len() as u64, &outcome, case);
-        match outcome.verdict {
-            Verdict::Transmit { len } => {
+        match (outcome.verdict, model::unwrapped(&self.services, frame)) {
+            (Verdict::Transmit { len }, Unwrapped::Sent(sent)) => {
+                assert_eq!(self.chunk[..usize::from(len)], sent, "{}: sent", case());
+            }
+            (Verdict::Transmit { len }, Unwrapped::Kept(kept)) => {
                 let len = usize::from(len);
                 assert!(len <= CHUNK, "{}: {len} bytes to send", case());
                 if outcome.real != RealId::NONE {
-                    let inner = &frame[14..];
+                    let inner = &kept[14..];
                     assert_eq!(
                         self.chunk[len - inner.len()..len],
                         *inner,
@@ -162,12 +179,15 @@ impl Yard {
                     );
                 }
             }
-            Verdict::Pass => {
+            (Verdict::Pass, Unwrapped::Kept(kept)) => {
+                let end = room + frame.len();
+                let start = end - kept.len();
                 let untouched = self.chunk[..room].iter().all(|byte| *byte == 0xa5)
-                    && self.chunk[room..room + frame.len()] == *frame;
+                    && self.chunk[start..end] == kept;
                 assert!(untouched, "{}: passed but changed", case());
             }
-            Verdict::Drop(_) => {}
+            (Verdict::Drop(_), _) => {}
+            (verdict, unwrapped) => panic!("{}: {verdict:?}, {unwrapped:?}", case()),
         }
         outcome
     }
@@ -268,6 +288,8 @@ fn every_truncation_and_every_change_of_a_byte(settings: Settings) {
         DropReason::L4Truncated,
         DropReason::QuoteTruncated,
         DropReason::NoReal,
+        DropReason::InnerTruncated,
+        DropReason::TtlExpired,
     ] {
         assert!(totals.dropped[reason as usize] > 0, "{}", reason.name());
     }
@@ -361,6 +383,7 @@ fn bursts_are_treated_as_their_frames_one_by_one() {
             (&together.echo_replies, &alone.echo_replies),
             (&together.icmp_errors, &alone.icmp_errors),
             (&together.payload_moves, &alone.payload_moves),
+            (&together.decap.recirculated, &alone.decap.recirculated),
         ] {
             assert_eq!(together.get(), alone.get());
         }
@@ -416,7 +439,8 @@ fn every_change_of_a_byte_of_the_tag() {
 #[test]
 fn tags_save_a_lookup_and_change_nothing() {
     for settings in both() {
-        let mut bench = Bench::new(&every_kind_of_vip(settings));
+        let services = every_kind_of_vip(settings);
+        let mut bench = Bench::new(&services);
         let mut tagged_data = 0;
         for seed in seeds() {
             let sent = bench.send(&seed.frame);
@@ -424,6 +448,10 @@ fn tags_save_a_lookup_and_change_nothing() {
             let Some(vip) = bench.forwarder.table().vip(expected.vip).cloned() else {
                 continue;
             };
+            // The outer packet of a tunnel is no VIP's.
+            if model::unwrapped(&services, &seed.frame) != Unwrapped::Kept(seed.frame.clone()) {
+                continue;
+            }
             let errors = bench.counters.icmp_errors.get();
             for (generation, stale) in [(vip.generation, 0), (vip.generation + 1, 1)] {
                 let tag = Tag {

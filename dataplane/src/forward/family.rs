@@ -4,12 +4,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use conntrack::{FlowKey, FlowKeyV4, FlowKeyV6};
 
-use super::flow_hash::HashAddress;
+use super::{flow_hash::HashAddress, lane::Lane};
 use crate::packet::{
     IPV4_LEN, IPV6_LEN,
     emit::{self, Inner, InnerIp},
     parse::{Address, FlowTuple},
 };
+
+/// The lanes of a burst.
+pub(super) struct Lanes<'f> {
+    pub(super) v4: &'f mut Lane<[u8; 4]>,
+    pub(super) v6: &'f mut Lane<[u8; 16]>,
+}
 
 /// An IP version; the type is its address in wire order.
 pub(super) trait Family: Address + InnerIp + HashAddress {
@@ -20,6 +26,8 @@ pub(super) trait Family: Address + InnerIp + HashAddress {
     /// Bytes of the IP header.
     const HEADER_LEN: usize;
 
+    /// The lane of this family.
+    fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self>;
     /// The key of a flow.
     fn key(flow: &FlowTuple<Self>) -> Self::Key;
     /// Source and destination of a key, and its protocol.
@@ -38,6 +46,11 @@ impl Family for [u8; 4] {
     type Key = FlowKeyV4;
     const IS_V4: bool = true;
     const HEADER_LEN: usize = IPV4_LEN;
+
+    #[inline]
+    fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self> {
+        lanes.v4
+    }
 
     #[inline]
     fn key(flow: &FlowTuple<Self>) -> FlowKeyV4 {
@@ -86,6 +99,11 @@ impl Family for [u8; 16] {
     type Key = FlowKeyV6;
     const IS_V4: bool = false;
     const HEADER_LEN: usize = IPV6_LEN;
+
+    #[inline]
+    fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self> {
+        lanes.v6
+    }
 
     #[inline]
     fn key(flow: &FlowTuple<Self>) -> FlowKeyV6 {

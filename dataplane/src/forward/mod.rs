@@ -6,6 +6,7 @@
 //! headers. See katran-compat sections 4.1 and 5.2 for the order of decisions.
 
 mod connection_rate;
+mod decap;
 mod detour;
 mod events;
 mod family;
@@ -23,7 +24,7 @@ use conntrack::FlowTable;
 
 use self::{
     connection_rate::ConnectionRate,
-    family::Family,
+    family::{Family, Lanes},
     lane::{Lane, Stage},
 };
 use crate::{
@@ -143,12 +144,16 @@ impl Forwarder {
             events: BurstEvents::default(),
             now_ns,
         };
+        let mut lanes = Lanes {
+            v4: &mut self.v4,
+            v6: &mut self.v6,
+        };
         let mut received_bytes = 0;
         for (slot, packet) in burst.iter_mut().enumerate() {
             received_bytes += packet.len as u64;
             outcomes[slot] = match parse::frame(packet.frame()) {
-                Frame::V4(ip) => admit(&mut self.v4, &stage, slot, packet, &ip),
-                Frame::V6(ip) => admit(&mut self.v6, &stage, slot, packet, &ip),
+                Frame::V4(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
+                Frame::V6(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
                 Frame::NotIp => Outcome::new(Verdict::Pass),
             };
         }
@@ -161,7 +166,7 @@ impl Forwarder {
         counters.received.bytes.add(received_bytes);
         for (packet, outcome) in burst.iter().zip(&*outcomes) {
             if let Verdict::Drop(reason) = outcome.verdict {
-                counters.drop(reason, packet.len as u64);
+                counters.drop(reason, packet.frame_len() as u64);
             }
         }
         counters
@@ -174,7 +179,7 @@ impl Forwarder {
 /// Decides a packet that needs no flow, or puts it in the lane, where it gets its outcome later.
 #[inline]
 fn admit<A: Family>(
-    lane: &mut Lane<A>,
+    lanes: &mut Lanes<'_>,
     stage: &Stage<'_>,
     slot: usize,
     packet: &mut Packet<'_>,
@@ -195,6 +200,7 @@ fn admit<A: Family>(
             });
             (flow, vip)
         }
+        Kind::Other => return decap::unmatched(lanes, stage, slot, packet),
         kind => {
             if !table.is_vip_address(ip.destination.into()) {
                 return Outcome::new(Verdict::Pass);
@@ -222,7 +228,7 @@ fn admit<A: Family>(
         }
     };
     let Some(vip) = vip else {
-        return Outcome::new(Verdict::Pass);
+        return decap::unmatched(lanes, stage, slot, packet);
     };
     let max_frame = table.settings().max_frame;
     if packet.len > usize::from(max_frame) {
@@ -233,7 +239,7 @@ fn admit<A: Family>(
         };
     }
     counters.vip_packets.add(1);
-    lane.push(slot, ip, flow, vip);
+    A::lane(lanes).push(slot, ip, flow, vip);
     Outcome::new(Verdict::Pass)
 }
 

@@ -10,11 +10,15 @@ use crate::{counters::DropReason, service::RealId};
 /// buffer: | room | frame (Ethernet header first) | spare |
 ///         0      room                            room + len
 /// ```
+///
+/// Taking an outer header off makes the room larger and the frame shorter.
 #[derive(Debug)]
 pub struct Packet<'a> {
     pub(super) buffer: &'a mut [u8],
     pub(super) room: usize,
     pub(super) len: usize,
+    /// `len` when the frame arrived.
+    arrived_len: usize,
     pub(super) tag: Tag,
 }
 
@@ -32,6 +36,7 @@ impl<'a> Packet<'a> {
         Some(Self {
             room,
             len: received - room,
+            arrived_len: received - room,
             tag,
             buffer,
         })
@@ -47,6 +52,7 @@ impl<'a> Packet<'a> {
         Some(Self {
             room,
             len,
+            arrived_len: len,
             tag: Tag {
                 generation: 0,
                 vip: Tag::NO_VIP,
@@ -57,7 +63,8 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The arriving frame; after [`Verdict::Transmit`] its bytes are no longer the arriving ones.
+    /// The arriving frame, or what is left of it without the outer headers that were taken off; after
+    /// [`Verdict::Transmit`] its bytes are no longer those.
     #[inline]
     pub fn frame(&self) -> &[u8] {
         &self.buffer[self.room..self.room + self.len]
@@ -66,7 +73,13 @@ impl<'a> Packet<'a> {
     /// Bytes of the arriving frame.
     #[inline]
     pub const fn frame_len(&self) -> usize {
-        self.len
+        self.arrived_len
+    }
+
+    /// Bytes of outer headers that were taken off.
+    #[inline]
+    pub const fn stripped_len(&self) -> usize {
+        self.arrived_len - self.len
     }
 
     /// The buffer, to read what is to be transmitted.
@@ -84,7 +97,7 @@ pub enum Verdict {
         /// Bytes to send, from the start of the buffer.
         len: u16,
     },
-    /// Give the untouched frame ([`Packet::frame`]) to the kernel.
+    /// Give [`Packet::frame`] to the kernel: the frame as it came, or its inner packet.
     Pass,
     /// Forget it.
     Drop(DropReason),

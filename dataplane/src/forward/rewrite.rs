@@ -85,6 +85,21 @@ pub(super) fn echo_reply<A: Family>(
     Ok(frame.len() as u16)
 }
 
+/// Sends a frame back to where it came from.
+pub(super) fn send_back(
+    packet: &mut Packet<'_>,
+    counters: &WorkerCounters,
+) -> Result<u16, DropReason> {
+    let arriving: [u8; ETHERNET_LEN] = *packet.frame().first_chunk().ok_or(DropReason::NoRoom)?;
+    let payload_len = packet.len - ETHERNET_LEN;
+    let frame = place(packet, 0, payload_len, counters)?;
+    let (macs, ethertype) = arriving.split_at(12);
+    frame[..6].copy_from_slice(&macs[6..]);
+    frame[6..12].copy_from_slice(&macs[..6]);
+    frame[12..ETHERNET_LEN].copy_from_slice(ethertype);
+    Ok(frame.len() as u16)
+}
+
 /// Replaces a frame over `max_frame` by the ICMP error that announces `max_frame`'s MTU.
 pub(super) fn too_big_reply<A: Family>(
     packet: &mut Packet<'_>,

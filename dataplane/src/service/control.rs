@@ -14,8 +14,8 @@ use hashbrown::HashMap;
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
 
 use super::{
-    spec::{Encapsulation, Protocol, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
-    table::{Detours, MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip},
+    spec::{DecapSpec, Encapsulation, Protocol, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
+    table::{Detours, MAX_DECAP, MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip},
 };
 
 /// Smallest `max_frame`: Ethernet, IPv6 and TCP headers.
@@ -79,6 +79,7 @@ struct State {
     free_reals: VecDeque<u16>,
     real_numbers: HashMap<IpAddr, u16, RandomState>,
     server_ids: HashMap<u32, u16, RandomState>,
+    decap: HashMap<IpAddr, DecapSpec, RandomState>,
 }
 
 /// Holds the numbering between tables and makes a new table of each desired state.
@@ -106,6 +107,7 @@ impl ServiceControl {
             free_reals: (1..MAX_REALS as u16).collect(),
             real_numbers: HashMap::default(),
             server_ids: HashMap::default(),
+            decap: HashMap::default(),
         };
         let table = Arc::new(state.table(1, Settings::default()));
         Self {
@@ -164,6 +166,7 @@ impl State {
             })?;
             server_ids.insert(server_id.id, index);
         }
+        self.decap = spec.decap.iter().map(|own| (own.address, *own)).collect();
         let old_server_ids = std::mem::replace(&mut self.server_ids, server_ids);
         released.extend(old_server_ids.into_values());
         for index in released {
@@ -307,6 +310,12 @@ impl State {
                 prefixes.push((vip.key, vip.number));
             }
         }
+        // Tunnels come before VIPs (katran-compat section 4.1). The number of no VIP keeps a VIP that
+        // has any port, or is a prefix, from being found in their stead.
+        for address in self.decap.keys() {
+            let tunnel = (*address, settings.decap_gue_port, Protocol::Udp);
+            exact.insert(tunnel, xdp_layout::Tag::NO_VIP);
+        }
         prefixes.sort_by_key(|(key, number)| (std::cmp::Reverse(key.prefix_len), *number));
         let reals = self
             .reals
@@ -322,6 +331,7 @@ impl State {
             addresses,
             reals,
             server_ids: self.server_ids.clone(),
+            decap: self.decap.clone(),
         }
     }
 }
@@ -385,15 +395,11 @@ fn room(spec: &VipSpec, all: &ServiceSpec) -> u8 {
 
 fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
     validate_settings(&spec.settings)?;
-    for (section, used) in [
-        ("source_route", !spec.source_routes.is_empty()),
-        ("decap", !spec.decap.is_empty()),
-    ] {
-        if used {
-            return Err(not_supported(section, section));
-        }
+    if !spec.source_routes.is_empty() {
+        return Err(not_supported("source_route", "source_route"));
     }
     validate_server_ids(spec)?;
+    validate_decap(spec)?;
     let mut keys = HashSet::new();
     let local = local_reals(spec);
     for vip in &spec.vips {
@@ -453,6 +459,37 @@ fn validate_server_ids(spec: &ServiceSpec) -> Result<(), ServiceError> {
                 field,
                 "is there twice",
                 "name one real for each id",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn validate_decap(spec: &ServiceSpec) -> Result<(), ServiceError> {
+    if spec.decap.is_empty() {
+        return Ok(());
+    }
+    if spec.settings.decap_gue_port == 0 {
+        return Err(ServiceError::new(
+            "balancer.gue_port",
+            "0 is not a port",
+            "give 1 to 65535; 6080 is usual",
+        ));
+    }
+    if spec.decap.len() > MAX_DECAP {
+        return Err(ServiceError::new(
+            "decap",
+            format!("{} destinations are too many", spec.decap.len()),
+            format!("give up to {MAX_DECAP}"),
+        ));
+    }
+    let mut addresses = HashSet::new();
+    for own in &spec.decap {
+        if !addresses.insert(own.address) {
+            return Err(ServiceError::new(
+                format!("decap {}", own.address),
+                "is there twice",
+                "give each address once",
             ));
         }
     }

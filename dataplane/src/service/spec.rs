@@ -260,7 +260,7 @@ pub struct SourceRouteSpec {
 pub struct DecapSpec {
     /// Outer destination.
     pub address: IpAddr,
-    /// Send the inner packet out instead of balancing it.
+    /// Send the inner packet of a GUE tunnel out instead of balancing it.
     pub egress: bool,
 }
 
@@ -304,6 +304,8 @@ pub struct Settings {
     pub icmp_too_big: bool,
     /// Read server ids from the TCP option.
     pub tcp_server_id: bool,
+    /// UDP destination port of GUE tunnels to decap destinations.
+    pub decap_gue_port: u16,
 }
 
 impl Default for Settings {
@@ -314,6 +316,7 @@ impl Default for Settings {
             max_frame: 1514,
             icmp_too_big: false,
             tcp_server_id: false,
+            decap_gue_port: xdp_layout::DEFAULT_GUE_PORT,
         }
     }
 }

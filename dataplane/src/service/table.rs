@@ -2,13 +2,15 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::spec::{MacAddress, Protocol, Settings, VipFlags, VipKey};
+use super::spec::{DecapSpec, MacAddress, Protocol, Settings, VipFlags, VipKey};
 use ahash::RandomState;
 use hashbrown::HashMap;
 use maglev::{HashFunction, Ring};
 
 /// VIPs a table can hold, and the value the flow hash seeds derive from (katran-compat section 1).
 pub const MAX_VIPS: usize = xdp_layout::MAX_VIPS as usize;
+/// Decap destinations a table can hold.
+pub const MAX_DECAP: usize = xdp_layout::MAX_TUNNEL_DESTINATIONS as usize;
 /// Slots for reals; index 0 is never a real.
 pub const MAX_REALS: usize = 4096;
 
@@ -108,6 +110,7 @@ pub struct ServiceTable {
     pub(super) generation: u32,
     pub(super) settings: Settings,
     pub(super) vips: Vec<Option<Vip>>,
+    /// VIP numbers; where GUE tunnels to a decap destination arrive, the number of no VIP.
     pub(super) exact: HashMap<(IpAddr, u16, Protocol), u16, RandomState>,
     /// Prefix VIPs, longest prefix first.
     pub(super) prefixes: Vec<(VipKey, u16)>,
@@ -116,6 +119,7 @@ pub struct ServiceTable {
     pub(super) reals: Vec<Option<Real>>,
     /// Index of the real that each server id names.
     pub(super) server_ids: HashMap<u32, u16, RandomState>,
+    pub(super) decap: HashMap<IpAddr, DecapSpec, RandomState>,
 }
 
 impl ServiceTable {
@@ -184,6 +188,16 @@ impl ServiceTable {
     #[inline]
     pub fn real_of_server_id(&self, id: u32) -> Option<&Real> {
         self.real(usize::from(*self.server_ids.get(&id)?))
+    }
+
+    /// The decap destination with this address.
+    pub fn decap_destination(&self, address: IpAddr) -> Option<&DecapSpec> {
+        self.decap.get(&address)
+    }
+
+    /// Decap destinations, in no order.
+    pub fn decap_destinations(&self) -> impl Iterator<Item = &DecapSpec> {
+        self.decap.values()
     }
 
     /// Reals in ascending index, including those that only flows still use.

@@ -121,6 +121,27 @@ pub fn icmp(source: &str, destination: &str, kind: (u8, u8), body: &[u8]) -> Vec
     ip_packet(source, destination, protocol, &message)
 }
 
+/// Outer headers that a tunnel can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outer {
+    Ipip,
+    /// GUE variant 1 to this port.
+    Gue(u16),
+}
+
+/// The packet of `inner` in a tunnel from `source` to `destination`.
+pub fn tunnel(source: &str, destination: &str, outer: Outer, inner: &[u8]) -> Vec<u8> {
+    let (is_v6, packet) = (inner[12..14] == [0x86, 0xdd], &inner[14..]);
+    match outer {
+        Outer::Ipip => ip_packet(source, destination, if is_v6 { 41 } else { 4 }, packet),
+        Outer::Gue(port) => {
+            let length = (8 + packet.len() as u16).to_be_bytes();
+            let header = [&[0xc0, 0], &port.to_be_bytes()[..], &length, &[0, 0]].concat();
+            ip_packet(source, destination, 17, &[&header, packet].concat())
+        }
+    }
+}
+
 /// The frame with `bytes` in place of those at `offset`.
 pub fn patched(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
     frame[offset..offset + bytes.len()].copy_from_slice(bytes);

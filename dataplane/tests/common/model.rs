@@ -1,4 +1,4 @@
-//! What becomes of a frame, as katran-compat sections 4.1 to 4.7 say: a second, slow reading of the
+//! What becomes of a frame, as katran-compat sections 4.1 to 4.7, 8.1 and 8.2 say: a second, slow reading of the
 //! document that shares no code with the parser under test. Which real a flow gets is not its
 //! business.
 
@@ -18,7 +18,7 @@ pub enum Fate {
     Passed,
     /// It is dropped.
     Dropped(DropReason),
-    /// An ICMP message goes back to where it came from.
+    /// An ICMP message, or the inner packet of a tunnel, goes back to where it came from.
     Answered,
     /// It goes to a real.
     Balanced,
@@ -36,8 +36,87 @@ impl Fate {
     }
 }
 
+/// What the tunnels to decap destinations make of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unwrapped {
+    /// What is to be decided: the frame, or its innermost packet.
+    Kept(Vec<u8>),
+    /// The inner packet leaves at once.
+    Sent(Vec<u8>),
+    /// It goes nowhere.
+    Dropped(DropReason),
+}
+
+/// Sections 8.1 and 8.2.
+pub fn unwrapped(services: &ServiceSpec, frame: &[u8]) -> Unwrapped {
+    let mut frame = frame.to_vec();
+    for round in 0.. {
+        let Some((outer_len, inner_is_v6, egress)) = own_tunnel(services, &frame) else {
+            break;
+        };
+        let inner = frame.split_off(14 + outer_len);
+        if inner.len() < if inner_is_v6 { 40 } else { 20 } {
+            return Unwrapped::Dropped(DropReason::InnerTruncated);
+        }
+        frame.truncate(12);
+        frame.extend(if inner_is_v6 { [0x86, 0xdd] } else { [8, 0] });
+        frame.extend(inner);
+        let hops = if inner_is_v6 { 14 + 7 } else { 14 + 8 };
+        match frame[hops] {
+            0 => frame[hops] = 255,
+            1 => return Unwrapped::Dropped(DropReason::TtlExpired),
+            left => frame[hops] = left - 1,
+        }
+        if !inner_is_v6 {
+            // TTL is the high byte of its word: the sum of the header is less by 0x0100.
+            let sum = u32::from(frame[24]) * 256 + u32::from(frame[25]) + 0x100;
+            let sum = if sum > 0xffff { sum - 0xffff } else { sum };
+            (frame[24], frame[25]) = ((sum / 256) as u8, (sum % 256) as u8);
+        }
+        if egress {
+            let macs = [&frame[6..12], &frame[..6]].concat();
+            frame[..12].copy_from_slice(&macs);
+            return Unwrapped::Sent(frame);
+        }
+        if round == 33 {
+            return Unwrapped::Dropped(DropReason::RecirculationLimit);
+        }
+    }
+    Unwrapped::Kept(frame)
+}
+
+/// Of a tunnel to a decap destination: bytes of its header, whether it carries IPv6, and whether the
+/// inner packet leaves.
+fn own_tunnel(services: &ServiceSpec, frame: &[u8]) -> Option<(usize, bool, bool)> {
+    let packet = IpPacket::read(frame).filter(|one| !one.has_options && !one.is_fragment)?;
+    let own = services
+        .decap
+        .iter()
+        .find(|own| own.address == packet.destination)?;
+    let ip = if packet.is_v4 { 20 } else { 40 };
+    match (packet.is_v4, packet.protocol) {
+        (_, 4) => Some((ip, false, false)),
+        (false, 41) => Some((ip, true, false)),
+        (is_v4, 17) if packet.payload.len() >= 8 => {
+            let port = u16::from_be_bytes([packet.payload[2], packet.payload[3]]);
+            let first = packet.payload.get(8).copied().unwrap_or(0);
+            let inner_is_v6 = !is_v4 && first & 0b0011_0000 != 0;
+            (port == services.settings.decap_gue_port).then_some((ip + 8, inner_is_v6, own.egress))
+        }
+        _ => None,
+    }
+}
+
 /// The contract's fate of a frame with room enough around it and no flow in the table.
 pub fn fate(services: &ServiceSpec, frame: &[u8]) -> Fate {
+    match unwrapped(services, frame) {
+        Unwrapped::Kept(frame) => fate_of_innermost(services, &frame),
+        Unwrapped::Sent(_) => Fate::Answered,
+        Unwrapped::Dropped(reason) => Fate::Dropped(reason),
+    }
+}
+
+fn fate_of_innermost(services: &ServiceSpec, frame: &[u8]) -> Fate {
     let Some(packet) = IpPacket::read(frame) else {
         return Fate::Passed;
     };

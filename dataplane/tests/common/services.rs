@@ -1,7 +1,7 @@
 //! A configuration with every kind of VIP whose data path is built.
 
 use dataplane::service::{
-    Encapsulation,
+    DecapSpec, Encapsulation,
     Protocol::{Tcp, Udp},
     ServiceSpec, Settings, VipFlags,
 };
@@ -20,8 +20,27 @@ pub fn gue() -> Settings {
     }
 }
 
-/// Every supported flag, exact and any port, prefixes, reals of either and of mixed families, and
-/// VIPs without reals.
+/// Decap destinations of [`every_kind_of_vip`].
+pub const DECAP: [&str; 2] = ["198.18.5.1", "2001:db8:5::1"];
+/// Those whose GUE tunnels leave.
+pub const EGRESS: [&str; 2] = ["198.18.5.2", "2001:db8:5::2"];
+/// One that is a VIP too, on any UDP port.
+pub const DECAP_AND_VIP: &str = "203.0.113.34";
+
+/// Decap destinations, the second pair with `egress`.
+pub fn decap_destinations() -> Vec<DecapSpec> {
+    let one = |egress| {
+        move |address: &str| DecapSpec {
+            address: address.parse().unwrap(),
+            egress,
+        }
+    };
+    let balanced = DECAP.into_iter().chain([DECAP_AND_VIP]).map(one(false));
+    balanced.chain(EGRESS.into_iter().map(one(true))).collect()
+}
+
+/// Every supported flag, exact and any port, prefixes, reals of either and of mixed families, VIPs
+/// without reals, and decap destinations.
 pub fn every_kind_of_vip(settings: Settings) -> ServiceSpec {
     let none = VipFlags::empty();
     let mixed = &[V4_REALS[0], V6_REALS[0]];
@@ -70,6 +89,7 @@ pub fn every_kind_of_vip(settings: Settings) -> ServiceSpec {
                 V6_REALS,
             ),
         ],
+        decap: decap_destinations(),
         ..ServiceSpec::default()
     }
 }

@@ -19,6 +19,10 @@ pub const MAX_VIPS: u32 = 512;
 pub const MAX_QUEUES: u32 = 256;
 /// Entries of the maps that find VIPs: twice [`MAX_VIPS`], because a change adds before it removes.
 pub const VIP_MAP_CAPACITY: u32 = 2 * MAX_VIPS;
+/// Addresses a balancer takes tunnels apart for.
+pub const MAX_TUNNEL_DESTINATIONS: u32 = 512;
+/// Entries of the map that holds them: twice as many, because a change adds before it removes.
+pub const TUNNEL_MAP_CAPACITY: u32 = 2 * MAX_TUNNEL_DESTINATIONS;
 /// Addresses of its own that a real server can receive tunnels on.
 pub const MAX_DECAP_DESTINATIONS: u32 = 4096;
 /// Entries of the map that holds them: twice as many, because a change adds before it removes.
