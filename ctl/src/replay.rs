@@ -44,6 +44,18 @@ struct Line<'a> {
     vip: Option<String>,
     real: Option<IpAddr>,
     selection: Option<&'a str>,
+    /// Bytes of outer headers that were taken off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stripped: Option<usize>,
+}
+
+/// What became of a packet.
+struct Decision<'b> {
+    outcome: Outcome,
+    /// Bytes of outer headers that were taken off.
+    stripped: usize,
+    /// What leaves, or goes to the kernel.
+    frame: Option<&'b [u8]>,
 }
 
 /// Runs the command.
@@ -118,15 +130,15 @@ fn replay(
         buffer.extend_from_slice(&packet.data);
         // A reply may be longer than what it answers.
         buffer.resize(buffer.len() + 2 * ROOM, 0);
-        let (outcome, frame) = decide(
+        let decision = decide(
             &mut forwarder,
             packet.time_ns,
             &mut buffer,
             packet.data.len(),
         )?;
-        serde_json::to_writer(&mut *verdicts, &line(&forwarder, number, &outcome))?;
+        serde_json::to_writer(&mut *verdicts, &line(&forwarder, number, &decision))?;
         verdicts.write_all(b"\n")?;
-        if let Some(frame) = frame {
+        if let Some(frame) = decision.frame {
             let time = Duration::from_nanos(packet.time_ns);
             frames
                 .write_packet(&PcapPacket::new(time, frame.len() as u32, frame))
@@ -137,13 +149,13 @@ fn replay(
     Ok(cut)
 }
 
-/// The outcome for the frame of `len` bytes behind the room, and the frame that leaves.
+/// What becomes of the frame of `len` bytes behind the room.
 fn decide<'b>(
     forwarder: &mut Forwarder,
     time_ns: u64,
     buffer: &'b mut [u8],
     len: usize,
-) -> anyhow::Result<(Outcome, Option<&'b [u8]>)> {
+) -> anyhow::Result<Decision<'b>> {
     let mut outcomes = [Outcome {
         verdict: Verdict::Pass,
         vip: xdp_layout::Tag::NO_VIP,
@@ -155,16 +167,21 @@ fn decide<'b>(
     };
     let mut burst = [packet];
     forwarder.process(time_ns, &mut burst, &mut outcomes);
-    let outcome = outcomes[0];
+    let (outcome, stripped) = (outcomes[0], burst[0].stripped_len());
     let leaving = match outcome.verdict {
         Verdict::Transmit { len } => Some(0..usize::from(len)),
-        Verdict::Pass => Some(ROOM..ROOM + len),
+        Verdict::Pass => Some(ROOM + stripped..ROOM + len),
         Verdict::Drop(_) => None,
     };
-    Ok((outcome, leaving.map(|range| &buffer[range])))
+    Ok(Decision {
+        outcome,
+        stripped,
+        frame: leaving.map(|range| &buffer[range]),
+    })
 }
 
-fn line(forwarder: &Forwarder, number: u64, outcome: &Outcome) -> Line<'static> {
+fn line(forwarder: &Forwarder, number: u64, decision: &Decision<'_>) -> Line<'static> {
+    let outcome = &decision.outcome;
     let table = forwarder.table();
     let (verdict, reason) = match outcome.verdict {
         Verdict::Transmit { .. } => ("tx", None),
@@ -182,6 +199,7 @@ fn line(forwarder: &Forwarder, number: u64, outcome: &Outcome) -> Line<'static> 
         real: real.map(|real| real.address),
         // A ring without reals was asked and had no answer.
         selection: real.map(|_| outcome.selection.name()),
+        stripped: Some(decision.stripped).filter(|bytes| *bytes > 0),
     }
 }
 

@@ -101,10 +101,6 @@ fn what_is_not_built_is_refused() {
         "\n[[source_route]]\nprefix = \"192.0.2.0/24\"\nreal = \"198.51.100.12\"\n",
         &["lb.toml:2: source_route[0]: not supported yet: [[source_route]]; remove these sections"],
     );
-    check(
-        "[[decap]]\naddress = \"2001:db8:d::1\"\negress = false\n",
-        &["lb.toml:1: decap[0]: not supported yet: [[decap]]; remove these sections"],
-    );
 }
 
 #[test]
@@ -642,7 +638,6 @@ fn sections_that_are_not_supported_are_checked_all_the_same() {
         &[
             "lb.toml:1: decap[0].address: missing; give an IP address as in address = \
              \"2001:db8:d::1\"",
-            "lb.toml:2: decap[1]: not supported yet: [[decap]]; remove these sections",
             "lb.toml:3: decap[1].address: 224.0.0.1 is a multicast address; give the address of one \
              host",
             "lb.toml:4: decap[1].egress: 1 is a whole number; give true or false",

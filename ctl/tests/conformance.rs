@@ -89,9 +89,7 @@ impl Case {
             .unwrap()
             .parse()
             .unwrap();
-        for section in ["source_route", "decap"] {
-            config.remove(section);
-        }
+        config.remove("source_route");
         let mut left_out = Vec::new();
         config["vip"].as_array_mut().unwrap().retain(|vip| {
             let flags = vip

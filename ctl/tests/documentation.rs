@@ -2,7 +2,7 @@
 
 use dataplane::{
     counters::DropReason,
-    service::{HashFunction, Protocol, VipFlags, VipKey, VipSpec},
+    service::{DecapSpec, HashFunction, Protocol, VipFlags, VipKey, VipSpec},
     xsk::SocketMode,
 };
 use katran_xsk::{
@@ -89,6 +89,10 @@ fn every_key() -> Config {
             hash: HashFunction::MaglevV1,
             flags: VipFlags::LRU_BYPASS,
             reals: Vec::new(),
+        }],
+        decap: vec![DecapSpec {
+            address: "198.18.5.1".parse().unwrap(),
+            egress: true,
         }],
         ..Config::default()
     }

@@ -97,7 +97,7 @@ pub struct BalancerConfig {
     pub hash: HashFunction,
     /// `encapsulation`: outer headers.
     pub encapsulation: EncapsulationKind,
-    /// `gue_port`: GUE's destination port.
+    /// `gue_port`: GUE's destination port, of what is sent and of tunnels to decap destinations.
     pub gue_port: u16,
     /// `source_v4`: GUE's outer source towards IPv4 reals.
     pub source_v4: Option<Ipv4Addr>,
@@ -169,6 +169,7 @@ impl Config {
                 max_frame: balancer.max_frame,
                 icmp_too_big: balancer.icmp_too_big,
                 tcp_server_id: balancer.tcp_server_id,
+                decap_gue_port: balancer.gue_port,
             },
             vips: self.vips.clone(),
             server_ids: self.server_ids.clone(),

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
-use dataplane::service::{MAX_REALS, MAX_SERVER_ID, MAX_VIPS, VipFlags, VipKey, VipSpec};
+use dataplane::service::{
+    MAX_DECAP, MAX_REALS, MAX_SERVER_ID, MAX_VIPS, Protocol, VipFlags, VipKey, VipSpec,
+};
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
 
 use super::{
@@ -517,8 +519,15 @@ impl Checker<'_> {
             }
             self.unicast(Place::Decap(index, "address"), decap.address);
         }
-        if !self.config.decap.is_empty() {
-            self.unsupported(Place::Decap(0, ""), "[[decap]]", "these sections");
+        if self.config.decap.len() > MAX_DECAP {
+            self.report(
+                Place::Decap(MAX_DECAP, ""),
+                format!(
+                    "{} decap destinations are too many",
+                    self.config.decap.len()
+                ),
+                format!("give up to {MAX_DECAP}"),
+            );
         }
     }
 
@@ -537,6 +546,24 @@ impl Checker<'_> {
                 "add the flag, or remove local = true",
             ),
             (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    /// A decap destination may leave a VIP no packets.
+    fn shadow_warning(&mut self, index: usize, vip: &VipKey) {
+        let gue_port = self.config.balancer.gue_port;
+        let tunnels = VipKey::exact(vip.address, gue_port, Protocol::Udp);
+        let mut decap = self.config.decap.iter();
+        if let Some(own) = decap.position(|own| own.address == vip.address)
+            && *vip == tunnels
+        {
+            self.report(
+                Place::Vip(index, "port"),
+                format!(
+                    "decap[{own}] takes packets to UDP port {gue_port} as GUE tunnels: the VIP gets none"
+                ),
+                "give the VIP another port or address, or change balancer.gue_port",
+            );
         }
     }
 
@@ -586,6 +613,7 @@ impl Checker<'_> {
                 }
             }
             self.local_warnings(index, vip);
+            self.shadow_warning(index, &vip.key);
             if vip.hash == HashFunction::MaglevV1 {
                 let endpoints: Vec<_> = (1..)
                     .zip(&vip.reals)
