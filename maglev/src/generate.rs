@@ -1,6 +1,16 @@
 //! Filling a ring: endpoints take turns, each taking the first free slots of its permutation.
 
-use crate::{Endpoint, HashFunction, Permutation, Slots};
+use std::iter;
+
+use crate::{
+    Endpoint, HashFunction,
+    search::{InBlocks, OneByOne, Search},
+};
+
+/// Turns that are collected before they are taken.
+const BATCH: usize = 4096;
+/// Purchases are rare when fewer than one in so many endpoints buys in a pass.
+const RARE: u64 = 16;
 
 /// Fills `ring`, which holds only zeros and has a valid size, for endpoints with valid numbers.
 ///
@@ -8,7 +18,8 @@ use crate::{Endpoint, HashFunction, Permutation, Slots};
 /// equal hashes (in practice the same address twice) take theirs in ascending order of their
 /// numbers, where upstream leaves the order undefined.
 pub(crate) fn fill(ring: &mut [u16], function: HashFunction, endpoints: &[Endpoint]) {
-    let mut order: Vec<&Endpoint> = endpoints.iter().filter(|e| e.weight > 0).collect();
+    let usable = endpoints.iter().filter(|e| e.weight > 0);
+    let mut order: Vec<Endpoint> = usable.copied().collect();
     order.sort_unstable_by_key(|e| (e.hash, e.number));
     let Some(first) = order.first() else {
         return;
@@ -19,14 +30,11 @@ pub(crate) fn fill(ring: &mut [u16], function: HashFunction, endpoints: &[Endpoi
         return;
     }
 
-    let mut vacancies = Vacancies::new(ring);
-    let mut takers: Vec<Taker> = order
-        .into_iter()
-        .map(|e| Taker::new(e, vacancies.ring.len() as u32))
-        .collect();
-    let all_taken = match function {
-        HashFunction::MaglevV1 => take_turns_v1(&mut vacancies, &mut takers),
-        HashFunction::MaglevV2 => take_turns_v2(&mut vacancies, &mut takers),
+    let weights: Vec<u32> = order.iter().map(|e| e.weight).collect();
+    let all_taken = if let Some(search) = InBlocks::new(ring, &order) {
+        take_turns(search, function, &weights)
+    } else {
+        take_turns(OneByOne::new(ring, &order), function, &weights)
     };
     if !all_taken {
         // No permutation reaches what is left; upstream would search for ever.
@@ -36,124 +44,117 @@ pub(crate) fn fill(ring: &mut [u16], function: HashFunction, endpoints: &[Endpoi
     }
 }
 
-/// The first turn is worth `weight` slots, every later one a single slot.
-///
-/// Like [`take_turns_v2`], returns once all slots are taken, with `true`, or once a whole pass has
-/// taken none, with `false`.
-fn take_turns_v1(vacancies: &mut Vacancies<'_>, takers: &mut [Taker]) -> bool {
-    for taker in &mut *takers {
-        for _ in 0..taker.weight {
-            if !taker.take(vacancies) {
-                break;
-            }
-            if vacancies.left == 0 {
-                return true;
-            }
-        }
+/// Returns once all slots are taken, with `true`, or once a whole pass has taken none, with `false`.
+fn take_turns(search: impl Search, function: HashFunction, weights: &[u32]) -> bool {
+    match function {
+        HashFunction::MaglevV1 => take_turns_v1(search, weights),
+        HashFunction::MaglevV2 => take_turns_v2(search, weights),
     }
-    loop {
-        let mut progress = false;
-        for taker in &mut *takers {
-            progress |= taker.take(vacancies);
-            if vacancies.left == 0 {
-                return true;
-            }
+}
+
+/// The first turn is worth `weight` slots, every later one a single slot.
+fn take_turns_v1(mut search: impl Search, weights: &[u32]) -> bool {
+    // Who has no slot left to offer has none on the rest of its turns.
+    let most = search.left();
+    let mut first_pass = (0..)
+        .zip(weights)
+        .flat_map(|(i, &weight)| iter::repeat_n(i, most.min(weight as usize)));
+    let mut turns = Vec::with_capacity(BATCH);
+    while search.left() > 0 {
+        turns.clear();
+        turns.extend(first_pass.by_ref().take(BATCH));
+        if turns.is_empty() {
+            break;
         }
-        if !progress {
+        search.take_each(&turns);
+    }
+    take_equal_turns(search, weights.len())
+}
+
+/// Every turn is worth a slot.
+fn take_equal_turns(mut search: impl Search, count: usize) -> bool {
+    let turns: Vec<u16> = (0..count as u16).collect();
+    while search.left() > 0 {
+        if !search.take_each(&turns) {
             return false;
         }
     }
+    true
 }
 
 /// A turn adds the weight to the endpoint's credit; a credit of the largest weight buys one slot.
-fn take_turns_v2(vacancies: &mut Vacancies<'_>, takers: &mut [Taker]) -> bool {
-    let price = takers.iter().map(|taker| taker.weight).max().unwrap_or(0);
-    let price = u64::from(price);
-    loop {
-        let mut progress = false;
-        for taker in &mut *takers {
-            taker.credit += u64::from(taker.weight);
-            if taker.credit >= price {
-                taker.credit -= price;
-                progress |= taker.take(vacancies);
-                if vacancies.left == 0 {
-                    return true;
-                }
-            }
+fn take_turns_v2(search: impl Search, weights: &[u32]) -> bool {
+    let price = weights.iter().copied().max().unwrap_or(0);
+    if weights.iter().all(|&weight| weight == price) {
+        return take_equal_turns(search, weights.len());
+    }
+    let sum: u64 = weights.iter().copied().map(u64::from).sum();
+    if sum / u64::from(price) < weights.len() as u64 / RARE {
+        take_rare_turns(search, weights, price)
+    } else {
+        take_paid_turns(search, weights, price)
+    }
+}
+
+/// Counts the credit of every endpoint in every pass.
+fn take_paid_turns(mut search: impl Search, weights: &[u32], price: u32) -> bool {
+    let mut credits = vec![0; weights.len()];
+    let mut buyers = vec![0; weights.len()];
+    while search.left() > 0 {
+        let mut count = 0;
+        for (i, (credit, &weight)) in (0..).zip(credits.iter_mut().zip(weights)) {
+            // The credit is below the price; the sum of credit and weight can exceed 32 bits.
+            let missing = price - *credit;
+            let buys = weight >= missing;
+            // Without a branch, because it could not be foreseen.
+            *credit = if buys {
+                weight - missing
+            } else {
+                *credit + weight
+            };
+            buyers[count] = i;
+            count += usize::from(buys);
         }
-        if !progress {
+        if !search.take_each(&buyers[..count]) {
             return false;
         }
     }
+    true
 }
 
-/// An endpoint's state during generation.
-struct Taker {
-    slots: Slots,
-    weight: u32,
-    number: u16,
-    /// Only V2 counts it.
-    credit: u64,
-}
-
-impl Taker {
-    fn new(endpoint: &Endpoint, ring_size: u32) -> Self {
-        Self {
-            slots: Permutation::of(endpoint.hash, ring_size).slots(ring_size),
-            weight: endpoint.weight,
-            number: endpoint.number as u16,
-            credit: 0,
-        }
-    }
-
-    /// Takes the first free slot of the permutation; `false` when it has none left to offer.
-    #[inline]
-    fn take(&mut self, vacancies: &mut Vacancies<'_>) -> bool {
-        while vacancies.is_taken(self.slots.current()) {
-            if self.slots.exhausted() {
-                return false;
+/// As [`take_paid_turns`] where few buy in a pass: computes the passes in which each endpoint buys. The
+/// n-th purchase comes in the first pass by which n prices are paid.
+fn take_rare_turns(mut search: impl Search, weights: &[u32], price: u32) -> bool {
+    let price = u64::from(price);
+    let sum: u64 = weights.iter().copied().map(u64::from).sum();
+    let window = (BATCH as u64 * price / sum).max(1);
+    let pass = |purchase: u64, weight: u32| (purchase * price).div_ceil(u64::from(weight));
+    let mut next: Vec<(u64, u64)> = weights.iter().map(|&weight| (1, pass(1, weight))).collect();
+    let mut last = 0;
+    let mut purchases = Vec::with_capacity(2 * BATCH);
+    while search.left() > 0 {
+        last += window;
+        purchases.clear();
+        for (i, ((purchase, at), &weight)) in (0..).zip(next.iter_mut().zip(weights)) {
+            while *at <= last {
+                purchases.push((*at, i));
+                *purchase += 1;
+                *at = pass(*purchase, weight);
             }
-            self.slots.advance();
         }
-        vacancies.take(self.slots.current(), self.number);
-        self.slots.advance();
-        true
-    }
-}
-
-/// The ring being filled and which of its slots are free.
-struct Vacancies<'a> {
-    ring: &'a mut [u16],
-    /// One bit a slot, because probing is most of the work and the bits stay in the L1 cache.
-    taken: Box<[u64]>,
-    left: usize,
-}
-
-impl<'a> Vacancies<'a> {
-    fn new(ring: &'a mut [u16]) -> Self {
-        Self {
-            taken: vec![0; ring.len().div_ceil(64)].into_boxed_slice(),
-            left: ring.len(),
-            ring,
+        purchases.sort_unstable();
+        let turns: Vec<u16> = purchases.iter().map(|&(_, i)| i).collect();
+        if !search.take_each(&turns) {
+            return false;
         }
     }
-
-    #[inline]
-    fn is_taken(&self, slot: u32) -> bool {
-        self.taken[slot as usize / 64] >> (slot % 64) & 1 != 0
-    }
-
-    #[inline]
-    fn take(&mut self, slot: u32, number: u16) {
-        self.taken[slot as usize / 64] |= 1 << (slot % 64);
-        self.ring[slot as usize] = number;
-        self.left -= 1;
-    }
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Permutation;
 
     const SIZE: usize = 65537;
 
@@ -215,6 +216,9 @@ mod tests {
             (17, |n| 70_000 * (n % 2)),
             (200, |n| n % 7),
             (1000, |n| 1 + n % 3 * 1000),
+            // Few buy in a pass of V2.
+            (300, |n| if n == 7 { 1000 } else { n % 20 }),
+            (40, |n| if n == 7 { u32::MAX } else { 1 + n }),
         ] {
             let endpoints: Vec<_> = (1..=count)
                 .map(|number| {
@@ -239,6 +243,25 @@ mod tests {
     /// The sum of such a permutation takes one value fewer than the ring has slots.
     fn hashes_that_miss_a_slot() -> impl Iterator<Item = u64> {
         (0_u64..).filter(|&hash| Permutation::of(hash, SIZE as u32).skip == 65536)
+    }
+
+    #[test]
+    fn agrees_with_the_definition_when_a_sum_wraps() {
+        let endpoints: Vec<_> = (1..=9)
+            .zip(hashes_that_miss_a_slot().step_by(2))
+            .map(|(number, hash)| Endpoint {
+                number,
+                weight: 1 + number % 2,
+                hash: hash + u64::from(number % 3),
+            })
+            .collect();
+        for function in HashFunction::ALL {
+            assert_eq!(
+                filled(function, &endpoints),
+                naive(function, &endpoints),
+                "{function}"
+            );
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod generate;
 mod modulus;
 mod permutation;
 mod ring;
+mod search;
 mod weights;
 
 pub use endpoint::{Endpoint, MAX_NUMBER, endpoint_hash};
