@@ -95,7 +95,6 @@ fn balance(encapsulation: Encapsulation) -> Result<()> {
                     &ForwarderConfig {
                         flow_table_capacity: 10_000,
                         seeds: [1, 2, 3, 4],
-                        connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
                     },
                     Arc::clone(&table),
                     Arc::new(WorkerCounters::new()),

@@ -293,17 +293,31 @@ fn balance_cells(balance: &Balance) -> [String; 5] {
 }
 
 fn workers(list: &WorkerList, reading: Reading) -> String {
-    let headings = [">QUEUE", ">CPU", "STATE", "MODE", ">GENERATION", ">FLOWS"];
+    let headings = [
+        ">QUEUE",
+        ">CPU",
+        "STATE",
+        "MODE",
+        ">GENERATION",
+        ">FLOWS",
+        ">NEW/S",
+    ];
     let mut table = Table::new(headings.into_iter().chain(BALANCE));
     for worker in &list.workers {
         let [received, transmitted, passed, dropped, in_progress] = balance_cells(&worker.frames);
         table.row([
             worker.queue.to_string(),
             or_dash(worker.cpu),
-            if worker.running { "running" } else { "STOPPED" }.to_owned(),
+            match (worker.running, worker.flooded) {
+                (true, false) => "running",
+                (true, true) => "FLOODED",
+                (false, _) => "STOPPED",
+            }
+            .to_owned(),
             or_dash(worker.mode.as_ref()),
             worker.generation.to_string(),
             grouped(worker.flows),
+            grouped(worker.connection_events),
             received,
             transmitted,
             passed,

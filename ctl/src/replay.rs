@@ -115,7 +115,6 @@ fn replay(
         &ForwarderConfig {
             flow_table_capacity: config.balancer.flow_table_capacity,
             seeds: SEEDS,
-            connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
         },
         table,
         Arc::new(WorkerCounters::new()),

@@ -52,6 +52,7 @@ flow_table_capacity = 1000000
 max_frame = 1514
 icmp_too_big = true
 tcp_server_id = true
+connection_rate_cap = 125000
 
 [admin]
 socket = "/run/katran-xsk.sock"
@@ -327,6 +328,12 @@ fn balancer_values_are_checked() {
             2,
             "flow_table_capacity: 99999999999999999999999 is not a number of flows; give a whole number \
              from 1 to 134217728",
+        ),
+        (
+            "connection_rate_cap = 0",
+            2,
+            "connection_rate_cap: 0 is not a number of connections per second; give a whole number \
+             from 1 to 4294967295",
         ),
         (
             "max_frame = 73",

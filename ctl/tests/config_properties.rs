@@ -83,6 +83,7 @@ fn balancer() -> impl Strategy<Value = BalancerConfig> {
         1..=1_usize << 27,
         1294..=3500_u16,
         any::<bool>(),
+        1..=u32::MAX,
     )
         .prop_map(
             |(
@@ -94,6 +95,7 @@ fn balancer() -> impl Strategy<Value = BalancerConfig> {
                 flow_table_capacity,
                 max_frame,
                 too_big,
+                connection_rate_cap,
             )| {
                 let gue = gue && source_v4.is_some() && source_v6.is_some();
                 BalancerConfig {
@@ -110,6 +112,7 @@ fn balancer() -> impl Strategy<Value = BalancerConfig> {
                     max_frame,
                     icmp_too_big: too_big,
                     tcp_server_id: false,
+                    connection_rate_cap,
                 }
             },
         )

@@ -79,6 +79,7 @@ fn every_key() -> Config {
             max_frame: 1500,
             icmp_too_big: true,
             tcp_server_id: true,
+            connection_rate_cap: 1000,
         },
         admin: AdminConfig {
             socket: "/run/lb.sock".into(),

@@ -17,6 +17,9 @@ pub use katran::{KATRAN, NOT_COUNTED};
 pub use lists::{FRAMES, FrameRow, ListRow, REAL_ROWS, VIP_ROWS, read_list};
 pub use row::{Kind, Row};
 
+/// How long connection events are counted before the count starts again.
+pub(crate) const CONNECTION_WINDOW_NS: u64 = 1_000_000_000;
+
 /// One number that only its worker changes.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -321,6 +324,16 @@ impl WorkerCounters {
     /// Packets and bytes dropped for one reason.
     pub fn dropped(&self, reason: DropReason) -> (u64, u64) {
         self.drops[reason as usize].get()
+    }
+
+    /// Connection events of the window that lasts at `now_ns` on the worker's clock, 0 when none does:
+    /// what the cap on new connections is compared with (katran-compat section 5.4).
+    pub fn connection_events_at(&self, now_ns: u64) -> u64 {
+        let age_ns = now_ns.wrapping_sub(self.connection_window_ns.get());
+        if age_ns > CONNECTION_WINDOW_NS {
+            return 0;
+        }
+        self.connection_events.get()
     }
 
     /// Packets received that are neither transmitted, passed nor dropped: zero between bursts.

@@ -230,8 +230,9 @@ fn clients_without_source_port_share_a_flow() {
 
 #[test]
 fn above_the_connection_cap_flows_are_balanced_but_not_stored() {
-    let spec = one_vip(80, Tcp, VipFlags::empty(), V4_REALS);
-    let mut bench = Bench::with_connection_rate_cap(&spec, 3);
+    let mut spec = one_vip(80, Tcp, VipFlags::empty(), V4_REALS);
+    spec.settings.connection_rate_cap = 3;
+    let mut bench = Bench::new(&spec);
     for n in 0..6 {
         let client = format!("192.0.2.10:{}", 40000 + n);
         assert_eq!(
@@ -246,6 +247,15 @@ fn above_the_connection_cap_flows_are_balanced_but_not_stored() {
         .send(&tcp("192.0.2.10:40100", VIP, Segment::Syn))
         .unwrap();
     assert_eq!(bench.forwarder.flow_count(), 4);
+
+    // Another cap holds from the next packet on.
+    spec.settings.connection_rate_cap = 1;
+    bench.apply(&spec);
+    bench
+        .send(&tcp("192.0.2.10:40101", VIP, Segment::Syn))
+        .unwrap();
+    assert_eq!(bench.forwarder.flow_count(), 4);
+    assert_eq!(bench.counters.connection_events_at(bench.now_ns), 2);
 }
 
 #[test]

@@ -217,7 +217,6 @@ impl Balancer {
             let forwarder_config = ForwarderConfig {
                 flow_table_capacity: 10_000,
                 seeds: [1, 2, 3, 4],
-                connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
             };
             let counters = Arc::new(WorkerCounters::new());
             let forwarder =

@@ -212,6 +212,7 @@ fn config_report(control: &Control) -> ConfigReport {
         ("max_frame", json!(balancer.max_frame)),
         ("icmp_too_big", json!(balancer.icmp_too_big)),
         ("tcp_server_id", json!(balancer.tcp_server_id)),
+        ("connection_rate_cap", json!(balancer.connection_rate_cap)),
     ];
     let reals: HashSet<_> = config
         .vips

@@ -194,6 +194,10 @@ pub struct WorkerRow {
     pub generation: u64,
     /// Flows in its tables.
     pub flows: u64,
+    /// Connection events since its window of one second started; 0 when the window is over.
+    pub connection_events: u64,
+    /// They are more than `balancer.connection_rate_cap`: no new flow is stored.
+    pub flooded: bool,
     /// Where its frames went.
     pub frames: Balance,
     /// What its loop did, by name.

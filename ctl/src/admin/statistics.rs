@@ -7,6 +7,7 @@ use dataplane::{
         self, DropReason, FRAMES, IoCounters, ListRow, REAL_ROWS, Row, VIP_ROWS, WorkerCounters,
     },
     service::VipKey,
+    worker,
     xsk::SocketStatistics,
 };
 
@@ -124,8 +125,11 @@ fn owned(list: impl IntoIterator<Item = (&'static str, u64)>) -> BTreeMap<String
 
 /// `show workers`.
 pub(super) fn workers(view: &View) -> WorkerList {
+    let cap = u64::from(view.table.settings().connection_rate_cap);
+    let now_ns = worker::now_ns();
     let row = |worker: &Worker| {
         let (counters, handle) = (worker.counters(), worker.handle());
+        let connection_events = counters.connection_events_at(now_ns);
         let mode = |socket: &Socket| {
             if socket.zero_copy {
                 "zero-copy"
@@ -142,6 +146,8 @@ pub(super) fn workers(view: &View) -> WorkerList {
             mode: worker.socket().map(mode),
             generation: counters.generation.get(),
             flows: counters.flows.get(),
+            connection_events,
+            flooded: connection_events > cap,
             frames: balance(counters),
             io: named(IoCounters::ROWS, &counters.io),
             socket: worker

@@ -111,6 +111,8 @@ pub struct BalancerConfig {
     pub icmp_too_big: bool,
     /// `tcp_server_id`: read server ids from the TCP option.
     pub tcp_server_id: bool,
+    /// `connection_rate_cap`: new connections per second and worker above which no new flow is stored.
+    pub connection_rate_cap: u32,
 }
 
 impl Default for BalancerConfig {
@@ -126,6 +128,7 @@ impl Default for BalancerConfig {
             max_frame: settings.max_frame,
             icmp_too_big: settings.icmp_too_big,
             tcp_server_id: settings.tcp_server_id,
+            connection_rate_cap: settings.connection_rate_cap,
         }
     }
 }
@@ -170,6 +173,7 @@ impl Config {
                 icmp_too_big: balancer.icmp_too_big,
                 tcp_server_id: balancer.tcp_server_id,
                 decap_gue_port: balancer.gue_port,
+                connection_rate_cap: balancer.connection_rate_cap,
             },
             vips: self.vips.clone(),
             server_ids: self.server_ids.clone(),

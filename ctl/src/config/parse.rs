@@ -325,6 +325,14 @@ fn balancer<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Balan
         tcp_server_id: reader
             .boolean(section, "tcp_server_id")
             .unwrap_or(default.tcp_server_id),
+        connection_rate_cap: reader
+            .integer(
+                section,
+                "connection_rate_cap",
+                "a number of connections per second",
+                1..=u32::MAX,
+            )
+            .unwrap_or(default.connection_rate_cap),
     }
 }
 

@@ -227,6 +227,13 @@ impl Checker<'_> {
                 ),
             );
         }
+        if balancer.connection_rate_cap == 0 {
+            self.report(
+                Place::Balancer("connection_rate_cap"),
+                "0 is not a number of connections per second",
+                format!("give a whole number from 1 to {}", u32::MAX),
+            );
+        }
         if balancer.gue_port == 0 {
             self.report(
                 Place::Balancer("gue_port"),

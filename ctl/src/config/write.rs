@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::IpAddr};
 
 use dataplane::{
-    service::{VipFlags, VipKey},
+    service::{Settings, VipFlags, VipKey},
     xsk::SocketMode,
 };
 use xdp_redirect::XdpMode;
@@ -131,6 +131,7 @@ fn balancer(text: &mut String, balancer: &BalancerConfig) {
         max_frame,
         icmp_too_big,
         tcp_server_id,
+        connection_rate_cap,
     } = balancer;
     text.push_str("\n[balancer]\n");
     line(text, "hash", quote(hash.name()));
@@ -151,6 +152,9 @@ fn balancer(text: &mut String, balancer: &BalancerConfig) {
     }
     if *tcp_server_id {
         line(text, "tcp_server_id", tcp_server_id);
+    }
+    if *connection_rate_cap != Settings::CONNECTION_RATE_CAP {
+        line(text, "connection_rate_cap", connection_rate_cap);
     }
 }
 

@@ -125,7 +125,7 @@ fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
 }
 
 /// Keys that can change while packets flow, and whether they are the same on both sides.
-fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 12] {
+fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
     let (a, b) = (&old.balancer, &new.balancer);
     [
         (
@@ -140,6 +140,10 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 12] {
         ("balancer.max_frame", a.max_frame == b.max_frame),
         ("balancer.icmp_too_big", a.icmp_too_big == b.icmp_too_big),
         ("balancer.tcp_server_id", a.tcp_server_id == b.tcp_server_id),
+        (
+            "balancer.connection_rate_cap",
+            a.connection_rate_cap == b.connection_rate_cap,
+        ),
         ("server_id", old.server_ids == new.server_ids),
         ("source_route", old.source_routes == new.source_routes),
         ("decap", old.decap == new.decap),

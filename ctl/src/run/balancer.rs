@@ -130,7 +130,6 @@ impl Balancer {
             let forwarder_config = ForwarderConfig {
                 flow_table_capacity: config.balancer.flow_table_capacity,
                 seeds: random_seeds()?,
-                connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
             };
             let table = self.publisher.current();
             let counters = Arc::new(WorkerCounters::new());

@@ -133,7 +133,6 @@ impl Rig {
                 &ForwarderConfig {
                     flow_table_capacity: config.balancer.flow_table_capacity,
                     seeds: [1, 2, 3, 4],
-                    connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
                 },
                 publisher.current(),
                 Arc::new(WorkerCounters::new()),

@@ -364,6 +364,40 @@ fn a_stopped_worker_is_reported_and_the_others_answer() {
 }
 
 #[test]
+fn a_flooded_worker_says_so() {
+    let served = Served::new();
+    let mut client = served.connect();
+    let cap = |cap| {
+        let line = format!("flow_table_capacity = 1000\nconnection_rate_cap = {cap}");
+        let file = CONFIG.replace("flow_table_capacity = 1000", &line);
+        served.rig.file.lock().unwrap().clone_from(&file);
+    };
+    cap(1);
+    let changes = client.result("reload");
+    assert_eq!(
+        changes["settings"]["names"],
+        json!(["balancer.connection_rate_cap"])
+    );
+    // A window lasts a second; a busy machine may need more than one to get here.
+    let mut clients = (4000..).map(|port| format!("192.0.2.1:{port}"));
+    wait_until("the worker is flooded", || {
+        for client in clients.by_ref().take(2) {
+            let sent = served.rig.real_of(1, &client, "203.0.113.10:80");
+            sent.expect("transmitted");
+        }
+        let workers = client.result("show workers")["workers"].clone();
+        assert_eq!(workers[0]["flooded"], false);
+        let events = workers[1]["connection_events"].as_u64().expect("a number");
+        assert_eq!(workers[1]["flooded"], events > 1);
+        events > 1
+    });
+    assert_eq!(
+        client.result("show config")["balancer"]["connection_rate_cap"],
+        1
+    );
+}
+
+#[test]
 fn configuration_is_shown_dumped_and_reloaded() {
     let served = Served::new();
     let mut client = served.connect();

@@ -57,6 +57,15 @@ pub(super) struct Stage<'a> {
     pub(super) now_ns: u64,
 }
 
+impl Stage<'_> {
+    /// Counts a connection event (katran-compat section 5.4); true when it is over the cap.
+    #[inline]
+    pub(super) fn is_flooded(&mut self) -> bool {
+        let cap = self.table.settings().connection_rate_cap;
+        self.connection_rate.is_over(cap, self.now_ns)
+    }
+}
+
 impl<A: Family> Lane<A> {
     pub(super) fn new(flows: FlowTable<A::Key>) -> Self {
         Self {
@@ -153,7 +162,7 @@ impl<A: Family> Lane<A> {
                 stage.events.mark_lru_miss(pending.slot);
             }
         }
-        let flooded = stage.connection_rate.is_over(stage.now_ns);
+        let flooded = stage.is_flooded();
         counters.ring_selections.add(1);
         let index = vip.ring.select(ring_hash(flow, vip));
         let Some(real) = stage.table.real(usize::from(index)) else {

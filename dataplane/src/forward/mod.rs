@@ -48,13 +48,6 @@ pub struct ForwarderConfig {
     pub flow_table_capacity: usize,
     /// Secret of the flow tables' hash; random, so that nobody can aim collisions.
     pub seeds: [u64; 4],
-    /// New flows that may be inserted per second; above it flows are still balanced, by ring alone.
-    pub connection_rate_cap: u32,
-}
-
-impl ForwarderConfig {
-    /// Katran's cap on new connections per second and core.
-    pub const CONNECTION_RATE_CAP: u32 = 125_000;
 }
 
 /// Decides what becomes of packets. Owned by one worker.
@@ -85,8 +78,8 @@ impl Forwarder {
             counters,
             v4: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
             v6: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
-            connection_rate: ConnectionRate::new(config.connection_rate_cap),
             events: BurstEvents::default(),
+            connection_rate: ConnectionRate::default(),
         })
     }
 

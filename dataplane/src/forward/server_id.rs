@@ -143,7 +143,7 @@ impl<A: Family> Lane<A> {
     ) -> TableEntry {
         let key = A::key(&pending.flow);
         let Some(stored) = self.flows.peek(pending.table_hash, &key) else {
-            if stage.connection_rate.is_over(stage.now_ns) {
+            if stage.is_flooded() {
                 stage.counters.flood_suppressed.add(1);
             } else {
                 let inserted = self.flows.insert(pending.table_hash, key, real.bits(), 0);

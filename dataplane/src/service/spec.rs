@@ -306,6 +306,14 @@ pub struct Settings {
     pub tcp_server_id: bool,
     /// UDP destination port of GUE tunnels to decap destinations.
     pub decap_gue_port: u16,
+    /// Connection events within a second above which a worker stores no new flow (katran-compat
+    /// section 5.4); flows are still balanced, by ring alone.
+    pub connection_rate_cap: u32,
+}
+
+impl Settings {
+    /// Katran's cap on new connections per second and worker.
+    pub const CONNECTION_RATE_CAP: u32 = 125_000;
 }
 
 impl Default for Settings {
@@ -317,6 +325,7 @@ impl Default for Settings {
             icmp_too_big: false,
             tcp_server_id: false,
             decap_gue_port: xdp_layout::DEFAULT_GUE_PORT,
+            connection_rate_cap: Self::CONNECTION_RATE_CAP,
         }
     }
 }

@@ -46,29 +46,12 @@ impl Bench {
     }
 
     pub fn with_capacity(spec: &ServiceSpec, flow_table_capacity: usize) -> Self {
-        Self::with_config(
-            spec,
-            flow_table_capacity,
-            ForwarderConfig::CONNECTION_RATE_CAP,
-        )
-    }
-
-    pub fn with_connection_rate_cap(spec: &ServiceSpec, cap: u32) -> Self {
-        Self::with_config(spec, 1000, cap)
-    }
-
-    fn with_config(
-        spec: &ServiceSpec,
-        flow_table_capacity: usize,
-        connection_rate_cap: u32,
-    ) -> Self {
         let mut control = ServiceControl::new();
         let table = control.apply(spec).expect("a valid specification");
         let counters = Arc::new(WorkerCounters::new());
         let config = ForwarderConfig {
             flow_table_capacity,
             seeds: [1, 2, 3, 4],
-            connection_rate_cap,
         };
         let forwarder = Forwarder::new(&config, table, Arc::clone(&counters)).expect("a table");
         Self {

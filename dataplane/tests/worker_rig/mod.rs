@@ -59,7 +59,6 @@ impl Parts {
         let config = ForwarderConfig {
             flow_table_capacity: 10_000,
             seeds: [1, 2, 3, 4],
-            connection_rate_cap: ForwarderConfig::CONNECTION_RATE_CAP,
         };
         let forwarder = Forwarder::new(&config, table, Arc::clone(&counters)).expect("a table");
         let (port, nic) = pair(memory).expect("two event descriptors");

@@ -358,7 +358,8 @@ pub static COMMANDS: &[CommandSpec] = &[
         name: "show workers",
         verb: Verb::ShowWorkers,
         summary: "Show each worker's state, rings and socket statistics",
-        details: "",
+        details: "NEW/S are connection events within a second; a worker is FLOODED while they are more than \
+                  balancer.connection_rate_cap.",
         arguments: &[],
     },
     CommandSpec {
