@@ -44,7 +44,7 @@ pub enum Insertion<K> {
     Added,
     /// The flow was there; this was its value.
     Overwrote(u32),
-    /// The flow is new and the table was full; this flow, the least recently used, is gone.
+    /// The flow is new and there was no room where it could be; this flow is gone.
     Evicted(Flow<K>),
 }
 

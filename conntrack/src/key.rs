@@ -4,10 +4,19 @@ use std::hash::{Hash, Hasher};
 
 /// What a [`FlowTable`](crate::FlowTable) can be keyed with.
 ///
-/// Keys are copied into the table, so they should be small, and hashed for every packet, so `Hash`
-/// should feed the hasher few and wide integers. The default value fills unused entries; it is an
-/// ordinary key otherwise.
-pub trait FlowKey: Copy + Eq + Hash + Default {}
+/// The table stores a key as a tuple and a protocol. It is hashed for every packet, so `Hash` should
+/// feed the hasher few and wide integers.
+pub trait FlowKey: Copy + Eq + Hash {
+    /// Addresses and ports, in words that compare quickly.
+    type Tuple: Copy + Eq + Default;
+
+    /// Addresses and ports.
+    fn tuple(&self) -> Self::Tuple;
+    /// IP protocol number.
+    fn protocol(&self) -> u8;
+    /// The key with these parts.
+    fn from_parts(tuple: Self::Tuple, protocol: u8) -> Self;
+}
 
 /// An IPv4 flow. All fields are in network byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +33,34 @@ pub struct FlowKeyV4 {
     pub protocol: u8,
 }
 
-impl FlowKey for FlowKeyV4 {}
+impl FlowKey for FlowKeyV4 {
+    type Tuple = [u32; 3];
+
+    #[inline]
+    fn tuple(&self) -> [u32; 3] {
+        [
+            u32::from_ne_bytes(self.source),
+            u32::from_ne_bytes(self.destination),
+            joined(self.source_port, self.destination_port),
+        ]
+    }
+
+    #[inline]
+    fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    fn from_parts([source, destination, ports]: [u32; 3], protocol: u8) -> Self {
+        let (source_port, destination_port) = split(ports);
+        Self {
+            source: source.to_ne_bytes(),
+            destination: destination.to_ne_bytes(),
+            source_port,
+            destination_port,
+            protocol,
+        }
+    }
+}
 
 impl Hash for FlowKeyV4 {
     #[inline]
@@ -55,7 +91,43 @@ pub struct FlowKeyV6 {
     pub protocol: u8,
 }
 
-impl FlowKey for FlowKeyV6 {}
+impl FlowKey for FlowKeyV6 {
+    type Tuple = [u32; 9];
+
+    #[inline]
+    fn tuple(&self) -> [u32; 9] {
+        let (source, _) = self.source.as_chunks::<4>();
+        let (destination, _) = self.destination.as_chunks::<4>();
+        std::array::from_fn(|word| match word {
+            0..4 => u32::from_ne_bytes(source[word]),
+            4..8 => u32::from_ne_bytes(destination[word - 4]),
+            _ => joined(self.source_port, self.destination_port),
+        })
+    }
+
+    #[inline]
+    fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    fn from_parts(tuple: [u32; 9], protocol: u8) -> Self {
+        let address = |start: usize| {
+            let mut bytes = [0; 16];
+            for (chunk, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&tuple[start..]) {
+                *chunk = word.to_ne_bytes();
+            }
+            bytes
+        };
+        let (source_port, destination_port) = split(tuple[8]);
+        Self {
+            source: address(0),
+            destination: address(4),
+            source_port,
+            destination_port,
+            protocol,
+        }
+    }
+}
 
 impl Hash for FlowKeyV6 {
     #[inline]
@@ -68,6 +140,16 @@ impl Hash for FlowKeyV6 {
             self.protocol,
         ));
     }
+}
+
+#[inline]
+fn joined([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+fn split(ports: u32) -> ([u8; 2], [u8; 2]) {
+    let [a, b, c, d] = ports.to_ne_bytes();
+    ([a, b], [c, d])
 }
 
 #[inline]
@@ -89,8 +171,31 @@ mod tests {
         assert_eq!(size_of::<FlowKeyV6>(), 37);
     }
 
+    #[test]
+    fn keys_survive_being_taken_apart() {
+        let v4 = FlowKeyV4 {
+            source: [192, 0, 2, 10],
+            destination: [203, 0, 113, 20],
+            source_port: [0x9c, 0x40],
+            destination_port: [1, 187],
+            protocol: 17,
+        };
+        assert_eq!(FlowKeyV4::from_parts(v4.tuple(), v4.protocol()), v4);
+        let v6 = FlowKeyV6 {
+            source: std::array::from_fn(|byte| byte as u8),
+            destination: std::array::from_fn(|byte| 0xf0 | byte as u8),
+            source_port: [0x9c, 0x40],
+            destination_port: [1, 187],
+            protocol: 6,
+        };
+        assert_eq!(FlowKeyV6::from_parts(v6.tuple(), v6.protocol()), v6);
+    }
+
     /// Hashes of the default key and of all keys that differ from it in one bit.
-    fn hashes_of_single_bits<K: FlowKey>(bits: usize, flip: impl Fn(&mut K, usize)) -> usize {
+    fn hashes_of_single_bits<K: FlowKey + Default>(
+        bits: usize,
+        flip: impl Fn(&mut K, usize),
+    ) -> usize {
         let state = ahash::RandomState::with_seeds(1, 2, 3, 4);
         let mut hashes = HashSet::from([state.hash_one(K::default())]);
         for bit in 0..bits {

@@ -1,4 +1,4 @@
-//! A flow table of fixed capacity, owned by one thread, that forgets the least recently used flow.
+//! A flow table of fixed capacity, owned by one thread, that forgets flows when it is full.
 //!
 //! It answers one question: which value did this flow get last time? Keys are flow 5-tuples, the
 //! value is an opaque `u32`, and time is whatever the caller passes in, in nanoseconds. The table
@@ -7,7 +7,8 @@
 //! # Bursts
 //!
 //! A lookup is split so that a burst of packets can overlap its cache misses: compute all hashes
-//! with [`FlowTable::hash`], pass each to [`FlowTable::prefetch`], then look all of them up.
+//! with [`FlowTable::hash`], pass each to [`FlowTable::prefetch`], then each to
+//! [`FlowTable::prefetch_entry`], then look all of them up.
 //!
 //! ```
 //! use conntrack::{FlowKeyV4, FlowTable, Lookup};
@@ -22,6 +23,7 @@
 //! };
 //! let hash = flows.hash(&key);
 //! flows.prefetch(hash);
+//! flows.prefetch_entry(hash);
 //! assert_eq!(flows.lookup(hash, &key, 0, None), Lookup::Miss);
 //! flows.insert(hash, key, 7, 0);
 //! assert_eq!(flows.lookup(hash, &key, 0, None), Lookup::Hit(7));
@@ -32,27 +34,41 @@
 //!
 //! [`FlowTable::new`] allocates everything and writes to every page of it; nothing is allocated,
 //! moved or rehashed afterwards. Pages belong to the NUMA node of the thread that writes to them
-//! first, so a table is best built by the thread that will own it.
+//! first, so a table is best built by the thread that will own it. The kernel is asked for huge
+//! pages. An IPv4 flow of the capacity takes 33 bytes, an IPv6 flow 61.
 //!
 //! # Layout
 //!
-//! Entries lie in a slab, linked into a list in order of use. An open-addressing index of 8-byte
-//! cells, at most half full, maps hashes to entries. The index is this crate's own, not
-//! `hashbrown`'s, for two reasons: the cell where a probe starts has an address that can be
-//! prefetched, and removal shifts cells back instead of leaving tombstones, so a table that evicts
-//! on every insertion never needs a rehash.
+//! A bucket is one cache line: tags (parts of hashes) and stamps of sixteen slots. Keys and values
+//! lie apart, in entries of 24 or 48 bytes, so that a look-up compares sixteen tags with a few vector
+//! instructions and then reads one entry. A flow can be in either of two buckets, which its hash
+//! names. It goes into the first unless that is crowded, else into the one with more room; so the
+//! table can be filled to 85 % before one flow in ten thousand finds no room (Azar et al., "Balanced
+//! Allocations", 1994; Vöcking's variants).
+//!
+//! # Which flow goes
+//!
+//! Where both buckets are full, a new flow takes the place of another. First goes one that was not
+//! used while a whole capacity of other flows proved themselves: a strict order of use would have
+//! dropped it by then. Then one on trial, which was never used after it came, the oldest first; so a
+//! flood of packets that open flows and never use them fights over the slots that established flows
+//! leave, and takes none of theirs. Last goes the proved flow that was not used for longest.
 #![deny(unsafe_code)]
 
+mod bucket;
+mod entry;
 mod flow;
-mod index;
 mod key;
+#[expect(unsafe_code, reason = "advice about memory takes a raw pointer")]
+mod memory;
 #[expect(
     unsafe_code,
     reason = "the prefetch instruction is an unsafe intrinsic"
 )]
 mod prefetch;
-mod slab;
 mod table;
+#[expect(unsafe_code, reason = "vector instructions are unsafe intrinsics")]
+mod ways;
 
 pub use flow::{Flow, Insertion, Lookup};
 pub use key::{FlowKey, FlowKeyV4, FlowKeyV6};

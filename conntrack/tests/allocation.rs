@@ -76,6 +76,7 @@ fn all_memory_is_allocated_at_construction() {
     for n in 0..20 * CAPACITY {
         let hash = flows.hash(&key(n));
         flows.prefetch(hash);
+        flows.prefetch_entry(hash);
         if let Insertion::Evicted(_) = flows.insert(hash, key(n), n, u64::from(n)) {
             evictions += 1;
         }

@@ -100,6 +100,9 @@ impl<A: Family> Lane<A> {
         for pending in &self.pending {
             self.flows.prefetch(pending.table_hash);
         }
+        for pending in &self.pending {
+            self.flows.prefetch_entry(pending.table_hash);
+        }
         let pending = std::mem::take(&mut self.pending);
         for pending in &pending {
             let Some(vip) = stage.table.vip(pending.vip) else {

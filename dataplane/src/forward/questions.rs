@@ -162,13 +162,13 @@ impl Forwarder {
         max: usize,
         visit: &mut dyn FnMut(&FlowRecord),
     ) -> Option<usize> {
-        let v4_slots = self.v4.flows.capacity();
+        let v4_slots = self.v4.flows.slots();
         if cursor < v4_slots {
             let end = cursor.saturating_add(max).min(v4_slots);
             self.v4.visit(&self.table, cursor..end, visit);
             return Some(end);
         }
-        let slots = self.v6.flows.capacity();
+        let slots = self.v6.flows.slots();
         let start = (cursor - v4_slots).min(slots);
         let end = start.saturating_add(max).min(slots);
         self.v6.visit(&self.table, start..end, visit);

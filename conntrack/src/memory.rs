@@ -1,0 +1,36 @@
+//! Large arrays that are touched when they are made, on huge pages where the kernel gives them.
+
+use std::collections::TryReserveError;
+
+/// `count` copies of `value`, every page of them written to.
+pub(crate) fn filled<T: Copy>(count: usize, value: T) -> Result<Box<[T]>, TryReserveError> {
+    let mut items = Vec::new();
+    items.try_reserve_exact(count)?;
+    advise_huge_pages(items.spare_capacity_mut());
+    items.resize(count, value);
+    Ok(items.into_boxed_slice())
+}
+
+/// Asks for transparent huge pages behind the whole pages of `memory`. A random look-up in a table of
+/// ordinary pages costs a page walk on top of a cache miss.
+fn advise_huge_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::mm::{Advice, madvise};
+        let page = rustix::param::page_size();
+        let bytes = memory.as_mut_ptr_range();
+        let start = bytes.start.addr().next_multiple_of(page);
+        let end = bytes.end.addr() / page * page;
+        if start >= end {
+            return;
+        }
+        let first = bytes.start.with_addr(start).cast();
+        // SAFETY: the range lies within `memory`, which is borrowed for writing, and this advice
+        // changes neither contents nor access rights of the pages.
+        let advised = unsafe { madvise(first, end - start, Advice::LinuxHugepage) };
+        // A kernel without huge pages refuses; ordinary pages do as well.
+        let _ = advised;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}

@@ -1,0 +1,104 @@
+//! What the table promises about memory, and about which flows it keeps when it is full.
+
+use conntrack::{FlowKeyV4, FlowKeyV6, FlowTable, Insertion, Lookup};
+
+const CAPACITY: u32 = 1_000_000;
+
+fn key(n: u32) -> FlowKeyV4 {
+    FlowKeyV4 {
+        source: n.to_be_bytes(),
+        destination: [203, 0, 113, 10],
+        source_port: [0x9c, 0x40],
+        destination_port: [1, 187],
+        protocol: 6,
+    }
+}
+
+fn insert(table: &mut FlowTable<FlowKeyV4>, n: u32) -> Insertion<FlowKeyV4> {
+    table.insert(table.hash(&key(n)), key(n), n, 0)
+}
+
+/// Whether the flow is there; never with another flow's value.
+fn hits(table: &mut FlowTable<FlowKeyV4>, n: u32) -> bool {
+    let found = table.lookup(table.hash(&key(n)), &key(n), 0, None);
+    assert!(matches!(found, Lookup::Miss) || found == Lookup::Hit(n));
+    found != Lookup::Miss
+}
+
+/// A table with as many proved flows as its capacity.
+fn full() -> FlowTable<FlowKeyV4> {
+    let mut table = FlowTable::new(CAPACITY as usize, [1, 2, 3, 4]).unwrap();
+    for n in 0..CAPACITY {
+        insert(&mut table, n);
+        hits(&mut table, n);
+    }
+    table
+}
+
+fn lost(table: &mut FlowTable<FlowKeyV4>, flows: std::ops::Range<u32>) -> usize {
+    flows.filter(|&n| !hits(table, n)).count()
+}
+
+#[test]
+fn a_flow_takes_at_most_64_bytes_and_40_with_ipv4() {
+    for capacity in [1_000, 100_000, 1_000_000, 10_000_000] {
+        let v4 = FlowTable::<FlowKeyV4>::memory_for(capacity) as f64 / capacity as f64;
+        let v6 = FlowTable::<FlowKeyV6>::memory_for(capacity) as f64 / capacity as f64;
+        assert!(v4 <= 40.0, "{v4} bytes for each of {capacity} IPv4 flows");
+        assert!(v6 <= 64.0, "{v6} bytes for each of {capacity} IPv6 flows");
+    }
+}
+
+#[test]
+fn of_as_many_flows_as_the_capacity_999_in_1000_stay() {
+    let lost = lost(&mut full(), 0..CAPACITY);
+    assert!(lost < 1_000, "{lost} of {CAPACITY} flows were lost");
+}
+
+#[test]
+fn a_flood_of_ten_million_flows_takes_less_than_one_proved_flow_in_100() {
+    let mut table = full();
+    for n in 0..10_000_000 {
+        insert(&mut table, CAPACITY + n);
+    }
+    let lost = lost(&mut table, 0..CAPACITY);
+    assert!(lost < 10_000, "{lost} of {CAPACITY} flows were lost");
+}
+
+#[test]
+fn connections_are_opened_during_a_flood() {
+    let mut table = full();
+    let mut opened = 0;
+    for n in 0..1_000_000 {
+        insert(&mut table, CAPACITY + n);
+        // One in a hundred answers after ten thousand others have come.
+        if n >= 10_000 && n % 100 == 0 {
+            opened += u32::from(hits(&mut table, CAPACITY + n - 10_000));
+        }
+    }
+    assert!(
+        opened > 9_000,
+        "{opened} of 9900 flows were still there at their second packet"
+    );
+}
+
+#[test]
+fn new_flows_displace_those_that_nobody_has_used_for_long() {
+    let mut table = full();
+    // Three times as many flows as it holds come, prove themselves and go.
+    for n in CAPACITY..4 * CAPACITY {
+        insert(&mut table, n);
+        hits(&mut table, n);
+    }
+    let recent = lost(&mut table, 4 * CAPACITY - CAPACITY / 2..4 * CAPACITY);
+    assert!(
+        recent < 5_000,
+        "{recent} of the last {} flows were lost",
+        CAPACITY / 2
+    );
+    let old = CAPACITY as usize - lost(&mut table, 0..CAPACITY);
+    assert!(
+        old < 20_000,
+        "{old} of {CAPACITY} flows are there although long unused"
+    );
+}
