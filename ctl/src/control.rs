@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub use difference::{Changes, Names};
-pub use sink::{VipSink, vip_entries};
+pub use sink::{VipSink, tunnels, vip_entries};
 pub use worker::{Socket, Worker};
 
 /// A [`Control`] that several threads use.
@@ -449,7 +449,7 @@ impl Control {
         baselines.follow(&old, &table, &self.workers);
 
         self.publish(Arc::clone(&table));
-        if let Err(error) = self.sink.apply(&vip_entries(&table)) {
+        if let Err(error) = self.sink.apply(&vip_entries(&table), &tunnels(&table)) {
             return Err(self.withdraw(services, &error));
         }
 
@@ -503,7 +503,7 @@ impl Control {
         Arc::make_mut(&mut self.baselines).follow(&old, &table, &self.workers);
         self.services = services;
         self.publish(Arc::clone(&table));
-        match self.sink.apply(&vip_entries(&table)) {
+        match self.sink.apply(&vip_entries(&table), &tunnels(&table)) {
             Ok(()) => AdminError::new(
                 "xdp",
                 problem,
@@ -562,14 +562,14 @@ fn from_config_error(error: &ConfigError) -> AdminError {
 
 #[cfg(test)]
 mod tests {
-    use xdp_redirect::VipEntry;
+    use xdp_redirect::{Tunnels, VipEntry};
 
     use super::*;
 
     struct NoProgram;
 
     impl VipSink for NoProgram {
-        fn apply(&mut self, _: &[VipEntry]) -> anyhow::Result<()> {
+        fn apply(&mut self, _: &[VipEntry], _: &Tunnels) -> anyhow::Result<()> {
             Ok(())
         }
 

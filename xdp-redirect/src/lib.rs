@@ -1,6 +1,7 @@
 //! Loader of the eBPF programs that stand before the kernel's network stack.
 //!
-//! - [`Redirect`] sends the packets of VIPs to `AF_XDP` sockets and passes everything else.
+//! - [`Redirect`] sends the packets of VIPs, and tunnels to decap destinations, to `AF_XDP` sockets
+//!   and passes everything else.
 //! - [`Decap`] runs on real servers and takes the outer header off encapsulated packets.
 //! - [`HealthCheck`] encapsulates what this host sends with certain marks.
 //! - [`PassProgram`] changes nothing; a veth whose peer transmits by XDP needs one on its own end.
@@ -26,6 +27,7 @@ mod pass;
 mod redirect;
 mod tc;
 mod test_run;
+mod tunnels;
 mod vips;
 
 pub use counters::{DecapCounters, HealthCheckCounters, RedirectCounters, Traffic};
@@ -38,6 +40,7 @@ pub use pass::PassProgram;
 pub use redirect::{QueueError, Redirect};
 pub use tc::TcHook;
 pub use test_run::{Ingress, TcTestRun, TcVerdict, TestRun, Verdict};
+pub use tunnels::Tunnels;
 pub use vips::{VipEntry, VipError};
 pub use xdp_layout::{
     DEFAULT_GUE_PORT, MAX_DECAP_DESTINATIONS, MAX_HEALTH_CHECKS, MAX_QUEUES, MAX_VIPS, Tag,

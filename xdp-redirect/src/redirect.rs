@@ -9,7 +9,10 @@ use aya::{
     maps::{MapError, lpm_trie::Key},
     programs::ProgramError,
 };
-use xdp_layout::{AddressKey, MAX_QUEUES, PrefixKey, REDIRECT_HAS_PREFIXES, Tag, VipKey};
+use xdp_layout::{
+    AddressKey, MAX_QUEUES, PrefixKey, REDIRECT_FLAGS, REDIRECT_GUE_PORT, REDIRECT_HAS_PREFIXES,
+    Tag, VipKey,
+};
 
 use crate::{
     attach::Attachment,
@@ -18,6 +21,7 @@ use crate::{
     mode::{AttachedMode, XdpMode},
     object::{self, Cells, HashTable, Loaded, PerCpu, PrefixTable, Sockets},
     test_run::{self, Ingress, TestRun},
+    tunnels::Tunnels,
     vips::{self, Content, Place, Store, Value, VipEntry, VipError},
 };
 
@@ -53,7 +57,8 @@ impl Redirect {
                 vip_prefixes: loaded.map("VIP_PREFIXES")?,
                 addresses: loaded.map("ADDRESSES")?,
                 address_prefixes: loaded.map("ADDRESS_PREFIXES")?,
-                flags: loaded.map("FLAGS")?,
+                tunnels: loaded.map("TUNNELS")?,
+                settings: loaded.map("SETTINGS")?,
             },
             held: Content::new(),
             counters: loaded.map("COUNTERS")?,
@@ -114,10 +119,16 @@ impl Redirect {
         }
     }
 
-    /// Makes exactly these VIPs known, by difference and while packets flow. If that fails, the
-    /// previous VIPs are restored as far as the kernel lets us, and the error says how far.
+    /// Makes exactly these VIPs known, and no tunnels; see [`Redirect::apply`].
     pub fn apply_vips(&mut self, entries: &[VipEntry]) -> Result<(), VipError> {
-        let wanted = vips::content(entries)?;
+        self.apply(entries, &Tunnels::default())
+    }
+
+    /// Makes exactly these VIPs and tunnels known, by difference and while packets flow. If that fails,
+    /// the previous ones are restored as far as the kernel lets us, and the error says how far.
+    pub fn apply(&mut self, entries: &[VipEntry], tunnels: &Tunnels) -> Result<(), VipError> {
+        let mut wanted = vips::content(entries)?;
+        tunnels.add_to(&mut wanted)?;
         vips::transition(&mut self.tables, &mut self.held, &wanted)
     }
 
@@ -164,13 +175,14 @@ impl QueueError {
     }
 }
 
-/// The maps that find VIPs.
+/// The maps that find VIPs and decap destinations.
 struct Tables {
     vips: HashTable<{ VipKey::SIZE }, Value>,
     vip_prefixes: PrefixTable<{ PrefixKey::SIZE }, Value>,
     addresses: HashTable<{ AddressKey::SIZE }, Value>,
     address_prefixes: PrefixTable<{ PrefixKey::SIZE }, Value>,
-    flags: Cells<u32>,
+    tunnels: HashTable<{ AddressKey::SIZE }, Value>,
+    settings: Cells<u32>,
 }
 
 const _: () = assert!(size_of::<Value>() == Tag::SIZE);
@@ -184,12 +196,18 @@ impl Store for Tables {
             Place::VipPrefix(length, key) => {
                 self.vip_prefixes.insert(&Key::new(*length, *key), value, 0)
             }
-            Place::HasPrefixes => self.flags.set(0, REDIRECT_HAS_PREFIXES, 0),
+            Place::HasPrefixes => self.settings.set(REDIRECT_FLAGS, REDIRECT_HAS_PREFIXES, 0),
             Place::AddressPrefix(length, key) => {
                 self.address_prefixes
                     .insert(&Key::new(*length, *key), value, 0)
             }
             Place::Address(key) => self.addresses.insert(key, value, 0),
+            Place::GuePort => {
+                let [high, low, ..] = value;
+                let port = u16::from_ne_bytes([high, low]);
+                self.settings.set(REDIRECT_GUE_PORT, u32::from(port), 0)
+            }
+            Place::Tunnel(key) => self.tunnels.insert(key, value, 0),
         }
     }
 
@@ -197,11 +215,13 @@ impl Store for Tables {
         match place {
             Place::Vip(key) => self.vips.remove(key),
             Place::VipPrefix(length, key) => self.vip_prefixes.remove(&Key::new(*length, *key)),
-            Place::HasPrefixes => self.flags.set(0, 0, 0),
+            Place::HasPrefixes => self.settings.set(REDIRECT_FLAGS, 0, 0),
             Place::AddressPrefix(length, key) => {
                 self.address_prefixes.remove(&Key::new(*length, *key))
             }
             Place::Address(key) => self.addresses.remove(key),
+            Place::GuePort => self.settings.set(REDIRECT_GUE_PORT, 0, 0),
+            Place::Tunnel(key) => self.tunnels.remove(key),
         }
     }
 }

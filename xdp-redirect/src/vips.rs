@@ -8,7 +8,8 @@ use std::{
 };
 
 use xdp_layout::{
-    AddressKey, FAMILY_V4, FAMILY_V6, MAX_VIPS, PREFIX_KEY_HEAD_BITS, PrefixKey, Tag, VipKey,
+    AddressKey, FAMILY_V4, FAMILY_V6, MAX_TUNNEL_DESTINATIONS, MAX_VIPS, PREFIX_KEY_HEAD_BITS,
+    PrefixKey, Tag, VipKey,
 };
 
 /// A VIP whose packets go to the sockets.
@@ -61,6 +62,9 @@ pub enum VipError {
     /// More entries than the maps hold; nothing was changed.
     #[error("{0} VIPs are more than the {MAX_VIPS} that can be held")]
     TooMany(usize),
+    /// More decap destinations than the map holds; nothing was changed.
+    #[error("{0} decap destinations are more than the {MAX_TUNNEL_DESTINATIONS} that can be held")]
+    TooManyTunnels(usize),
     /// The kernel refused a change.
     #[error(
         "cannot {action}: {source}; {}",
@@ -94,6 +98,10 @@ pub(crate) enum Place {
     AddressPrefix(u32, [u8; PrefixKey::SIZE]),
     /// An address that some VIP has.
     Address([u8; AddressKey::SIZE]),
+    /// GUE's port, in the first two bytes of the value.
+    GuePort,
+    /// A decap destination.
+    Tunnel([u8; AddressKey::SIZE]),
 }
 
 impl fmt::Display for Place {
@@ -104,6 +112,8 @@ impl fmt::Display for Place {
             Self::HasPrefixes => "the flag of prefix VIPs",
             Self::AddressPrefix(..) => "the prefix of a VIP",
             Self::Address(_) => "the address of a VIP",
+            Self::GuePort => "the port of GUE",
+            Self::Tunnel(_) => "a decap destination",
         })
     }
 }

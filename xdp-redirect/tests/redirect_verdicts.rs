@@ -24,11 +24,13 @@ use support::{
 use xdp_redirect::{
     Ingress, Redirect,
     RedirectCounter::{self, *},
-    Tag, Verdict, VipEntry, XdpMode, attached_program,
+    Tag, Tunnels, Verdict, VipEntry, XdpMode, attached_program,
 };
 
 const CLIENT: &str = "192.0.2.10";
 const CLIENT6: &str = "2001:db8:c1::10";
+const DECAP: &str = "198.51.100.7";
+const DECAP6: &str = "2001:db8:d::1";
 const GENERATION: u32 = 0x0a0b_0c0d;
 
 /// Room of the VIPs on one address differs, so that a tag tells which one was found.
@@ -55,7 +57,20 @@ fn vips() -> Vec<VipEntry> {
         vip("2001:db8:c:0:1::7", 128, 0, TCP, 10, 16),
         vip("2001:db8:c::", 48, 0, TCP, 11, 24),
         vip("203.0.113.0", 32, 9, UDP, 0, 20),
+        vip("203.0.113.30", 32, 0, UDP, 12, 28),
     ]
+}
+
+/// One of each family; one in a prefix VIP, and one that is a VIP on any UDP port.
+fn tunnels() -> Tunnels {
+    let destinations = [DECAP, DECAP6, "2001:db8:c:0:1::9", "203.0.113.30"];
+    Tunnels {
+        gue_port: 6080,
+        room: 40,
+        destinations: destinations
+            .map(|one| one.parse().expect("an address"))
+            .into(),
+    }
 }
 
 /// What is to become of a packet.
@@ -703,8 +718,116 @@ fn errors() -> Vec<Row> {
     ]
 }
 
+/// The outer header that will be taken off counts as room, of which there are 40 bytes in all.
+fn tunnels_to_decap_destinations() -> Vec<Row> {
+    const TUNNEL4: Expected = Address(RedirectedTunnel, 20);
+    const GUE4: Expected = Address(RedirectedTunnel, 12);
+    // Less than the tag takes is never opened.
+    const TUNNEL6: Expected = Address(RedirectedTunnel, 8);
+    let inner = ipv4(CLIENT, "203.0.113.10", TCP, &tcp(40000, 80));
+    let inner6 = ipv6(CLIENT6, "2001:db8:a::10", TCP, &tcp(40000, 80));
+    let gue = |inner: &[u8]| udp(50000, 6080, inner);
+    let quoted = ipv4(DECAP, CLIENT, 4, &inner);
+    vec![
+        row("IPv4 in IPv4", v4(DECAP, 4, &inner), TUNNEL4),
+        row("IPv4 in IPv6", v6(DECAP6, 4, &inner), TUNNEL6),
+        row("IPv6 in IPv6", v6(DECAP6, 41, &inner6), TUNNEL6),
+        row("GUE over IPv4", v4(DECAP, UDP, &gue(&inner)), GUE4),
+        row("GUE over IPv6", v6(DECAP6, UDP, &gue(&inner6)), TUNNEL6),
+        row(
+            "GUE to an address in a prefix VIP",
+            v6("2001:db8:c:0:1::9", UDP, &gue(&inner6)),
+            TUNNEL6,
+        ),
+        row(
+            "GUE to a VIP with any UDP port",
+            v4("203.0.113.30", UDP, &gue(&inner)),
+            GUE4,
+        ),
+        row(
+            "another port of that VIP",
+            v4("203.0.113.30", UDP, &udp(50000, 6081, &inner)),
+            Service(12, 28),
+        ),
+        row("IPv4 in IPv4, nothing inside", v4(DECAP, 4, &[]), TUNNEL4),
+        row("GUE, nothing inside", v4(DECAP, UDP, &gue(&[])), GUE4),
+        row("IPv6 in IPv4", v4(DECAP, 41, &inner6), Pass(PassedNotVip)),
+        row(
+            "GUE whose UDP header is cut short",
+            v4(DECAP, UDP, &gue(&[])[..7]),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "UDP from GUE's port",
+            v4(DECAP, UDP, &udp(6080, 50000, &inner)),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "TCP to GUE's port",
+            v4(DECAP, TCP, &tcp(50000, 6080)),
+            Pass(PassedNotVip),
+        ),
+        row("SSH", v4(DECAP, TCP, &tcp(50000, 22)), Pass(PassedNotVip)),
+        row(
+            "ping",
+            v4(DECAP, 1, &icmp(8, 0, &[1; 8])),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "an ICMP error about a tunnel",
+            v4(DECAP, 1, &icmp(3, 3, &quoted)),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "a tunnel with options",
+            ethernet(IPV4, &ipv4_options(CLIENT, DECAP, 4, &inner)),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "the first fragment of a tunnel",
+            ethernet(IPV4, &fragmented(ipv4(CLIENT, DECAP, 4, &inner), 0x2000)),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "the last fragment of a tunnel",
+            ethernet(IPV4, &fragmented(ipv4(CLIENT, DECAP, UDP, &gue(&inner)), 3)),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "a fragmented tunnel over IPv6",
+            v6(
+                DECAP6,
+                44,
+                &[&[41, 0, 0, 1, 0, 0, 0, 7], &inner6[..]].concat(),
+            ),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "a tunnel to somebody else",
+            v4("198.51.100.8", 4, &inner),
+            Pass(PassedNotVip),
+        ),
+        row(
+            "a tunnel to a VIP",
+            v4("203.0.113.10", 4, &inner),
+            Pass(PassedOtherProtocol),
+        ),
+        row(
+            "GUE to a VIP",
+            v4("203.0.113.10", UDP, &gue(&inner)),
+            Pass(PassedOtherPort),
+        ),
+    ]
+}
+
 fn table() -> Vec<Row> {
-    let table = [ordinary_traffic(), services(), address_level(), errors()];
+    let table = [
+        ordinary_traffic(),
+        services(),
+        address_level(),
+        errors(),
+        tunnels_to_decap_destinations(),
+    ];
     table.into_iter().flatten().collect()
 }
 
@@ -724,8 +847,8 @@ impl Bench {
         let socket = XskSocket::bind(interface, 0);
         let mut redirect = Redirect::load().expect("the program loads");
         redirect
-            .apply_vips(&vips())
-            .expect("the maps take the VIPs");
+            .apply(&vips(), &tunnels())
+            .expect("the maps take VIPs and tunnels");
         redirect
             .set_socket(0, socket.as_fd())
             .expect("the map takes the socket");
@@ -1011,6 +1134,68 @@ fn vips_change_under_a_loaded_program() {
         .apply_vips(&[bad])
         .expect_err("no such protocol");
     bench.expect("a refused change changes nothing", &http, Service(1, 20));
+}
+
+#[test]
+fn tunnels_change_under_a_loaded_program() {
+    if !is_privileged("tunnels_change_under_a_loaded_program") {
+        return;
+    }
+    let mut bench = Bench::new();
+    let inner = ipv4(CLIENT, "203.0.113.10", TCP, &tcp(40000, 80));
+    let ipip = v4(DECAP, 4, &inner);
+    let gue = v4(DECAP, UDP, &udp(50000, 6080, &inner));
+    let other_gue = v4(DECAP, UDP, &udp(50000, 9886, &inner));
+    let taken = |room| Address(RedirectedTunnel, room);
+
+    bench.expect("another port", &other_gue, Pass(PassedNotVip));
+    let changed = Tunnels {
+        gue_port: 9886,
+        room: 48,
+        ..tunnels()
+    };
+    bench.redirect.apply(&vips(), &changed).expect("applied");
+    bench.expect("the new port", &other_gue, taken(20));
+    bench.expect("the old port", &gue, Pass(PassedNotVip));
+    bench.expect("more room", &ipip, taken(28));
+
+    let without_gue = Tunnels {
+        gue_port: 0,
+        ..tunnels()
+    };
+    bench
+        .redirect
+        .apply(&vips(), &without_gue)
+        .expect("applied");
+    let to_port_0 = v4(DECAP, UDP, &udp(50000, 0, &inner));
+    bench.expect("no port", &to_port_0, Pass(PassedNotVip));
+    bench.expect("IPIP still", &ipip, taken(20));
+
+    bench.redirect.apply_vips(&vips()).expect("applied");
+    bench.expect("none", &ipip, Pass(PassedNotVip));
+    bench.expect("GUE neither", &gue, Pass(PassedNotVip));
+    let http = v4("203.0.113.10", TCP, &tcp(1, 80));
+    bench.expect("VIPs stay", &http, Service(1, 20));
+
+    // Twice what is promised lies in the map for a moment.
+    let many = |net: u8| Tunnels {
+        destinations: (0..512_u16)
+            .map(|n| [10, net, (n >> 8) as u8, n as u8].into())
+            .collect(),
+        ..tunnels()
+    };
+    for net in 0..3 {
+        bench.redirect.apply(&vips(), &many(net)).expect("applied");
+        let last = v4(&format!("10.{net}.1.255"), 4, &inner);
+        bench.expect("the last", &last, taken(20));
+    }
+    let mut more = many(3);
+    more.destinations
+        .push("10.9.9.9".parse().expect("an address"));
+    let error = bench.redirect.apply(&vips(), &more).expect_err("too many");
+    assert!(error.to_string().contains("more than the 512"), "{error}");
+    let last = v4("10.2.1.255", 4, &inner);
+    bench.expect("a refused change changes nothing", &last, taken(20));
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dataplane::service::ServiceTable;
-use xdp_redirect::{Redirect, VipEntry};
+use xdp_redirect::{Redirect, Tunnels, VipEntry};
 
-/// Where the set of VIPs goes besides the workers.
+/// Where the sets of VIPs and decap destinations go besides the workers.
 pub trait VipSink: Send {
-    /// Makes these the VIPs whose packets reach the workers, as a difference to those before.
-    fn apply(&mut self, vips: &[VipEntry]) -> anyhow::Result<()>;
+    /// Makes these the VIPs and tunnels whose packets reach the workers, as a difference to those
+    /// before.
+    fn apply(&mut self, vips: &[VipEntry], tunnels: &Tunnels) -> anyhow::Result<()>;
 
     /// What the program counted, by name.
     fn counters(&self) -> anyhow::Result<Vec<(String, u64)>>;
@@ -30,9 +31,19 @@ pub fn vip_entries(table: &ServiceTable) -> Vec<VipEntry> {
         .collect()
 }
 
+/// What the XDP program has to know of the table's decap destinations. An inner packet may be any
+/// VIP's, so the room is that of the VIP that needs most.
+pub fn tunnels(table: &ServiceTable) -> Tunnels {
+    Tunnels {
+        gue_port: table.settings().decap_gue_port,
+        room: table.vips().map(|vip| vip.room).max().unwrap_or(0),
+        destinations: table.decap_destinations().map(|own| own.address).collect(),
+    }
+}
+
 impl VipSink for Redirect {
-    fn apply(&mut self, vips: &[VipEntry]) -> anyhow::Result<()> {
-        Ok(self.apply_vips(vips)?)
+    fn apply(&mut self, vips: &[VipEntry], tunnels: &Tunnels) -> anyhow::Result<()> {
+        Ok(Self::apply(self, vips, tunnels)?)
     }
 
     fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
@@ -46,10 +57,10 @@ impl VipSink for Redirect {
 
 /// For a sink that somebody else uses as well.
 impl<S: VipSink> VipSink for Arc<Mutex<S>> {
-    fn apply(&mut self, vips: &[VipEntry]) -> anyhow::Result<()> {
+    fn apply(&mut self, vips: &[VipEntry], tunnels: &Tunnels) -> anyhow::Result<()> {
         self.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .apply(vips)
+            .apply(vips, tunnels)
     }
 
     fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {

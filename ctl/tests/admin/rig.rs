@@ -26,7 +26,7 @@ use katran_xsk::{
     control::{Control, ControlParts, Origin, SharedControl, VipSink, Worker},
 };
 use xdp_layout::Tag;
-use xdp_redirect::VipEntry;
+use xdp_redirect::{Tunnels, VipEntry};
 
 /// One VIP of each family with two reals each.
 pub(crate) const CONFIG: &str = r#"
@@ -58,6 +58,7 @@ reals = [{ address = "2001:db8::5", weight = 1 }]
 #[derive(Clone, Default)]
 pub(crate) struct FakeProgram {
     vips: Arc<Mutex<Vec<VipEntry>>>,
+    tunnels: Arc<Mutex<Tunnels>>,
     fails: Arc<AtomicBool>,
     applied: Arc<AtomicUsize>,
 }
@@ -78,6 +79,13 @@ impl FakeProgram {
             .collect()
     }
 
+    /// Decap destinations that the maps hold, in order, and what holds for all of them.
+    pub(crate) fn tunnels(&self) -> Tunnels {
+        let mut tunnels = self.tunnels.lock().unwrap().clone();
+        tunnels.destinations.sort_unstable();
+        tunnels
+    }
+
     /// How often the maps were to change.
     pub(crate) fn applied(&self) -> usize {
         self.applied.load(Ordering::Relaxed)
@@ -85,7 +93,7 @@ impl FakeProgram {
 }
 
 impl VipSink for FakeProgram {
-    fn apply(&mut self, vips: &[VipEntry]) -> anyhow::Result<()> {
+    fn apply(&mut self, vips: &[VipEntry], tunnels: &Tunnels) -> anyhow::Result<()> {
         self.applied.fetch_add(1, Ordering::Relaxed);
         // Fails once, so that putting the old state back works.
         if self.fails.swap(false, Ordering::Relaxed) {
@@ -95,6 +103,7 @@ impl VipSink for FakeProgram {
             anyhow::bail!("no space left in the map");
         }
         *self.vips.lock().unwrap() = vips.to_vec();
+        *self.tunnels.lock().unwrap() = tunnels.clone();
         Ok(())
     }
 

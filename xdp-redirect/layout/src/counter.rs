@@ -56,11 +56,11 @@ counters! {
         PassedOtherProtocol = "passed_other_protocol",
         /// Passed: an ICMP error to a VIP's address about a packet that no VIP sent.
         PassedOtherError = "passed_other_error",
-        /// Passed: for a VIP, but no socket is bound to the queue.
+        /// Passed: for a VIP or a decap destination, but no socket is bound to the queue.
         PassedNoSocket = "passed_no_socket",
-        /// Passed: for a VIP, but the driver leaves too little head room.
+        /// Passed: for a VIP or a decap destination, but the driver leaves too little head room.
         PassedNoHeadRoom = "passed_no_head_room",
-        /// Passed: for a VIP, but the socket was gone at the moment of the redirect.
+        /// Passed: for a VIP or a decap destination, but the socket was gone at the moment of the redirect.
         PassedNoRedirect = "passed_no_redirect",
         /// Redirected: TCP or UDP of a VIP.
         RedirectedService = "redirected_service",
@@ -74,6 +74,8 @@ counters! {
         RedirectedOptions = "redirected_options",
         /// Redirected: TCP, UDP, ICMP or quoted header cut short, to a VIP's address.
         RedirectedTruncated = "redirected_truncated",
+        /// Redirected: tunnel to a decap destination.
+        RedirectedTunnel = "redirected_tunnel",
     }
 }
 

@@ -36,6 +36,12 @@ pub const DEFAULT_GUE_PORT: u16 = 6080;
 /// Length in bits of what stands before the address in [`PrefixKey`].
 pub const PREFIX_KEY_HEAD_BITS: u32 = 32;
 
+/// Place of the flags in the `redirect` program's settings.
+pub const REDIRECT_FLAGS: u32 = 0;
+/// Place of the GUE port of tunnels to decap destinations, in network byte order; zero is none.
+pub const REDIRECT_GUE_PORT: u32 = 1;
+/// Places in the `redirect` program's settings.
+pub const REDIRECT_SETTINGS: u32 = 2;
 /// Bit of the `redirect` program's flags: some VIP is a prefix, so the prefix maps must be asked.
 pub const REDIRECT_HAS_PREFIXES: u32 = 1;
 /// Bit of [`DecapConfig::flags`]: strip tunnels whatever their destination.
@@ -199,7 +205,8 @@ impl HealthCheckConfig {
 /// What the XDP program writes into the head room it opens, at the first byte of the frame that the
 /// socket receives. The Ethernet header follows [`Tag::room`] bytes after the tag's first byte.
 ///
-/// It is also the value of the maps that find a VIP.
+/// It is also the value of the maps that find a VIP or a decap destination. For the latter,
+/// [`Tag::room`] in the map counts the header that will be taken off: the program opens less.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tag {
@@ -207,7 +214,7 @@ pub struct Tag {
     /// the service table's is a hint that no longer holds.
     pub generation: u32,
     /// VIP number, or [`Tag::NO_VIP`] when only the address matched (ICMP, fragments, IP options,
-    /// truncated headers).
+    /// truncated headers, tunnels to a decap destination).
     pub vip: u16,
     /// Bytes of room opened in front of the Ethernet header, tag included: at least [`Tag::SIZE`].
     pub room: u8,

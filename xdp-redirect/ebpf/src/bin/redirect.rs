@@ -1,8 +1,9 @@
 //! XDP program `redirect`: packets of a VIP go to the socket of their queue, with room in front of
 //! them and a tag at its start; everything else goes to the kernel as it came.
 //!
-//! It is conservative. Only a packet whose destination is a VIP's address can be redirected, and
-//! what the program does not understand it passes. Ordinary traffic costs one map look-up.
+//! It is conservative. Only a packet whose destination is a VIP's address, and a tunnel to a decap
+//! destination, can be redirected, and what the program does not understand it passes. Ordinary
+//! traffic costs one map look-up.
 #![no_std]
 #![no_main]
 
@@ -13,8 +14,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use xdp_layout::{
-    FAMILY_V4, FAMILY_V6, MAX_QUEUES, PREFIX_KEY_HEAD_BITS, REDIRECT_HAS_PREFIXES, Tag,
-    VIP_MAP_CAPACITY,
+    FAMILY_V4, FAMILY_V6, MAX_QUEUES, PREFIX_KEY_HEAD_BITS, REDIRECT_FLAGS, REDIRECT_GUE_PORT,
+    REDIRECT_HAS_PREFIXES, REDIRECT_SETTINGS, TUNNEL_MAP_CAPACITY, Tag, VIP_MAP_CAPACITY,
     counter::RedirectCounter::{self, *},
 };
 use xdp_programs::{
@@ -39,9 +40,12 @@ static ADDRESSES: HashMap<Key, Tag> = HashMap::with_max_entries(VIP_MAP_CAPACITY
 /// Prefixes that some VIP has.
 #[map]
 static ADDRESS_PREFIXES: LpmTrie<Key, Tag> = LpmTrie::with_max_entries(VIP_MAP_CAPACITY, 0);
-/// `REDIRECT_*` flags.
+/// Decap destinations, with the room that an inner packet of a VIP needs.
 #[map]
-static FLAGS: Array<u32> = Array::with_max_entries(1, 0);
+static TUNNELS: HashMap<Key, Tag> = HashMap::with_max_entries(TUNNEL_MAP_CAPACITY, 0);
+/// `REDIRECT_*` flags, and the GUE port.
+#[map]
+static SETTINGS: Array<u32> = Array::with_max_entries(REDIRECT_SETTINGS, 0);
 /// Packets by outcome.
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(RedirectCounter::COUNT as u32, 0);
@@ -103,6 +107,14 @@ fn ipv4(packet: &Packet) -> Classified {
     const PAYLOAD: usize = header::ETHERNET + header::IPV4;
     let outer: Ipv4 = packet.bytes(header::ETHERNET).ok_or(PassedNotIp)?;
     let destination = header::ipv4_destination(&outer);
+    let protocol = header::ipv4_protocol(&outer);
+    if let Some(stripped) = tunnel_header(packet, header::IPV4, protocol)
+        && !header::ipv4_has_options(&outer)
+        && !header::ipv4_is_fragment(&outer)
+        && let Some(tag) = find_tunnel(destination, FAMILY_V4, stripped)
+    {
+        return address_level(tag, RedirectedTunnel);
+    }
     let address = find_address(destination, FAMILY_V4).ok_or(PassedNotVip)?;
     if header::ipv4_has_options(&outer) {
         return address_level(address, RedirectedOptions);
@@ -110,7 +122,6 @@ fn ipv4(packet: &Packet) -> Classified {
     if header::ipv4_is_fragment(&outer) {
         return address_level(address, RedirectedFragment);
     }
-    let protocol = header::ipv4_protocol(&outer);
     match protocol {
         header::PROTOCOL_TCP | header::PROTOCOL_UDP => {
             let Some(ports) = ports(packet, PAYLOAD, protocol) else {
@@ -137,8 +148,13 @@ fn ipv6(packet: &Packet) -> Classified {
     const PAYLOAD: usize = header::ETHERNET + header::IPV6;
     let outer: Ipv6 = packet.bytes(header::ETHERNET).ok_or(PassedNotIp)?;
     let destination = header::ipv6_destination(&outer);
-    let address = find_address(destination, FAMILY_V6).ok_or(PassedNotVip)?;
     let protocol = header::ipv6_next_header(&outer);
+    if let Some(stripped) = tunnel_header(packet, header::IPV6, protocol)
+        && let Some(tag) = find_tunnel(destination, FAMILY_V6, stripped)
+    {
+        return address_level(tag, RedirectedTunnel);
+    }
+    let address = find_address(destination, FAMILY_V6).ok_or(PassedNotVip)?;
     match protocol {
         header::PROTOCOL_FRAGMENT => address_level(address, RedirectedFragment),
         header::PROTOCOL_TCP | header::PROTOCOL_UDP => {
@@ -159,6 +175,35 @@ fn ipv6(packet: &Packet) -> Classified {
         }
         _ => Err(PassedOtherProtocol),
     }
+}
+
+/// Bytes of the outer header behind the Ethernet header, `ip` of them the IP header, if the packet is a
+/// tunnel. IPv6 in IPv4 is none.
+#[inline(always)]
+fn tunnel_header(packet: &Packet, ip: usize, protocol: u8) -> Option<usize> {
+    match protocol {
+        header::PROTOCOL_IPV4 => Some(ip),
+        header::PROTOCOL_IPV6 if ip == header::IPV6 => Some(ip),
+        header::PROTOCOL_UDP => {
+            let udp = packet.bytes::<{ header::UDP }>(header::ETHERNET + ip)?;
+            let gue_port = setting(REDIRECT_GUE_PORT) as Port;
+            (udp.half::<2>() == gue_port && gue_port != 0).then_some(ip + header::UDP)
+        }
+        _ => None,
+    }
+}
+
+/// The tag of a tunnel to a decap destination. The outer header that will be taken off is room too.
+#[inline(always)]
+fn find_tunnel(address: Address, family: u8, stripped: usize) -> Option<Tag> {
+    let key = key::address(address, family);
+    // SAFETY: the reference lives for this statement, and the value has no invalid bytes.
+    let tag = *unsafe { TUNNELS.get(key) }?;
+    let room = tag.room.saturating_sub(stripped as u8);
+    Some(Tag {
+        room: room.max(Tag::SIZE as u8),
+        ..tag
+    })
 }
 
 /// An ICMP error is for us if the packet it quotes came from a VIP.
@@ -300,9 +345,12 @@ fn longest_prefix(
 /// Prefix look-ups are dear, and few balancers have prefix VIPs.
 #[inline(always)]
 fn has_prefixes() -> bool {
-    FLAGS
-        .get(0)
-        .is_some_and(|flags| flags & REDIRECT_HAS_PREFIXES != 0)
+    setting(REDIRECT_FLAGS) & REDIRECT_HAS_PREFIXES != 0
+}
+
+#[inline(always)]
+fn setting(place: u32) -> u32 {
+    SETTINGS.get(place).copied().unwrap_or(0)
 }
 
 /// Licence that the kernel reads.
