@@ -35,6 +35,7 @@ fn spec(lab: &Lab, encapsulation: Encapsulation) -> Result<ServiceSpec> {
                 address,
                 weight: 1,
                 local: false,
+                down: false,
             })
             .to_vec(),
     };

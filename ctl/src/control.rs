@@ -383,6 +383,22 @@ impl Control {
         })
     }
 
+    /// Says whether reals are down, in one VIP.
+    pub fn set_down(
+        &mut self,
+        key: &VipKey,
+        reals: &[IpAddr],
+        down: bool,
+    ) -> Result<Changes, AdminError> {
+        self.edit_vip(key, |vip| {
+            for address in reals {
+                let index = real_position(vip, address)?;
+                vip.reals[index].down = down;
+            }
+            Ok(())
+        })
+    }
+
     /// Says whether a real is this host, for all VIPs that have it.
     pub fn set_local(&mut self, real: &IpAddr, local: bool) -> Result<Changes, AdminError> {
         let mut config = self.config.clone();

@@ -71,6 +71,7 @@ mod tests {
                 address: real.parse().unwrap(),
                 weight: 1,
                 local: false,
+                down: false,
             }],
         });
         config

@@ -214,7 +214,9 @@ fn vips(list: &VipList) -> String {
 }
 
 fn reals(list: &RealList) -> String {
-    let mut table = Table::new(["VIP", "REAL", ">WEIGHT", ">SHARE", "LOCAL", ">INDEX"]);
+    let mut table = Table::new([
+        "VIP", "REAL", ">WEIGHT", ">SHARE", "LOCAL", "DOWN", ">INDEX",
+    ]);
     for real in &list.reals {
         table.row([
             real.vip.clone(),
@@ -222,6 +224,7 @@ fn reals(list: &RealList) -> String {
             real.weight.to_string(),
             format!("{:.2} %", real.share),
             yes(real.local),
+            yes(real.down),
             or_dash(real.index),
         ]);
     }

@@ -70,8 +70,8 @@ reals = [{ address = "198.51.100.11", weight = 1 }, { address = "2001:db8:f::1",
 address = "2001:db8:a::/96"
 port = 0
 protocol = "udp"
-flags = ["quic", "udp-stable-routing", "local-vip"]
-reals = [{ address = "2001:db8:ba::fe", local = true }]
+flags = ["quic", "udp-stable-routing", "local-vip", "udp-flow-migration"]
+reals = [{ address = "2001:db8:ba::fe", local = true, down = true }]
 
 [[server_id]]
 id = 4097
@@ -82,7 +82,7 @@ real = "198.51.100.11"
 
 #[test]
 fn what_is_not_built_is_refused() {
-    for flag in ["src-routing", "global-lru", "udp-flow-migration"] {
+    for flag in ["src-routing", "global-lru"] {
         check(
             &vip(&format!("flags = [\"{flag}\"]")),
             &[&format!(

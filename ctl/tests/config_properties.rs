@@ -162,6 +162,7 @@ fn vip() -> impl Strategy<Value = VipSpec> {
                         weight,
                         // The same in every VIP.
                         local: address.is_ipv6(),
+                        down: weight % 2 == 1,
                     })
                     .collect(),
             }

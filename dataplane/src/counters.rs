@@ -151,6 +151,8 @@ counter_table! {
             "Of these, TCP with SYN.";
         tcp_non_syn_misses = "tcp-non-syn-misses", Count, "packets", "1 v2",
             "Of these, TCP without SYN: flows that began elsewhere or were forgotten.";
+        udp_flow_migrations = "udp-flow-migrations", Count, "packets", "15 v1",
+            "UDP packets whose flow left a real that is down.";
         ring_unknown_reals = "ring-unknown-reals", Count, "packets", "9 v1",
             "Packets dropped because the ring named a real that there is not.";
         ring_empty_slots = "ring-empty-slots", Count, "packets", "9 v2",

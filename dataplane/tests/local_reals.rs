@@ -26,6 +26,7 @@ fn local(address: &str) -> RealSpec {
         address: address.parse().unwrap(),
         weight: 1,
         local: true,
+        down: false,
     }
 }
 
@@ -258,6 +259,7 @@ fn a_real_is_local_for_all_vips_or_for_none() {
     let mut other = vip("203.0.113.11", 80, Tcp, VipFlags::empty(), &[]);
     other.reals.push(RealSpec {
         local: false,
+        down: false,
         ..local(HERE)
     });
     spec.vips.push(other);

@@ -105,6 +105,15 @@ pub enum Command {
         /// It is.
         local: bool,
     },
+    /// Reals of a VIP are down, or up again.
+    RealDown {
+        /// The VIP.
+        vip: VipKey,
+        /// The reals.
+        reals: Vec<IpAddr>,
+        /// Down, or up again.
+        down: bool,
+    },
     /// The workers.
     ShowWorkers,
     /// Traffic per VIP, real and worker.
@@ -330,6 +339,11 @@ impl Arguments {
                 vip: vip()?,
                 real: self.required("real", value::parse_address)?,
                 weight: self.required("weight", value::parse_number)?,
+            },
+            Verb::RealDown | Verb::RealUp => Command::RealDown {
+                vip: vip()?,
+                reals: self.many("real", value::parse_address)?,
+                down: self.spec.verb == Verb::RealDown,
             },
             Verb::RealSet | Verb::RealUnset => {
                 self.required("flag", value::parse_real_flag)?;
@@ -624,12 +638,14 @@ mod tests {
                     RealSpec {
                         address: [198, 51, 100, 11].into(),
                         weight: 3,
-                        local: false
+                        local: false,
+                        down: false,
                     },
                     RealSpec {
                         address: [198, 51, 100, 12].into(),
                         weight: 1,
-                        local: false
+                        local: false,
+                        down: false,
                     },
                 ],
             })
@@ -650,12 +666,14 @@ mod tests {
                     RealSpec {
                         address: [198, 51, 100, 1].into(),
                         weight: 1,
-                        local: true
+                        local: true,
+                        down: false,
                     },
                     RealSpec {
                         address: [198, 51, 100, 2].into(),
                         weight: 7,
-                        local: true
+                        local: true,
+                        down: false,
                     },
                 ],
             })
@@ -766,6 +784,7 @@ mod tests {
                 "weight",
                 "usage",
             ),
+            ("real down 203.0.113.10:80/tcp", "real", "usage"),
             ("real set 198.51.100.1", "flag", "usage"),
             ("real set 198.51.100.1 remote", "flag", "local"),
             ("real unset nobody local", "real", "address"),

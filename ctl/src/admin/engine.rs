@@ -65,6 +65,9 @@ impl Engine {
             Command::RealWeight { vip, real, weight } => {
                 Answer::Changes(control().set_weight(&vip, &real, weight)?)
             }
+            Command::RealDown { vip, reals, down } => {
+                Answer::Changes(control().set_down(&vip, &reals, down)?)
+            }
             Command::RealLocal { real, local } => {
                 Answer::Changes(control().set_local(&real, local)?)
             }
@@ -188,6 +191,7 @@ fn real_list(
                 weight: real.weight,
                 share: f64::from(share) * 100.0 / slots as f64,
                 local: real.local,
+                down: real.down,
                 index,
             });
         }

@@ -71,6 +71,8 @@ mod tests {
                 "real add",
                 "real del",
                 "real weight",
+                "real down",
+                "real up",
                 "real set",
                 "real unset"
             ]

@@ -48,6 +48,8 @@ impl Answer {
             | Verb::RealAdd
             | Verb::RealDel
             | Verb::RealWeight
+            | Verb::RealDown
+            | Verb::RealUp
             | Verb::RealSet
             | Verb::RealUnset
             | Verb::Reload => Self::Changes(serde_json::from_value(value)?),
@@ -115,6 +117,9 @@ pub struct RealRow {
     pub share: f64,
     /// The real is this host.
     pub local: bool,
+    /// UDP flows leave it.
+    #[serde(default)]
+    pub down: bool,
     /// Index in tables and counters.
     pub index: Option<u16>,
 }

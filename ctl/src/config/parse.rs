@@ -440,10 +440,12 @@ fn real<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Option<Re
         weight => weight,
     };
     let local = reader.boolean(section, "local").unwrap_or(false);
+    let down = reader.boolean(section, "down").unwrap_or(false);
     Some(RealSpec {
         address: address?,
         weight: weight?,
         local,
+        down,
     })
 }
 

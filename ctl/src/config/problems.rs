@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
 use dataplane::service::{
-    MAX_DECAP, MAX_REALS, MAX_SERVER_ID, MAX_VIPS, Protocol, VipFlags, VipKey, VipSpec,
+    MAX_DECAP, MAX_REALS, MAX_SERVER_ID, MAX_VIPS, Protocol, RealSpec, VipFlags, VipKey, VipSpec,
 };
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
 
@@ -286,8 +286,7 @@ impl Checker<'_> {
                 continue;
             }
             let user = self.config.vips.iter().enumerate().find_map(|(vip, spec)| {
-                let of_family =
-                    |real: &dataplane::service::RealSpec| real.address.is_ipv4() == is_v4;
+                let of_family = |real: &RealSpec| real.address.is_ipv4() == is_v4;
                 let real = spec.reals.iter().position(of_family)?;
                 Some(Place::Real(vip, real, "address"))
             });
@@ -556,6 +555,33 @@ impl Checker<'_> {
         }
     }
 
+    /// Flows leave a real that is down only where the VIP says so, and the ring does not know of it.
+    fn down_warnings(&mut self, index: usize, vip: &VipSpec) {
+        let migrates = vip.flags.contains(VipFlags::UDP_FLOW_MIGRATION);
+        let down = vip.reals.iter().position(|real| real.down);
+        if migrates && vip.key.protocol != Protocol::Udp {
+            self.report(
+                Place::Vip(index, "flags"),
+                "udp-flow-migration does nothing: the VIP is not a UDP one",
+                "remove the flag",
+            );
+        } else if let Some(real) = down.filter(|_| !migrates) {
+            self.report(
+                Place::Real(index, real, "down"),
+                "the VIP does not have the flag udp-flow-migration: flows stay with this real",
+                "add the flag, or remove down = true",
+            );
+        }
+        let drawn = |real: &RealSpec| real.down && real.weight > 0;
+        if let Some(real) = vip.reals.iter().position(drawn).filter(|_| migrates) {
+            self.report(
+                Place::Real(index, real, "weight"),
+                "the real is down and still has a share of the ring: flows come back to it",
+                "give it weight 0 as well",
+            );
+        }
+    }
+
     /// A decap destination may leave a VIP no packets.
     fn shadow_warning(&mut self, index: usize, vip: &VipKey) {
         let gue_port = self.config.balancer.gue_port;
@@ -620,6 +646,7 @@ impl Checker<'_> {
                 }
             }
             self.local_warnings(index, vip);
+            self.down_warnings(index, vip);
             self.shadow_warning(index, &vip.key);
             if vip.hash == HashFunction::MaglevV1 {
                 let endpoints: Vec<_> = (1..)

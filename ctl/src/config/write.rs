@@ -36,10 +36,13 @@ impl Config {
             for real in &vip.reals {
                 let address = quote(&real.address.to_string());
                 let local = if real.local { ", local = true" } else { "" };
+                let down = if real.down { ", down = true" } else { "" };
                 let weight = real.weight;
                 put(
                     &mut text,
-                    format_args!("\n    {{ address = {address}, weight = {weight}{local} }},"),
+                    format_args!(
+                        "\n    {{ address = {address}, weight = {weight}{local}{down} }},"
+                    ),
                 );
             }
             text.push_str(if vip.reals.is_empty() { "]\n" } else { "\n]\n" });

@@ -26,6 +26,7 @@ fn real(address: &str, weight: u32) -> RealSpec {
         address: address.parse().expect("an address"),
         weight,
         local: false,
+        down: false,
     }
 }
 

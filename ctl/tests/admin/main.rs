@@ -4,6 +4,7 @@
 mod clients;
 mod commands;
 mod control;
+mod down_reals;
 mod flows;
 mod hostile;
 mod local_reals;

@@ -132,7 +132,6 @@ mod tests {
         "5 v1",
         "5 v2",
         "8 v2",
-        "15 v1",
         "hc processed",
         "hc dropped",
         "hc skipped",

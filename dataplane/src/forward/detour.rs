@@ -43,11 +43,28 @@ impl<A: Family> Lane<A> {
         {
             return (Some(real), Selection::ServerId);
         }
-        if let Some(real) = self.by_flow_table(stage, pending, vip) {
-            return (Some(real), Selection::Table);
+        let known = self
+            .by_flow_table(stage, pending, vip)
+            .map(|real| (real, Selection::Table));
+        let leaves = vip.detours.contains(Detours::FLOW_MIGRATION)
+            && leaves_down_real(stage, vip, known.map(|(real, _)| real));
+        if let Some((real, selection)) = known
+            && !leaves
+        {
+            return (Some(real), selection);
         }
         (self.by_ring(stage, pending, vip), Selection::Ring)
     }
+}
+
+/// Whether a UDP flow gives up the real that is known of it (katran-compat section 5.2 step 6). Counts
+/// a connection event also for packets of which no real is known; in a flood nobody moves.
+fn leaves_down_real(stage: &mut Stage<'_>, vip: &Vip, known: Option<&Real>) -> bool {
+    if stage.is_flooded() || !known.is_some_and(|real| vip.is_down(real.id.index())) {
+        return false;
+    }
+    stage.counters.udp_flow_migrations.add(1);
+    true
 }
 
 /// Whether the real's packets are left to the kernel (katran-compat section 6.5).

@@ -255,7 +255,8 @@ impl<A: Family> Lane<A> {
             .peek(self.flows.hash(&key), &key)
             .filter(|_| lane::uses_table(vip))
             .filter(|stored| !stored.is_expired(now_ns, lane::timeout(flow.protocol)))
-            .and_then(|stored| lane::current_real(table, RealId::from_bits(stored.value)));
+            .and_then(|stored| lane::current_real(table, RealId::from_bits(stored.value)))
+            .filter(|real| !vip.is_down(real.id.index()));
         let hash = lane::ring_hash(&flow, vip);
         let (real, by) = match stored {
             Some(real) => (Some(real), Selection::Table),

@@ -217,13 +217,15 @@ impl State {
             Some(old) => Arc::clone(&old.vip.ring),
             None => build_ring(spec, &reals)?,
         };
+        let detours = detours(spec, all);
         let vip = Vip {
             key: spec.key,
             number,
             generation: old.as_ref().map_or(generation, |old| old.vip.generation),
             room: room(spec, all),
             flags: spec.flags,
-            detours: detours(spec, all),
+            detours,
+            down: down_reals(spec, &reals, detours),
             hash: spec.hash,
             ring,
         };
@@ -359,7 +361,25 @@ fn detours(spec: &VipSpec, all: &ServiceSpec) -> Detours {
         Detours::LOCAL_REAL,
         spec.flags.contains(VipFlags::LOCAL_VIP),
     );
+    detours.set(
+        Detours::FLOW_MIGRATION,
+        spec.flags.contains(VipFlags::UDP_FLOW_MIGRATION) && spec.key.protocol == Protocol::Udp,
+    );
     detours
+}
+
+/// Indices of the reals that flows leave, in ascending order.
+fn down_reals(spec: &VipSpec, indices: &[u16], detours: Detours) -> Box<[u16]> {
+    if !detours.contains(Detours::FLOW_MIGRATION) {
+        return Box::default();
+    }
+    let reals = spec.reals.iter().zip(indices);
+    let mut down: Vec<u16> = reals
+        .filter(|(real, _)| real.down)
+        .map(|(_, index)| *index)
+        .collect();
+    down.sort_unstable();
+    down.into()
 }
 
 fn build_ring(spec: &VipSpec, reals: &[u16]) -> Result<Arc<Ring>, ServiceError> {
@@ -612,6 +632,7 @@ mod tests {
                     address: address.parse().unwrap(),
                     weight: *weight,
                     local: false,
+                    down: false,
                 })
                 .collect(),
         }

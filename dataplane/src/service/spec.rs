@@ -207,7 +207,8 @@ impl VipFlags {
         .union(Self::DPORT_ONLY)
         .union(Self::LOCAL_VIP)
         .union(Self::SRC_DST_PORT)
-        .union(Self::UDP_STABLE_ROUTING);
+        .union(Self::UDP_STABLE_ROUTING)
+        .union(Self::UDP_FLOW_MIGRATION);
 }
 
 /// A real server of one VIP.
@@ -220,6 +221,9 @@ pub struct RealSpec {
     /// The real is this host: VIPs with [`VipFlags::LOCAL_VIP`] leave its packets to the kernel. The
     /// same in every VIP that has the real.
     pub local: bool,
+    /// UDP flows of VIPs with [`VipFlags::UDP_FLOW_MIGRATION`] leave it: what the flow table says of it
+    /// counts no more.
+    pub down: bool,
 }
 
 /// One VIP with its reals.

@@ -72,6 +72,8 @@ bitflags::bitflags! {
         const SERVER_ID = 1;
         /// Packets for local reals go to the kernel.
         const LOCAL_REAL = 2;
+        /// UDP flows leave reals that are down.
+        const FLOW_MIGRATION = 4;
     }
 }
 
@@ -90,6 +92,8 @@ pub struct Vip {
     pub flags: VipFlags,
     /// What its packets need besides flow table, ring and encapsulation.
     pub detours: Detours,
+    /// Indices of the reals that are down, ascending; empty unless flows migrate.
+    pub down: Box<[u16]>,
     /// How the ring was generated.
     pub hash: HashFunction,
     /// Real indices by flow hash; unchanged VIPs share it between tables.
@@ -97,6 +101,14 @@ pub struct Vip {
 }
 
 impl Vip {
+    /// Whether the VIP's UDP flows leave the real at this index.
+    #[inline]
+    pub fn is_down(&self, index: usize) -> bool {
+        self.down
+            .binary_search_by_key(&index, |down| usize::from(*down))
+            .is_ok()
+    }
+
     /// Whether a match of this VIP is a wildcard match (katran-compat section 4.7): any port, or a
     /// prefix.
     pub const fn is_wildcard(&self) -> bool {

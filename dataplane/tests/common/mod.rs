@@ -199,6 +199,7 @@ pub fn real(address: &str, weight: u32) -> RealSpec {
         address: address.parse().unwrap(),
         weight,
         local: false,
+        down: false,
     }
 }
 

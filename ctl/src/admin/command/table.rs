@@ -13,6 +13,8 @@ pub enum Verb {
     RealAdd,
     RealDel,
     RealWeight,
+    RealDown,
+    RealUp,
     RealSet,
     RealUnset,
     ShowWorkers,
@@ -231,6 +233,10 @@ const LIMIT: ArgumentSpec = ArgumentSpec::named(
 const OFFSET: ArgumentSpec =
     ArgumentSpec::named("offset", Kind::Number, "rows to leave out at the start");
 const ONLY_REAL: ArgumentSpec = ArgumentSpec::named("real", Kind::Real, "only flows to this real");
+const REALS_OF_VIP: &[ArgumentSpec] = &[
+    VIP,
+    ArgumentSpec::positional("real", Kind::Real, "a real of the VIP").repeated(),
+];
 const REAL_FLAG: &[ArgumentSpec] = &[
     ArgumentSpec::positional("real", Kind::Real, "a real of some VIP"),
     ArgumentSpec::positional("flag", Kind::RealFlag, "local: the real is this host"),
@@ -324,10 +330,7 @@ pub static COMMANDS: &[CommandSpec] = &[
         verb: Verb::RealDel,
         summary: "Remove reals from a VIP",
         details: "Flows in the table keep a removed real until its number is used again; `flow purge` moves them at once.",
-        arguments: &[
-            VIP,
-            ArgumentSpec::positional("real", Kind::Real, "a real of the VIP").repeated(),
-        ],
+        arguments: REALS_OF_VIP,
     },
     CommandSpec {
         name: "real weight",
@@ -339,6 +342,20 @@ pub static COMMANDS: &[CommandSpec] = &[
             ArgumentSpec::positional("real", Kind::Real, "a real of the VIP"),
             ArgumentSpec::positional("weight", Kind::Number, "its new weight; 0 drains"),
         ],
+    },
+    CommandSpec {
+        name: "real down",
+        verb: Verb::RealDown,
+        summary: "Have the UDP flows of a VIP leave reals",
+        details: "The VIP needs the flag udp-flow-migration. New flows go where the ring says: give the reals weight 0 too.",
+        arguments: REALS_OF_VIP,
+    },
+    CommandSpec {
+        name: "real up",
+        verb: Verb::RealUp,
+        summary: "Let the UDP flows of a VIP stay with reals again",
+        details: "",
+        arguments: REALS_OF_VIP,
     },
     CommandSpec {
         name: "real set",

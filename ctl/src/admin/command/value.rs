@@ -130,6 +130,7 @@ pub(super) fn parse_weighted_real(text: &str) -> Result<RealSpec, Invalid> {
         address: parse_address(address).map_err(|_| form())?,
         weight,
         local: false,
+        down: false,
     })
 }
 
