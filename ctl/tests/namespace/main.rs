@@ -3,11 +3,14 @@
 //! Needs root and Debian's nginx, curl, iperf3, iproute2 and util-linux. Where one is missing, a test says `SKIPPED` and
 //! why; with `CI` or `KATRAN_XSK_REQUIRE_ROOT` set it fails instead.
 
+mod conversation;
+mod gue;
 mod http;
 mod iperf;
 mod lifecycle;
 mod local_vip;
 mod own_traffic;
+mod path_mtu;
 mod reload;
 mod stickiness;
 mod support;

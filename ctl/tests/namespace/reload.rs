@@ -1,8 +1,7 @@
 //! The configuration read again at SIGHUP, and a next hop that changes.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use benches::balancer::{Balancer, configuration};
@@ -12,28 +11,17 @@ use nix::sys::signal::Signal;
 
 use super::support::{
     FAMILIES, FLOWS, PORT, TIMEOUT, assert_nothing_dropped, exchanges, launch, output, program,
-    require, servers, vip,
+    require, servers, vip, wait_until,
 };
 
 const CONNECTIONS: usize = 200;
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Waits until `done` says so.
-fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + TIMEOUT;
-    while !done()? {
-        ensure!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
-        thread::sleep(POLL_INTERVAL);
-    }
-    Ok(())
-}
 
 /// Sends SIGHUP and waits until the balancer has said `answer` once more; gives all it said since.
 fn hang_up(balancer: &Balancer, answer: &str) -> Result<String> {
     let before = balancer.log().len();
     balancer.signal(Signal::SIGHUP)?;
     let said = || balancer.log().split_off(before);
-    wait_until(answer, || Ok(said().contains(answer)))?;
+    wait_until(answer, TIMEOUT, || Ok(said().contains(answer)))?;
     Ok(said())
 }
 
@@ -130,7 +118,7 @@ fn the_next_hop_is_followed_once_the_file_names_none() -> Result<()> {
 
     fs::write(&file, &without)?;
     hang_up(&balancer, "settings changed interface.next_hop_mac")?;
-    wait_until("a resolved next hop", || Ok(next_hop()? != "none"))?;
+    wait_until("a resolved next hop", TIMEOUT, || Ok(next_hop()? != "none"))?;
     let resolved = next_hop()?;
     for vip in &vips {
         let tally = run_connections(lab.client(0), &exchanges(vip, 100, 100), |_| ())?;
@@ -142,7 +130,7 @@ fn the_next_hop_is_followed_once_the_file_names_none() -> Result<()> {
     assert_ne!(resolved, other);
     let port = lab.balancer().name();
     output(program(lab.router(), "ip")?.args(["link", "set", "dev", port, "address", other]))?;
-    wait_until("the new next hop", || Ok(next_hop()? == other))?;
+    wait_until("the new next hop", TIMEOUT, || Ok(next_hop()? == other))?;
     for vip in &vips {
         let tally = run_connections(lab.client(0), &exchanges(vip, 100, 100), |_| ())?;
         assert_eq!(tally.answered(), 100, "{tally:?}");
@@ -156,5 +144,7 @@ fn the_next_hop_is_followed_once_the_file_names_none() -> Result<()> {
     ] {
         output(program(lab.balancer(), "ip")?.args(words.split(' ')))?;
     }
-    wait_until("the other route's next hop", || Ok(next_hop()? == lasting))
+    wait_until("the other route's next hop", TIMEOUT, || {
+        Ok(next_hop()? == lasting)
+    })
 }

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use benches::balancer::{Balancer, Launch, Vip, configuration};
@@ -13,6 +14,9 @@ use benches::traffic::{Plan, Server};
 pub(crate) const PORT: u16 = 7000;
 /// Longest time for one exchange, on the slowest machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Time between two looks at what is awaited.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Room in the flow tables.
 pub(crate) const FLOWS: usize = 20_000;
@@ -137,4 +141,26 @@ pub(crate) fn assert_nothing_dropped(balancer: &Balancer) -> Result<()> {
         balancer.ctl(["show", "drops"])?
     );
     Ok(())
+}
+
+/// Waits until `done` says so, for `longest` at most.
+pub(crate) fn wait_until(
+    what: &str,
+    longest: Duration,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + longest;
+    while !done()? {
+        ensure!(Instant::now() < deadline, "not within {longest:?}: {what}");
+        thread::sleep(POLL_INTERVAL);
+    }
+    Ok(())
+}
+
+/// A counter of all workers together, by its name in `show stats`.
+pub(crate) fn stat(balancer: &Balancer, name: &str) -> Result<u64> {
+    let stats = balancer.ctl(["show", "stats"])?;
+    stats["counters"][name]
+        .as_u64()
+        .with_context(|| format!("no counter {name} in {stats}"))
 }
