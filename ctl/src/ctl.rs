@@ -68,8 +68,15 @@ pub fn run(args: &CtlArgs) -> anyhow::Result<ExitCode> {
 
 /// Reads the words of a command and checks its arguments, before anybody is asked.
 pub(crate) fn parse(words: &[&str]) -> Result<Arguments, AdminError> {
-    let arguments = command::parse_words(words)?;
+    let mut arguments = command::parse_words(words)?;
     arguments.command()?;
+    arguments.resolve_paths().map_err(|error| {
+        AdminError::new(
+            "file",
+            format!("the current directory is unknown: {error}"),
+            "write the whole path",
+        )
+    })?;
     Ok(arguments)
 }
 

@@ -9,8 +9,9 @@ use dataplane::counters::WorkerCounters;
 
 use crate::{
     admin::report::{
-        Answer, Balance, ConfigReport, DropList, Explained, FlowCounts, FlowList, FlowsRemoved,
-        Help, HelpCommand, Memory, RealList, Stats, Traffic, VipList, WorkerFailure, WorkerList,
+        Answer, Balance, CaptureReport, ConfigReport, DropList, Explained, FlowCounts, FlowList,
+        FlowsRemoved, Help, HelpArgument, HelpCommand, Memory, RealList, Stats, Traffic, VipList,
+        WorkerFailure, WorkerList,
     },
     control::{Changes, Names},
 };
@@ -39,6 +40,7 @@ pub fn render(answer: &Answer, reading: Reading) -> String {
         Answer::Removed(result) => removed(result),
         Answer::Counts(counts) => flow_counts(counts),
         Answer::Explained(result) => explained(result),
+        Answer::Capture(report) => capture(report),
         Answer::Dump(dump) => dump.toml.clone(),
         Answer::Help(report) => help(report),
         Answer::Version(version) => format!(
@@ -669,6 +671,33 @@ fn explained(result: &Explained) -> String {
     text
 }
 
+fn capture(report: &CaptureReport) -> String {
+    let Some(file) = &report.file else {
+        return "no capture\n".to_owned();
+    };
+    let mut table = Table::new(["CAPTURE", report.state.as_str()]);
+    for (name, value) in [
+        ("file", file.clone()),
+        ("events", report.events.join(",")),
+        (
+            "packets",
+            format!("{} of {}", grouped(report.packets), grouped(report.limit)),
+        ),
+        ("bytes each", format!("up to {}", report.snaplen)),
+        ("file size", bytes(report.bytes)),
+        ("lost", grouped(report.lost)),
+        ("time", duration(report.elapsed_ms)),
+    ] {
+        table.row([name.to_owned(), value]);
+    }
+    let mut text = table.render("");
+    if let Some(error) = &report.error {
+        let _ = writeln!(text, "{error}");
+    }
+    failures(&mut text, &report.failed);
+    text
+}
+
 fn help(report: &Help) -> String {
     if let [command] = report.commands.as_slice() {
         return help_command(command);
@@ -697,17 +726,21 @@ fn help_command(command: &HelpCommand) -> String {
     }
     if !command.arguments.is_empty() {
         text.push('\n');
-        let width = command
-            .arguments
-            .iter()
-            .map(|argument| argument.name.len())
-            .max()
-            .unwrap_or(0);
-        for argument in &command.arguments {
-            let _ = writeln!(text, "  {:width$}  {}", argument.name, argument.help);
+        let names: Vec<_> = command.arguments.iter().map(argument_names).collect();
+        let width = names.iter().map(String::len).max().unwrap_or(0);
+        for (names, argument) in names.iter().zip(&command.arguments) {
+            let _ = writeln!(text, "  {names:width$}  {}", argument.help);
         }
     }
     text
+}
+
+/// `limit`, or `file, -w`.
+fn argument_names(argument: &HelpArgument) -> String {
+    match argument.letter {
+        Some(letter) => format!("{}, -{letter}", argument.name),
+        None => argument.name.clone(),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,14 @@ mod table;
 mod value;
 mod words;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::{self, Path},
+    str::FromStr,
+};
 
 use dataplane::{
     forward::FlowId,
@@ -22,6 +29,7 @@ pub use value::parse_vip;
 use words::Given;
 
 use super::error::AdminError;
+use crate::capture;
 
 /// Rows of a list unless something else is said.
 pub const DEFAULT_LIMIT: usize = 100;
@@ -152,6 +160,12 @@ pub enum Command {
     },
     /// What would become of a flow's packet.
     Explain(FlowId),
+    /// Starts a capture.
+    CaptureStart(capture::Request),
+    /// Ends it.
+    CaptureStop,
+    /// How it is going.
+    CaptureStatus,
     /// Reads the file again.
     Reload,
     /// The running configuration as TOML.
@@ -229,6 +243,23 @@ impl Arguments {
             .iter()
             .map(|(name, values)| ((*name).to_owned(), value(name, values)))
             .collect()
+    }
+
+    /// Makes paths absolute, seen from this process: the balancer has another current directory.
+    pub fn resolve_paths(&mut self) -> io::Result<()> {
+        for (name, values) in &mut self.values {
+            let is_path = |argument: &ArgumentSpec| argument.kind == Kind::File;
+            if !self.spec.argument(name).is_some_and(is_path) {
+                continue;
+            }
+            for value in values {
+                let absolute = path::absolute(Path::new(value.as_str()))?;
+                if let Some(text) = absolute.to_str() {
+                    text.clone_into(value);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn push(&mut self, argument: &'static ArgumentSpec, text: &str) -> Result<(), AdminError> {
@@ -369,6 +400,9 @@ impl Arguments {
             Verb::FlowPurge => Command::FlowPurge { filter: filter()? },
             Verb::FlowCount => Command::FlowCount { filter: filter()? },
             Verb::Explain => Command::Explain(self.flow()?),
+            Verb::CaptureStart => Command::CaptureStart(self.capture()?),
+            Verb::CaptureStop => Command::CaptureStop,
+            Verb::CaptureStatus => Command::CaptureStatus,
             Verb::Reload => Command::Reload,
             Verb::Dump => Command::Dump,
             Verb::Help => Command::Help {
@@ -418,15 +452,39 @@ impl Arguments {
     }
 
     fn limit(&self) -> Result<usize, AdminError> {
-        let limit = self.optional("limit", value::parse_number)?;
-        match limit.unwrap_or(DEFAULT_LIMIT) {
-            limit @ 1..=MAX_LIMIT => Ok(limit),
-            limit => Err(AdminError::new(
-                "limit",
-                format!("{limit} is out of range"),
-                format!("give a number from 1 to {MAX_LIMIT}"),
-            )),
+        self.number("limit", 1..=MAX_LIMIT, DEFAULT_LIMIT)
+    }
+
+    /// A number of this range, or what it is when it was left out.
+    fn number<T: FromStr + PartialOrd + fmt::Display>(
+        &self,
+        name: &str,
+        range: RangeInclusive<T>,
+        default: T,
+    ) -> Result<T, AdminError> {
+        let number = self.optional(name, value::parse_number)?.unwrap_or(default);
+        if range.contains(&number) {
+            return Ok(number);
         }
+        Err(AdminError::new(
+            name,
+            format!("{number} is out of range"),
+            format!("give a number from {} to {}", range.start(), range.end()),
+        ))
+    }
+
+    fn capture(&self) -> Result<capture::Request, AdminError> {
+        Ok(capture::Request {
+            events: self.many("event", value::parse_event)?,
+            limit: self.number("limit", 1..=capture::MAX_LIMIT, capture::DEFAULT_LIMIT)?,
+            snaplen: self.number(
+                "snaplen",
+                capture::MIN_SNAPLEN..=capture::MAX_SNAPLEN,
+                capture::DEFAULT_SNAPLEN,
+            )?,
+            file: self.required("file", |text| Ok(text.into()))?,
+            force: self.optional("force", value::parse_bool)?.unwrap_or(false),
+        })
     }
 
     fn flow(&self) -> Result<FlowId, AdminError> {
@@ -594,7 +652,11 @@ fn unknown_argument(spec: &CommandSpec, name: &str) -> AdminError {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::service::Protocol;
+    use dataplane::{
+        capture::{Event, Happened},
+        counters::DropReason,
+        service::Protocol,
+    };
 
     use super::*;
 
@@ -741,6 +803,52 @@ mod tests {
     }
 
     #[test]
+    fn a_capture_is_started_as_tcpdump_is() {
+        let request = capture::Request {
+            events: vec![
+                Event::Happened(Happened::LRU_MISS),
+                Event::Drop(DropReason::Fragment),
+                Event::Vip(vip("[2001:db8::1]:80/tcp")),
+                Event::Address([203, 0, 113, 10].into()),
+            ],
+            limit: 100,
+            snaplen: 64,
+            file: "/tmp/a=b.pcapng".into(),
+            force: true,
+        };
+        for line in [
+            "capture start --event lru-miss --event drop:fragment --event vip:[2001:db8::1]:80/tcp \
+             --event vip:203.0.113.10 --limit 100 --snaplen 64 -w /tmp/a=b.pcapng --force",
+            "capture start event=lru-miss,drop:fragment,vip:[2001:db8::1]:80/tcp,vip:203.0.113.10 \
+             limit=100 snaplen=64 file=/tmp/a=b.pcapng force=true",
+        ] {
+            assert_eq!(parse(line), Ok(Command::CaptureStart(request.clone())));
+        }
+        assert_eq!(
+            parse("capture start --event pass -w a.pcapng"),
+            Ok(Command::CaptureStart(capture::Request {
+                events: vec![Event::Happened(Happened::PASS)],
+                limit: 10_000,
+                snaplen: 128,
+                file: "a.pcapng".into(),
+                force: false,
+            }))
+        );
+    }
+
+    #[test]
+    fn paths_are_made_absolute() {
+        let words = ["capture", "start", "--event", "pass", "-w", "a.pcapng"];
+        let mut arguments = parse_words(&words).expect("a command");
+        arguments.resolve_paths().expect("a current directory");
+        let here = std::env::current_dir().expect("a current directory");
+        let Command::CaptureStart(request) = arguments.command().expect("a command") else {
+            panic!("another command");
+        };
+        assert_eq!(request.file, here.join("a.pcapng"));
+    }
+
+    #[test]
     fn wrong_words_name_the_argument() {
         for (line, field, remedy) in [
             ("", "command", "help"),
@@ -799,6 +907,38 @@ mod tests {
             ("flow list -", "-", "usage"),
             ("flow list -- 203.0.113.10:80/tcp", "--", "usage"),
             ("flow purge", "vip", "usage"),
+            ("capture", "command", "capture start, capture stop"),
+            ("capture start", "event", "usage"),
+            ("capture start --event pass", "file", "usage"),
+            ("capture start --event pass -w", "file", "file=VALUE"),
+            ("capture start --event pass -x a", "-x", "usage"),
+            ("capture start --event pass --w a", "--w", "usage"),
+            ("capture start --event pass -wa", "-wa", "usage"),
+            ("capture start --event lru -w a", "event", "lru-miss"),
+            ("capture start --event drop -w a", "event", "drop:REASON"),
+            ("capture start --event drop:bad -w a", "event", "fragment"),
+            (
+                "capture start --event vip:203.0.113.10:80 -w a",
+                "event",
+                "203.0.113.10:80/tcp",
+            ),
+            (
+                "capture start --event pass -w a --limit 0",
+                "limit",
+                "1 to 1000000000",
+            ),
+            (
+                "capture start --event pass -w a --snaplen 13",
+                "snaplen",
+                "14 to 4096",
+            ),
+            (
+                "capture start --event pass -w a --force=yes",
+                "force",
+                "true or false",
+            ),
+            ("capture start --event pass -w a -w b", "file", "once"),
+            ("capture stop now", "command", "usage"),
             (
                 "explain 198.51.100.1:1 [2001:db8::1]:80 tcp",
                 "destination",

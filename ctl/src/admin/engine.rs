@@ -3,9 +3,11 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use dataplane::service::{VipFlags, VipKey, VipSpec};
+use nix::unistd::Uid;
 use serde_json::json;
 
 use super::{
@@ -16,7 +18,10 @@ use super::{
     report::{Answer, ConfigReport, Dump, RealList, RealRow, Version, VipList, VipRow},
     statistics,
 };
-use crate::control::{Control, SharedControl, Worker, lock};
+use crate::{
+    capture::Captures,
+    control::{Control, SharedControl, Worker, lock},
+};
 
 /// Carries commands out on a [`Control`].
 ///
@@ -25,12 +30,49 @@ use crate::control::{Control, SharedControl, Worker, lock};
 #[derive(Clone)]
 pub struct Engine {
     control: SharedControl,
+    captures: Arc<Captures>,
+    /// User who asks; `None` for this process itself.
+    caller: Option<Uid>,
 }
 
 impl Engine {
     /// Commands for this control.
-    pub const fn new(control: SharedControl) -> Self {
-        Self { control }
+    pub fn new(control: SharedControl) -> Self {
+        Self {
+            control,
+            captures: Arc::default(),
+            caller: None,
+        }
+    }
+
+    /// The same for a user of the admin socket.
+    #[must_use]
+    pub fn for_caller(&self, caller: Uid) -> Self {
+        Self {
+            caller: Some(caller),
+            ..self.clone()
+        }
+    }
+
+    /// Ends the capture that runs, if any, once what was captured is written. To be called when the
+    /// workers have ended.
+    pub fn end_capture(&self) {
+        // There may never have been one.
+        let _ = self.captures.stop();
+    }
+
+    /// The balancer writes with rights that a member of the socket's group may not have.
+    fn refuse_file_of_others(&self) -> Result<(), AdminError> {
+        match self.caller {
+            Some(caller) if !caller.is_root() && caller != Uid::effective() => {
+                Err(AdminError::new(
+                    "file",
+                    format!("user {caller} cannot have files written by the balancer"),
+                    "start the capture as root",
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Carries one command out. Blocks: rings are built and workers are asked.
@@ -89,6 +131,16 @@ impl Engine {
             Command::FlowPurge { filter } => Answer::Removed(flows::purge(&view(), &filter)?),
             Command::FlowCount { filter } => Answer::Counts(flows::count(&view(), &filter)?),
             Command::Explain(id) => Answer::Explained(flows::explain(&view(), &id)?),
+            Command::CaptureStart(request) => {
+                self.refuse_file_of_others()?;
+                let (view, interface) = {
+                    let control = control();
+                    (control.view(), control.origin().interface.clone())
+                };
+                Answer::Capture(self.captures.start(request, &view, &interface)?)
+            }
+            Command::CaptureStop => Answer::Capture(self.captures.stop()?),
+            Command::CaptureStatus => Answer::Capture(self.captures.status()),
             Command::Reload => Answer::Changes(control().reload()?),
             Command::Dump => Answer::Dump(Dump {
                 toml: control().dump(),

@@ -43,6 +43,7 @@ fn of_command(spec: &CommandSpec) -> HelpCommand {
 fn of_argument(spec: &ArgumentSpec) -> HelpArgument {
     HelpArgument {
         name: spec.name.to_owned(),
+        letter: spec.letter,
         usage: spec.usage(),
         required: spec.required,
         repeated: spec.repeated,

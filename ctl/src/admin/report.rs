@@ -26,6 +26,7 @@ pub enum Answer {
     Removed(FlowsRemoved),
     Counts(FlowCounts),
     Explained(Explained),
+    Capture(CaptureReport),
     Dump(Dump),
     Help(Help),
     Version(Version),
@@ -62,6 +63,9 @@ impl Answer {
             Verb::FlowDel | Verb::FlowPurge => Self::Removed(serde_json::from_value(value)?),
             Verb::FlowCount => Self::Counts(serde_json::from_value(value)?),
             Verb::Explain => Self::Explained(serde_json::from_value(value)?),
+            Verb::CaptureStart | Verb::CaptureStop | Verb::CaptureStatus => {
+                Self::Capture(serde_json::from_value(value)?)
+            }
             Verb::Dump => Self::Dump(serde_json::from_value(value)?),
             Verb::Help => Self::Help(serde_json::from_value(value)?),
             Verb::Version => Self::Version(serde_json::from_value(value)?),
@@ -433,6 +437,52 @@ pub struct Explained {
     pub failed: Vec<WorkerFailure>,
 }
 
+/// `capture start`, `capture stop` and `capture status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureReport {
+    /// `running`, `stopping`, `complete` (it reached its limit), `stopped`, `failed`, or `none` when
+    /// there has been no capture.
+    pub state: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Where the packets go.
+    pub file: Option<String>,
+    /// What is captured.
+    pub events: Vec<String>,
+    /// Packets after which it ends.
+    pub limit: u64,
+    /// Most bytes of each packet.
+    pub snaplen: usize,
+    /// Packets in the file.
+    pub packets: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Packets that were to be captured while the writer was behind.
+    pub lost: u64,
+    /// Milliseconds from its start to now, or to its end.
+    pub elapsed_ms: u64,
+    /// Workers that did not answer at the start and are left out, and why.
+    pub failed: Vec<WorkerFailure>,
+}
+
+impl Default for CaptureReport {
+    fn default() -> Self {
+        Self {
+            state: "none".to_owned(),
+            error: None,
+            file: None,
+            events: Vec::new(),
+            limit: 0,
+            snaplen: 0,
+            packets: 0,
+            bytes: 0,
+            lost: 0,
+            elapsed_ms: 0,
+            failed: Vec::new(),
+        }
+    }
+}
+
 /// `dump`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dump {
@@ -467,6 +517,9 @@ pub struct HelpCommand {
 pub struct HelpArgument {
     /// Name.
     pub name: String,
+    /// Letter, as in `-n value`.
+    #[serde(default)]
+    pub letter: Option<char>,
     /// As it stands in the usage line.
     pub usage: String,
     /// Must be given.

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use nix::unistd::Uid;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -71,6 +72,8 @@ impl Default for Limits {
 const SMALL_ANSWER: usize = 64 << 10;
 /// Unit of [`Limits::pending`].
 const PENDING_UNIT: usize = 1 << 10;
+/// A user without rights.
+const NOBODY: u32 = u32::MAX;
 /// Bytes read at a time.
 const READ_SIZE: usize = 16 << 10;
 /// Pause after a connection could not be accepted, as when file descriptors have run out.
@@ -224,9 +227,13 @@ impl From<io::Error> for Ending {
 }
 
 async fn converse(stream: UnixStream, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
+    // Whoever the kernel cannot name may do least.
+    let caller = stream.peer_cred().map_or(NOBODY, |peer| peer.uid());
+    let engine = shared.engine.for_caller(Uid::from_raw(caller));
     let (reader, mut writer) = stream.into_split();
     let mut lines = Lines::new(reader, shared.limits.line);
-    if let Err(Ending::Explained(error)) = answer_all(&mut lines, &mut writer, &shared).await {
+    let answered = answer_all(&mut lines, &mut writer, &engine, &shared).await;
+    if let Err(Ending::Explained(error)) = answered {
         let line = encode(&Response::<Answer>::new(Value::Null, Err(error)));
         let _ = timeout(shared.limits.write, writer.write_all(&line)).await;
     }
@@ -235,6 +242,7 @@ async fn converse(stream: UnixStream, shared: Arc<Shared>, _permit: OwnedSemapho
 async fn answer_all(
     lines: &mut Lines,
     writer: &mut OwnedWriteHalf,
+    engine: &Engine,
     shared: &Arc<Shared>,
 ) -> Result<(), Ending> {
     let limits = &shared.limits;
@@ -255,7 +263,7 @@ async fn answer_all(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let (answer, _room) = answer(line, shared).await?;
+        let (answer, _room) = answer(line, engine, shared).await?;
         match timeout(limits.write, writer.write_all(&answer)).await {
             Ok(written) => written?,
             Err(_) => return Err(Ending::Silent),
@@ -264,11 +272,15 @@ async fn answer_all(
 }
 
 /// The answer line to a request line, with the room it takes until it is written.
-async fn answer(line: Vec<u8>, shared: &Shared) -> Result<(Vec<u8>, SemaphorePermit<'_>), Ending> {
+async fn answer<'s>(
+    line: Vec<u8>,
+    engine: &Engine,
+    shared: &'s Shared,
+) -> Result<(Vec<u8>, SemaphorePermit<'s>), Ending> {
     let closed = |_| Ending::Silent;
     // Held until there is room for the answer: answers that wait for room are no more than commands.
     let _turn = shared.commands.acquire().await.map_err(closed)?;
-    let (engine, limit) = (shared.engine.clone(), shared.limits.answer);
+    let (engine, limit) = (engine.clone(), shared.limits.answer);
     let work = spawn_blocking(move || respond(&engine, &line, limit));
     let answer = work.await.unwrap_or_else(|_| {
         let error = AdminError::new(

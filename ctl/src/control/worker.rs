@@ -3,11 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use dataplane::{
+    capture::Monitor,
     counters::WorkerCounters,
     forward::Forwarder,
     worker::{AskError, WorkerHandle},
     xsk::SocketProbe,
 };
+
+/// A worker sleeps until it is asked, and a burst takes microseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A worker's `AF_XDP` socket.
 #[derive(Clone, Debug)]
@@ -53,13 +57,19 @@ impl Worker {
         self.handle.counters()
     }
 
+    /// Has it copy packets for a capture, or stop to; returns the monitor it had.
+    pub fn set_monitor(
+        &self,
+        monitor: Option<Box<Monitor>>,
+    ) -> Result<Option<Box<Monitor>>, AskError> {
+        self.handle.set_monitor(monitor, PATIENCE)
+    }
+
     /// Has it answer a question between two bursts.
     pub fn ask<R: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Forwarder, u64) -> R + Send + 'static,
     ) -> Result<R, AskError> {
-        /// A worker sleeps until it is asked, and a burst takes microseconds.
-        const PATIENCE: Duration = Duration::from_secs(2);
         self.handle.ask(question, PATIENCE)
     }
 }

@@ -113,7 +113,8 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     }
     // With the first table each worker knows the VIPs and the next hop; from here on packets arrive.
     let control = control(source, &config, &name, &balancer, resolved, reloaded)?;
-    let admin = AdminServer::serve(socket, Engine::new(Arc::clone(&control)), Limits::default())?;
+    let engine = Engine::new(Arc::clone(&control));
+    let admin = AdminServer::serve(socket, engine.clone(), Limits::default())?;
     say(Summary {
         config: &config,
         interface: &name,
@@ -130,6 +131,7 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     notify::stopping();
     following.abort();
     let report = balancer.stop();
+    engine.end_capture();
     drop(admin);
     say(format_args!("{report}\n"));
     end

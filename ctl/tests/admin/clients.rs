@@ -21,6 +21,7 @@ use crate::rig::Rig;
 pub(crate) struct Served {
     pub(crate) rig: Rig,
     pub(crate) path: PathBuf,
+    pub(crate) engine: Engine,
     server: Option<AdminServer>,
     _directory: TempDir,
 }
@@ -41,10 +42,12 @@ impl Served {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("admin.sock");
         let engine = Engine::new(Arc::clone(&rig.control));
-        let server = AdminServer::start(&path, 0o660, engine, limits).expect("the socket is free");
+        let server =
+            AdminServer::start(&path, 0o660, engine.clone(), limits).expect("the socket is free");
         Self {
             rig,
             path,
+            engine,
             server: Some(server),
             _directory: directory,
         }

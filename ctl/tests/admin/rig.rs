@@ -290,7 +290,7 @@ fn redirected(frame: &[u8]) -> Vec<u8> {
 }
 
 /// A TCP packet without payload in an Ethernet frame.
-fn tcp_frame(source: &str, destination: &str) -> Vec<u8> {
+pub(crate) fn tcp_frame(source: &str, destination: &str) -> Vec<u8> {
     let source: SocketAddrV4 = source.parse().expect("an endpoint");
     let destination: SocketAddrV4 = destination.parse().expect("an endpoint");
     let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])

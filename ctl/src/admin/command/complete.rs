@@ -1,6 +1,10 @@
 //! Completion of a line that is being typed.
 
-use dataplane::service::{HashFunction, Protocol, VipFlags};
+use dataplane::{
+    capture::Happened,
+    counters::DropReason,
+    service::{HashFunction, Protocol, VipFlags},
+};
 
 use super::{
     ArgumentSpec, COMMANDS, CommandSpec, Kind, split_words,
@@ -159,7 +163,14 @@ fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<S
             .flat_map(|spec| spec.name.split(' '))
             .map(str::to_owned)
             .collect(),
-        Kind::Number | Kind::Endpoint => Vec::new(),
+        Kind::Event => {
+            let happened = Happened::NAMES.iter().map(|(name, _)| (*name).to_owned());
+            let drops = DropReason::ALL.iter();
+            let drops = drops.map(|reason| format!("drop:{}", reason.name()));
+            let vips = live.vips().into_iter().map(|vip| format!("vip:{vip}"));
+            happened.chain(drops).chain(vips).collect()
+        }
+        Kind::Number | Kind::Endpoint | Kind::File => Vec::new(),
     }
 }
 
@@ -193,7 +204,7 @@ mod tests {
 
     #[test]
     fn lines_are_completed() {
-        let cases: [(&str, &str, &[&str]); 18] = [
+        let cases: [(&str, &str, &[&str]); 21] = [
             ("re", "", &["real ", "reload "]),
             ("vip ", "vip ", &["add ", "del ", "list ", "set ", "unset "]),
             ("vip a", "vip ", &["add "]),
@@ -263,6 +274,21 @@ mod tests {
                 "real del --vip [2001:db8:a::/96]:0/udp ",
                 &["2001:db8::1"],
             ),
+            (
+                "capture start --event lru-miss,v",
+                "capture start --event lru-miss,",
+                &["vip:203.0.113.10:80/tcp", "vip:[2001:db8:a::/96]:0/udp"],
+            ),
+            (
+                "capture start event=drop:f",
+                "capture start event=",
+                &[
+                    "drop:family-mismatch",
+                    "drop:fragment",
+                    "drop:frame-too-long",
+                ],
+            ),
+            ("capture start -w ", "capture start -w ", &[]),
             ("nonsense ", "nonsense ", &[]),
         ];
         for (line, kept, expected) in cases {

@@ -28,6 +28,9 @@ pub enum Verb {
     FlowPurge,
     FlowCount,
     Explain,
+    CaptureStart,
+    CaptureStop,
+    CaptureStatus,
     Reload,
     Dump,
     Help,
@@ -57,6 +60,10 @@ pub enum Kind {
     Protocol,
     /// `true` or `false`.
     Bool,
+    /// What is to be captured.
+    Event,
+    /// A path on the balancer.
+    File,
     /// Words of a command.
     Command,
 }
@@ -75,6 +82,8 @@ impl Kind {
             Self::Endpoint => "ADDR:PORT",
             Self::Protocol => "PROTO",
             Self::Bool => "BOOL",
+            Self::Event => "EVENT,…",
+            Self::File => "FILE",
             Self::Command => "COMMAND",
         }
     }
@@ -138,6 +147,13 @@ impl ArgumentSpec {
         }
     }
 
+    const fn letter(self, letter: char) -> Self {
+        Self {
+            letter: Some(letter),
+            ..self
+        }
+    }
+
     const fn repeated(self) -> Self {
         Self {
             repeated: true,
@@ -158,7 +174,7 @@ impl ArgumentSpec {
         if !self.required {
             text = format!("[{text}]");
         }
-        if self.repeated && self.kind != Kind::Flag {
+        if self.repeated && !matches!(self.kind, Kind::Flag | Kind::Event) {
             text.push('…');
         }
         text
@@ -449,6 +465,54 @@ pub static COMMANDS: &[CommandSpec] = &[
         details: "Asks every worker's table, since the interface decides which worker sees the flow; \
                   else the VIP's ring. Changes nothing.",
         arguments: FLOW,
+    },
+    CommandSpec {
+        name: "capture start",
+        verb: Verb::CaptureStart,
+        summary: "Write packets to a pcapng file, each with the reason for its verdict as a comment",
+        details: "Ends by itself after limit= packets. Only root, or the user that the balancer runs as, may \
+                  start one. One at a time.",
+        arguments: &[
+            ArgumentSpec::named(
+                "event",
+                Kind::Event,
+                "which packets: lru-miss, too-big, no-real, pass, drop:REASON, vip:ADDR or vip:VIP",
+            )
+            .repeated()
+            .required(),
+            ArgumentSpec::named(
+                "file",
+                Kind::File,
+                "a file that the balancer makes, for its own user alone",
+            )
+            .letter('w')
+            .required(),
+            ArgumentSpec::named(
+                "limit",
+                Kind::Number,
+                "packets after which it ends, 1 to 1000000000; 10000 when left out",
+            ),
+            ArgumentSpec::named(
+                "snaplen",
+                Kind::Number,
+                "bytes of each packet, 14 to 4096 (every frame is whole); 128 when left out",
+            ),
+            ArgumentSpec::named("force", Kind::Bool, "true: a file that exists is replaced"),
+        ],
+    },
+    CommandSpec {
+        name: "capture stop",
+        verb: Verb::CaptureStop,
+        summary: "End the capture and complete its file",
+        details: "",
+        arguments: &[],
+    },
+    CommandSpec {
+        name: "capture status",
+        verb: Verb::CaptureStatus,
+        summary: "Show the capture that runs, or how the last one ended",
+        details: "",
+        arguments: &[],
     },
     CommandSpec {
         name: "reload",

@@ -5,7 +5,11 @@ use std::{
     str::FromStr,
 };
 
-use dataplane::service::{HashFunction, Protocol, RealSpec, VipFlags, VipKey};
+use dataplane::{
+    capture::{Event, Happened},
+    counters::DropReason,
+    service::{HashFunction, Protocol, RealSpec, VipFlags, VipKey},
+};
 
 use super::clip;
 use crate::admin::AdminError;
@@ -147,6 +151,34 @@ pub(super) fn parse_number<T: FromStr>(text: &str) -> Result<T, Invalid> {
         })
 }
 
+/// Reads `lru-miss`, `drop:fragment`, `vip:203.0.113.10` or `vip:203.0.113.10:80/tcp`.
+pub(super) fn parse_event(text: &str) -> Result<Event, Invalid> {
+    if let Some((_, happened)) = Happened::NAMES.iter().find(|(name, _)| *name == text) {
+        return Ok(Event::Happened(*happened));
+    }
+    match text.split_once(':') {
+        Some(("drop", reason)) => {
+            let known = DropReason::ALL.iter().find(|known| known.name() == reason);
+            known.map(|reason| Event::Drop(*reason)).ok_or_else(|| {
+                let names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+                let names = names.join(", ");
+                Invalid::new("names no drop reason", format!("reasons are: {names}"))
+            })
+        }
+        Some(("vip", vip)) => match parse_address(vip) {
+            Ok(address) => Ok(Event::Address(address)),
+            Err(_) => parse_vip(vip).map(Event::Vip),
+        },
+        _ => {
+            let names = Happened::NAMES.map(|(name, _)| name).join(", ");
+            Err(Invalid::new(
+                "is not an event",
+                format!("events are: {names}, drop:REASON, vip:ADDR, vip:203.0.113.10:80/tcp"),
+            ))
+        }
+    }
+}
+
 pub(super) fn parse_bool(text: &str) -> Result<bool, Invalid> {
     text.parse()
         .map_err(|_| Invalid::new("is neither true nor false", "write true or false"))
@@ -217,5 +249,22 @@ mod tests {
             parse_vip("[2001:db8::1/128]:80/tcp"),
             parse_vip("[2001:db8::1]:80/tcp")
         );
+    }
+
+    #[test]
+    fn events_are_written_as_they_are_read() {
+        let reasons = DropReason::ALL.iter().map(|reason| reason.name());
+        let drops = reasons.map(|name| format!("drop:{name}"));
+        let happened = Happened::NAMES.map(|(name, _)| name.to_owned());
+        let vips = [
+            "vip:203.0.113.10",
+            "vip:2001:db8::1",
+            "vip:203.0.113.10:80/tcp",
+            "vip:[2001:db8::1]:0/udp",
+            "vip:[2001:db8:a::/96]:53/udp",
+        ];
+        for text in drops.chain(happened).chain(vips.map(str::to_owned)) {
+            assert_eq!(parse_event(&text).expect(&text).to_string(), text);
+        }
     }
 }

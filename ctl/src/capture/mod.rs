@@ -1,0 +1,195 @@
+//! `capture start|stop|status`: packets that the workers copy, written to a file.
+//!
+//! One capture at a time. A thread of its own reads what the workers' monitors copied and writes it as
+//! pcapng, until the limit is reached, somebody stops it, or the file cannot take more. Workers never
+//! wait for it: what it is too slow for is counted as lost.
+
+mod file;
+mod pcapng;
+mod session;
+mod writer;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use dataplane::{
+    capture::{Event, Monitor},
+    forward::BURST,
+    service::ServiceTable,
+};
+
+use self::{
+    session::Session,
+    writer::{Source, Writer},
+};
+use crate::{
+    admin::{
+        AdminError,
+        report::{CaptureReport, WorkerFailure},
+    },
+    control::View,
+};
+
+/// Packets that a capture takes when nothing else is said.
+pub const DEFAULT_LIMIT: u64 = 10_000;
+/// Most packets that a capture can be told to take.
+pub const MAX_LIMIT: u64 = 1_000_000_000;
+/// Bytes of each packet that are kept when nothing else is said: as in Katran (katran-compat
+/// section 1).
+pub const DEFAULT_SNAPLEN: usize = 128;
+/// Most bytes of a packet: more than any frame has.
+pub const MAX_SNAPLEN: usize = 4096;
+/// Least: an Ethernet header.
+pub const MIN_SNAPLEN: usize = 14;
+
+/// Memory for packets that wait for the writer, in bytes per worker.
+const MEMORY: usize = 4 << 20;
+/// What a packet takes besides its bytes, about.
+const OVERHEAD: usize = 128;
+/// How long `capture stop` waits for the last packets to be written.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is to be captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Kinds of packets; one that is any of them is captured.
+    pub events: Vec<Event>,
+    /// Packets after which the capture ends, over all workers.
+    pub limit: u64,
+    /// Most bytes of each packet.
+    pub snaplen: usize,
+    /// Where they go.
+    pub file: PathBuf,
+    /// Replace the file if there is one.
+    pub force: bool,
+}
+
+/// The capture that runs, or the last one.
+#[derive(Debug, Default)]
+pub struct Captures {
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+impl Captures {
+    /// Starts a capture.
+    ///
+    /// # Errors
+    ///
+    /// One is running, a VIP does not exist, the file cannot be made, or no worker answers. Nothing
+    /// is captured then.
+    pub fn start(
+        &self,
+        request: Request,
+        view: &View,
+        interface: &str,
+    ) -> Result<CaptureReport, AdminError> {
+        let mut current = self.lock();
+        if let Some(session) = current.as_ref().filter(|session| session.is_running()) {
+            return Err(AdminError::new(
+                "capture",
+                format!("one is running, to {}", session.request().file.display()),
+                "`capture stop` ends it",
+            ));
+        }
+        for event in &request.events {
+            refuse_unknown_vip(event, &view.table)?;
+        }
+        let file = file::create(&request.file, request.force)?;
+        let count = snapshots(&request);
+        let (mut sources, mut failed) = (Vec::new(), Vec::new());
+        for worker in view.workers.iter() {
+            let filter = request.events.iter().copied().collect();
+            let (monitor, feed) = Monitor::new(filter, request.snaplen, count);
+            match worker.set_monitor(Some(monitor)) {
+                Ok(_) => sources.push(Source::new(worker.clone(), feed)),
+                Err(error) => failed.push(WorkerFailure {
+                    worker: worker.queue(),
+                    problem: error.to_string(),
+                }),
+            }
+        }
+        if let ([], Some(first)) = (sources.as_slice(), failed.first()) {
+            file::discard(&request.file);
+            return Err(AdminError::new(
+                "capture",
+                format!(
+                    "no worker answers; queue {}: {}",
+                    first.worker, first.problem
+                ),
+                "look at `show workers`",
+            ));
+        }
+        let path = request.file.clone();
+        let session = Arc::new(Session::new(request, failed));
+        let writer = Writer::new(file, interface, sources, &session);
+        session.run(writer).map_err(|error| {
+            file::discard(&path);
+            AdminError::new(
+                "capture",
+                format!("no thread can be started to write it: {error}"),
+                "",
+            )
+        })?;
+        Ok(current.insert(session).report())
+    }
+
+    /// Ends the capture, if it has not ended yet, once all that was captured is written.
+    ///
+    /// # Errors
+    ///
+    /// There has been none.
+    pub fn stop(&self) -> Result<CaptureReport, AdminError> {
+        let Some(session) = self.last() else {
+            return Err(AdminError::new(
+                "capture",
+                "there is none to stop",
+                "`capture start` starts one",
+            ));
+        };
+        session.request_stop();
+        if !session.wait(STOP_PATIENCE) {
+            tracing::warn!(
+                file = %session.request().file.display(),
+                "the capture's file takes no more; it is left behind"
+            );
+        }
+        Ok(session.report())
+    }
+
+    /// How the capture is going, or how the last one ended.
+    pub fn status(&self) -> CaptureReport {
+        self.last()
+            .map_or_else(CaptureReport::default, |session| session.report())
+    }
+
+    fn last(&self) -> Option<Arc<Session>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
+        // A session is put in whole.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Snapshots of each worker: as many as the capture can need, as far as they fit their memory.
+fn snapshots(request: &Request) -> usize {
+    let wanted = usize::try_from(request.limit).unwrap_or(usize::MAX);
+    let most = MEMORY / (request.snaplen + OVERHEAD);
+    wanted.saturating_add(BURST).min(most).max(2 * BURST)
+}
+
+fn refuse_unknown_vip(event: &Event, table: &ServiceTable) -> Result<(), AdminError> {
+    match event {
+        Event::Vip(key) if table.find(key).is_none() => Err(AdminError::no_such_vip(key)),
+        Event::Address(address) if !table.is_vip_address(*address) => Err(AdminError::new(
+            "event",
+            format!("there is no VIP with the address {address}"),
+            "`vip list` names those there are",
+        )),
+        _ => Ok(()),
+    }
+}
