@@ -53,6 +53,7 @@ max_frame = 1514
 icmp_too_big = true
 tcp_server_id = true
 connection_rate_cap = 125000
+keep_last_ring = true
 
 [admin]
 socket = "/run/katran-xsk.sock"

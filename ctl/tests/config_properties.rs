@@ -113,6 +113,7 @@ fn balancer() -> impl Strategy<Value = BalancerConfig> {
                     icmp_too_big: too_big,
                     tcp_server_id: false,
                     connection_rate_cap,
+                    keep_last_ring: too_big,
                 }
             },
         )

@@ -80,6 +80,7 @@ fn every_key() -> Config {
             icmp_too_big: true,
             tcp_server_id: true,
             connection_rate_cap: 1000,
+            keep_last_ring: true,
         },
         admin: AdminConfig {
             socket: "/run/lb.sock".into(),

@@ -269,6 +269,7 @@ fn config_report(control: &Control) -> ConfigReport {
         ("icmp_too_big", json!(balancer.icmp_too_big)),
         ("tcp_server_id", json!(balancer.tcp_server_id)),
         ("connection_rate_cap", json!(balancer.connection_rate_cap)),
+        ("keep_last_ring", json!(balancer.keep_last_ring)),
     ];
     let reals: HashSet<_> = config
         .vips

@@ -113,6 +113,8 @@ pub struct BalancerConfig {
     pub tcp_server_id: bool,
     /// `connection_rate_cap`: new connections per second and worker above which no new flow is stored.
     pub connection_rate_cap: u32,
+    /// `keep_last_ring`: a VIP whose last usable real goes keeps sending to it.
+    pub keep_last_ring: bool,
 }
 
 impl Default for BalancerConfig {
@@ -129,6 +131,7 @@ impl Default for BalancerConfig {
             icmp_too_big: settings.icmp_too_big,
             tcp_server_id: settings.tcp_server_id,
             connection_rate_cap: settings.connection_rate_cap,
+            keep_last_ring: settings.keep_last_ring,
         }
     }
 }
@@ -174,6 +177,7 @@ impl Config {
                 tcp_server_id: balancer.tcp_server_id,
                 decap_gue_port: balancer.gue_port,
                 connection_rate_cap: balancer.connection_rate_cap,
+                keep_last_ring: balancer.keep_last_ring,
             },
             vips: self.vips.clone(),
             server_ids: self.server_ids.clone(),

@@ -333,6 +333,9 @@ fn balancer<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Balan
                 1..=u32::MAX,
             )
             .unwrap_or(default.connection_rate_cap),
+        keep_last_ring: reader
+            .boolean(section, "keep_last_ring")
+            .unwrap_or(default.keep_last_ring),
     }
 }
 

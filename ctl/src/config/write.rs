@@ -135,6 +135,7 @@ fn balancer(text: &mut String, balancer: &BalancerConfig) {
         icmp_too_big,
         tcp_server_id,
         connection_rate_cap,
+        keep_last_ring,
     } = balancer;
     text.push_str("\n[balancer]\n");
     line(text, "hash", quote(hash.name()));
@@ -158,6 +159,9 @@ fn balancer(text: &mut String, balancer: &BalancerConfig) {
     }
     if *connection_rate_cap != Settings::CONNECTION_RATE_CAP {
         line(text, "connection_rate_cap", connection_rate_cap);
+    }
+    if *keep_last_ring {
+        line(text, "keep_last_ring", keep_last_ring);
     }
 }
 

@@ -125,7 +125,7 @@ fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
 }
 
 /// Keys that can change while packets flow, and whether they are the same on both sides.
-fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
+fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 14] {
     let (a, b) = (&old.balancer, &new.balancer);
     [
         (
@@ -143,6 +143,10 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
         (
             "balancer.connection_rate_cap",
             a.connection_rate_cap == b.connection_rate_cap,
+        ),
+        (
+            "balancer.keep_last_ring",
+            a.keep_last_ring == b.keep_last_ring,
         ),
         ("server_id", old.server_ids == new.server_ids),
         ("source_route", old.source_routes == new.source_routes),

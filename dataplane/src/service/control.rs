@@ -56,7 +56,7 @@ impl ServiceError {
 #[derive(Clone, Debug)]
 struct RealSlot {
     real: Real,
-    /// VIP memberships; a slot without any keeps its address for the flows that still use it.
+    /// VIP memberships, places in rings that outlived those, server ids and source routes; a slot without any keeps its address for the flows that still use it.
     references: u32,
 }
 
@@ -68,6 +68,15 @@ struct VipSlot {
     vip: Vip,
     ring_inputs: RingInputs,
     reals: Vec<u16>,
+    /// Reals of the ring, while it is one that the VIP keeps although none of its reals has a weight:
+    /// references of their own, so that no number in the ring goes to somebody else.
+    kept: Vec<u16>,
+}
+
+impl VipSlot {
+    fn references(self) -> impl Iterator<Item = u16> {
+        self.reals.into_iter().chain(self.kept)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -150,7 +159,7 @@ impl State {
             if let Some(old) = slot.take_if(|old| !wanted.contains(&old.vip.key)) {
                 self.vip_numbers.remove(&old.vip.key);
                 self.free_vips.push_back(old.vip.number);
-                released.extend(old.reals);
+                released.extend(old.references());
             }
         }
         let local = local_reals(spec);
@@ -213,16 +222,22 @@ impl State {
         let reusable = old
             .as_ref()
             .filter(|old| old.ring_inputs == ring_inputs && old.reals == reals);
-        let ring = match reusable {
-            Some(old) => Arc::clone(&old.vip.ring),
-            None => build_ring(spec, &reals)?,
+        let is_usable = spec.reals.iter().any(|real| real.weight > 0);
+        let last_ring = old.as_ref().map(|old| &old.vip.ring);
+        let last_ring = last_ring.filter(|ring| !ring.is_empty() && !is_usable);
+        let (ring, kept) = match (last_ring, reusable) {
+            (Some(ring), _) if all.settings.keep_last_ring => {
+                (Arc::clone(ring), self.keep_reals(ring, spec, all)?)
+            }
+            (None, Some(old)) => (Arc::clone(&old.vip.ring), Vec::new()),
+            _ => (build_ring(spec, &reals)?, Vec::new()),
         };
         let detours = detours(spec, all);
         let vip = Vip {
             key: spec.key,
             number,
             generation: old.as_ref().map_or(generation, |old| old.vip.generation),
-            room: room(spec, all),
+            room: self.room(spec, &kept, all),
             flags: spec.flags,
             detours,
             down: down_reals(spec, &reals, detours),
@@ -234,8 +249,53 @@ impl State {
             vip,
             ring_inputs,
             reals,
+            kept,
         });
-        Ok(old.map(|old| old.reals).unwrap_or_default())
+        Ok(old
+            .map(|old| old.references().collect())
+            .unwrap_or_default())
+    }
+
+    /// Takes a reference to each real of a ring that the VIP keeps.
+    fn keep_reals(
+        &mut self,
+        ring: &Ring,
+        spec: &VipSpec,
+        all: &ServiceSpec,
+    ) -> Result<Vec<u16>, ServiceError> {
+        let kept: Vec<u16> = ring.shares().iter().map(|(number, _)| *number).collect();
+        for index in &kept {
+            // The VIP's slot before this change still refers to it.
+            if let Some(slot) = &mut self.reals[usize::from(*index)] {
+                let address = slot.real.address;
+                validate_source(
+                    &format!("vip {}, last real {address}", spec.key),
+                    address,
+                    all,
+                )?;
+                slot.references += 1;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Head room for the largest outer header among the reals of the VIP and of the ring it keeps, or
+    /// for its own family when there are none.
+    fn room(&self, spec: &VipSpec, kept: &[u16], all: &ServiceSpec) -> u8 {
+        let encapsulation = all.settings.encapsulation;
+        let kept = kept
+            .iter()
+            .filter_map(|index| self.reals[usize::from(*index)].as_ref())
+            .map(|slot| slot.real.address);
+        let largest = spec
+            .reals
+            .iter()
+            .map(|real| real.address)
+            .chain(kept)
+            .map(|address| encapsulation.overhead(address.is_ipv4()))
+            .max()
+            .unwrap_or_else(|| encapsulation.overhead(spec.key.address.is_ipv4()));
+        largest as u8
     }
 
     /// Takes a reference to the real with this address; `field` names it in an error.
@@ -398,19 +458,6 @@ fn build_ring(spec: &VipSpec, reals: &[u16]) -> Result<Arc<Ring>, ServiceError> 
                 "correct the list of reals",
             )
         })
-}
-
-/// Head room for the largest outer header among the VIP's reals, or for its own family when it has
-/// none.
-fn room(spec: &VipSpec, all: &ServiceSpec) -> u8 {
-    let encapsulation = all.settings.encapsulation;
-    let largest = spec
-        .reals
-        .iter()
-        .map(|real| encapsulation.overhead(real.address.is_ipv4()))
-        .max()
-        .unwrap_or_else(|| encapsulation.overhead(spec.key.address.is_ipv4()));
-    largest as u8
 }
 
 fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
@@ -590,24 +637,31 @@ fn validate_reals(
                 "give the real's IPv6 address",
             ));
         }
-        if let Encapsulation::Gue {
-            source_v4,
-            source_v6,
-            ..
-        } = spec.settings.encapsulation
-        {
-            let (unset, key) = match real.address {
-                IpAddr::V4(_) => (source_v4.is_unspecified(), "balancer.source_v4"),
-                IpAddr::V6(_) => (source_v6.is_unspecified(), "balancer.source_v6"),
-            };
-            if unset {
-                return Err(ServiceError::new(
-                    field,
-                    format!("GUE to it needs {key}, which is not set"),
-                    format!("set {key} to an address of this host"),
-                ));
-            }
-        }
+        validate_source(&field, real.address, spec)?;
+    }
+    Ok(())
+}
+
+/// GUE to a real takes an outer source of its family.
+fn validate_source(field: &str, real: IpAddr, spec: &ServiceSpec) -> Result<(), ServiceError> {
+    let Encapsulation::Gue {
+        source_v4,
+        source_v6,
+        ..
+    } = spec.settings.encapsulation
+    else {
+        return Ok(());
+    };
+    let (unset, key) = match real {
+        IpAddr::V4(_) => (source_v4.is_unspecified(), "balancer.source_v4"),
+        IpAddr::V6(_) => (source_v6.is_unspecified(), "balancer.source_v6"),
+    };
+    if unset {
+        return Err(ServiceError::new(
+            field,
+            format!("GUE to it needs {key}, which is not set"),
+            format!("set {key} to an address of this host"),
+        ));
     }
     Ok(())
 }

@@ -313,6 +313,9 @@ pub struct Settings {
     /// Connection events within a second above which a worker stores no new flow (katran-compat
     /// section 5.4); flows are still balanced, by ring alone.
     pub connection_rate_cap: u32,
+    /// A VIP whose last real with a weight goes keeps its ring, and sends packets to reals that are no
+    /// longer its own, as Katran does (katran-compat section 3.6).
+    pub keep_last_ring: bool,
 }
 
 impl Settings {
@@ -330,6 +333,7 @@ impl Default for Settings {
             tcp_server_id: false,
             decap_gue_port: xdp_layout::DEFAULT_GUE_PORT,
             connection_rate_cap: Self::CONNECTION_RATE_CAP,
+            keep_last_ring: false,
         }
     }
 }
