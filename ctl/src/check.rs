@@ -13,6 +13,7 @@ use dataplane::{
 use serde::Serialize;
 
 use crate::{
+    admin::report::DecapRow,
     cli::CheckArgs,
     config::{Config, EncapsulationKind, Problem, Queues},
     memory::{Bytes, frames_bytes},
@@ -26,6 +27,7 @@ struct Meaning {
     interface: Interface,
     balancer: Balancer,
     memory: Memory,
+    decap: Decap,
     vips: Vec<VipMeaning>,
     warnings: Vec<Finding>,
 }
@@ -59,6 +61,13 @@ struct Memory {
     workers: Option<usize>,
     /// For all workers, or for one when their number is not known.
     total: usize,
+}
+
+/// Tunnels that are taken apart.
+#[derive(Debug, Serialize)]
+struct Decap {
+    gue_port: u16,
+    destinations: Vec<DecapRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -163,6 +172,10 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
             flow_table_capacity: balancer.flow_table_capacity,
         },
         memory: memory(config, table),
+        decap: Decap {
+            gue_port: balancer.gue_port,
+            destinations: config.decap.iter().map(DecapRow::from).collect(),
+        },
         vips: config
             .vips
             .iter()
@@ -289,6 +302,7 @@ impl fmt::Display for Meaning {
             self.balancer.flow_table_capacity
         )?;
         self.memory.fmt(f)?;
+        self.decap.fmt(f)?;
         for vip in &self.vips {
             writeln!(f)?;
             vip.fmt(f)?;
@@ -324,6 +338,27 @@ impl fmt::Display for Memory {
             Bytes(self.frames_per_worker),
             Bytes(self.vip_rings),
         )
+    }
+}
+
+/// Nothing when there are none.
+impl fmt::Display for Decap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut heading = "decap";
+        for own in &self.destinations {
+            let inner = if own.egress {
+                "are sent out"
+            } else {
+                "are balanced"
+            };
+            writeln!(
+                f,
+                "{heading:14} {}: IPIP, and GUE to port {}, whose inner packets {inner}",
+                own.address, self.gue_port
+            )?;
+            heading = "";
+        }
+        Ok(())
     }
 }
 

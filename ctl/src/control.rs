@@ -9,6 +9,7 @@
 //! held while a change is compiled, so a reload that builds hundreds of rings delays other changes
 //! and statistics by that time, but no packet.
 
+mod decap;
 mod difference;
 mod sink;
 mod worker;

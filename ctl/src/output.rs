@@ -9,9 +9,9 @@ use dataplane::counters::WorkerCounters;
 
 use crate::{
     admin::report::{
-        Answer, Balance, CaptureReport, ConfigReport, DropList, Explained, FlowCounts, FlowList,
-        FlowsRemoved, Help, HelpArgument, HelpCommand, Memory, RealList, Stats, Traffic, VipList,
-        WorkerFailure, WorkerList,
+        Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowCounts,
+        FlowList, FlowsRemoved, Help, HelpArgument, HelpCommand, Memory, RealList, Stats, Traffic,
+        VipList, WorkerFailure, WorkerList,
     },
     control::{Changes, Names},
 };
@@ -30,6 +30,7 @@ pub fn render(answer: &Answer, reading: Reading) -> String {
     match answer {
         Answer::Vips(list) => vips(list),
         Answer::Reals(list) => reals(list),
+        Answer::Decap(list) => decap(list),
         Answer::Changes(changed) => changes(changed),
         Answer::Workers(list) => workers(list, reading),
         Answer::Stats(report) => stats(report, reading),
@@ -243,6 +244,16 @@ fn reals(list: &RealList) -> String {
     text
 }
 
+fn decap(list: &DecapList) -> String {
+    let mut table = Table::new(["ADDRESS", "EGRESS"]);
+    for own in &list.destinations {
+        table.row([own.address.to_string(), yes(own.egress)]);
+    }
+    let mut text = table.render("no decap destinations");
+    let _ = writeln!(text, "IPIP, and GUE to port {}", list.gue_port);
+    text
+}
+
 fn changes(changes: &Changes) -> String {
     let mut text = String::new();
     for (names, what) in [
@@ -253,6 +264,9 @@ fn changes(changes: &Changes) -> String {
         (&changes.reals_added, "added"),
         (&changes.reals_removed, "removed"),
         (&changes.reals_changed, "changed"),
+        (&changes.decap_added, "added decap"),
+        (&changes.decap_removed, "removed decap"),
+        (&changes.decap_changed, "changed decap"),
     ] {
         let Names { count, names } = names;
         for name in names {
@@ -640,6 +654,13 @@ fn explained(result: &Explained) -> String {
         }
         (Some(vip), Some(real), None) => format!("{vip} sends it to {real}\n"),
         (Some(vip), None, _) => format!("{vip} has no real with a weight above zero: dropped\n"),
+        (None, _, Some("cross-pop")) => {
+            "a GUE tunnel to a decap destination: its inner packet is balanced, or given to the kernel\n"
+                .to_owned()
+        }
+        (None, _, Some("egress")) => {
+            "a GUE tunnel to a decap destination with egress: its inner packet is sent out\n".to_owned()
+        }
         (None, ..) => "no VIP has this destination: passed to the kernel\n".to_owned(),
     };
     if let Some(by) = &result.by {

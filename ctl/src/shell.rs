@@ -188,6 +188,16 @@ impl Live for Assistant {
         reals.dedup();
         reals
     }
+
+    fn decap(&self) -> Vec<String> {
+        match self.ask(&["decap", "list"]) {
+            Some(Answer::Decap(list)) => {
+                let rows = list.destinations.into_iter();
+                rows.map(|row| row.address.to_string()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Completer for Assistant {

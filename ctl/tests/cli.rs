@@ -65,6 +65,11 @@ address = "2001:db8:a::/96"
 port = 0
 protocol = "udp"
 flags = ["no-src-port"]
+[[decap]]
+address = "198.18.5.1"
+[[decap]]
+address = "2001:db8:5::1"
+egress = true
 "#;
 
 #[test]
@@ -132,6 +137,8 @@ fn check_says_what_a_configuration_means() {
         "encapsulation  ipip",
         "frames         to 1514 bytes; longer ones are dropped",
         "flows          1000 per worker and address family",
+        "decap          198.18.5.1: IPIP, and GUE to port 6080, whose inner packets are balanced",
+        "               2001:db8:5::1: IPIP, and GUE to port 6080, whose inner packets are sent out",
         "vip 203.0.113.10:80/tcp  maglev-v2",
         "  198.51.100.11  weight 3   75.00 %  (49153 slots)",
         "  198.51.100.12  weight 1   25.00 %  (16384 slots)",
@@ -159,6 +166,7 @@ fn check_in_json_is_for_programs() {
     assert_eq!(meaning["valid"], true);
     assert_eq!(meaning["interface"]["queues"], "0-3");
     assert_eq!(meaning["memory"]["workers"], 4);
+    assert_eq!(meaning["decap"]["destinations"][1]["egress"], true);
     assert_eq!(meaning["vips"][0]["vip"], "203.0.113.10:80/tcp");
     let reals = meaning["vips"][0]["reals"].as_array().unwrap();
     let slots: u64 = reals

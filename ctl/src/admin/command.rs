@@ -122,6 +122,20 @@ pub enum Command {
         /// Down, or up again.
         down: bool,
     },
+    /// Decap destinations.
+    DecapList,
+    /// A new decap destination.
+    DecapAdd {
+        /// Outer destination.
+        address: IpAddr,
+        /// Send the inner packets of GUE tunnels out.
+        egress: bool,
+    },
+    /// Fewer decap destinations.
+    DecapDel {
+        /// Outer destinations.
+        addresses: Vec<IpAddr>,
+    },
     /// The workers.
     ShowWorkers,
     /// Traffic per VIP, real and worker.
@@ -383,6 +397,14 @@ impl Arguments {
                     local: self.spec.verb == Verb::RealSet,
                 }
             }
+            Verb::DecapList => Command::DecapList,
+            Verb::DecapAdd => Command::DecapAdd {
+                address: self.required("address", value::parse_address)?,
+                egress: self.optional("egress", value::parse_bool)?.unwrap_or(false),
+            },
+            Verb::DecapDel => Command::DecapDel {
+                addresses: self.many("address", value::parse_address)?,
+            },
             Verb::ShowWorkers => Command::ShowWorkers,
             Verb::ShowStats => Command::ShowStats {
                 vip: self.optional("vip", value::parse_vip)?,

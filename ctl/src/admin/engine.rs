@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use dataplane::service::{VipFlags, VipKey, VipSpec};
+use dataplane::service::{DecapSpec, VipFlags, VipKey, VipSpec};
 use nix::unistd::Uid;
 use serde_json::json;
 
 use super::{
     command::{Command, Page},
+    decap,
     error::AdminError,
     flows, help,
     protocol::VERSION,
@@ -113,6 +114,12 @@ impl Engine {
             Command::RealLocal { real, local } => {
                 Answer::Changes(control().set_local(&real, local)?)
             }
+            Command::DecapList => Answer::Decap(decap::list(&control())),
+            Command::DecapAdd { address, egress } => {
+                let own = DecapSpec { address, egress };
+                Answer::Changes(control().add_decap(own)?)
+            }
+            Command::DecapDel { addresses } => Answer::Changes(control().delete_decap(&addresses)?),
             Command::ShowWorkers => Answer::Workers(statistics::workers(&view())),
             Command::ShowStats { vip, worker } => {
                 let xdp = control()

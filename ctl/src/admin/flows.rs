@@ -357,6 +357,11 @@ fn explained(explanation: &Explanation) -> Explained {
             reason: Some("not-a-vip".into()),
             ..Explained::default()
         },
+        Explanation::Tunnel { egress } => Explained {
+            verdict: "decapsulate".into(),
+            reason: Some(if *egress { "egress" } else { "cross-pop" }.into()),
+            ..Explained::default()
+        },
         Explanation::NoReal { vip } => Explained {
             verdict: "drop".into(),
             reason: Some("no-real".into()),

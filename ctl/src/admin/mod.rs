@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod command;
+mod decap;
 mod engine;
 mod error;
 mod flows;

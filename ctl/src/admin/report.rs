@@ -9,6 +9,8 @@ use serde_json::Value;
 use super::command::Verb;
 use crate::control::Changes;
 
+pub use super::decap::{DecapList, DecapRow};
+
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -16,6 +18,7 @@ use crate::control::Changes;
 pub enum Answer {
     Vips(VipList),
     Reals(RealList),
+    Decap(DecapList),
     Changes(Changes),
     Workers(WorkerList),
     Stats(Stats),
@@ -42,6 +45,7 @@ impl Answer {
         Ok(match verb {
             Verb::VipList => Self::Vips(serde_json::from_value(value)?),
             Verb::RealList => Self::Reals(serde_json::from_value(value)?),
+            Verb::DecapList => Self::Decap(serde_json::from_value(value)?),
             Verb::VipAdd
             | Verb::VipDel
             | Verb::VipSet
@@ -53,6 +57,8 @@ impl Answer {
             | Verb::RealUp
             | Verb::RealSet
             | Verb::RealUnset
+            | Verb::DecapAdd
+            | Verb::DecapDel
             | Verb::Reload => Self::Changes(serde_json::from_value(value)?),
             Verb::ShowWorkers => Self::Workers(serde_json::from_value(value)?),
             Verb::ShowStats => Self::Stats(serde_json::from_value(value)?),
@@ -414,9 +420,10 @@ pub struct FlowCount {
 /// `explain`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Explained {
-    /// `transmit`, `pass` or `drop`.
+    /// `transmit`, `pass`, `drop` or, for tunnels to a decap destination, `decapsulate`.
     pub verdict: String,
-    /// Why it is not transmitted: `not-a-vip`, `local-real` or `no-real`.
+    /// Why it is not transmitted: `not-a-vip`, `local-real` or `no-real`. What becomes of an inner packet:
+    /// `cross-pop` (decided like any other) or `egress` (sent out).
     pub reason: Option<String>,
     /// The VIP.
     pub vip: Option<String>,

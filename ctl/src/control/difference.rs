@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use dataplane::{
-    service::{RealSpec, VipKey, VipSpec},
+    service::{DecapSpec, RealSpec, VipKey, VipSpec},
     xsk::chunk_size,
 };
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,15 @@ pub struct Changes {
     pub reals_removed: Names,
     /// Reals with another weight.
     pub reals_changed: Names,
+    /// Decap destinations that are new.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub decap_added: Names,
+    /// Decap destinations that are gone.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub decap_removed: Names,
+    /// Decap destinations with another `egress`.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub decap_changed: Names,
     /// What the operator should look at because of the change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -70,6 +79,9 @@ impl Changes {
             && self.reals_added.is_empty()
             && self.reals_removed.is_empty()
             && self.reals_changed.is_empty()
+            && self.decap_added.is_empty()
+            && self.decap_removed.is_empty()
+            && self.decap_changed.is_empty()
     }
 }
 
@@ -97,7 +109,29 @@ pub(super) fn compare(old: &Config, new: &Config, generation: u32) -> Changes {
             Some(old) => compare_vip(old, vip, &mut changes),
         }
     }
+    compare_decap(&old.decap, &new.decap, &mut changes);
     changes
+}
+
+fn compare_decap(old: &[DecapSpec], new: &[DecapSpec], changes: &mut Changes) {
+    let index = |list: &[DecapSpec]| -> HashMap<IpAddr, bool> {
+        list.iter().map(|own| (own.address, own.egress)).collect()
+    };
+    let (before, after) = (index(old), index(new));
+    for own in old {
+        if !after.contains_key(&own.address) {
+            changes.decap_removed.push(|| own.address.to_string());
+        }
+    }
+    for own in new {
+        match before.get(&own.address) {
+            None => changes.decap_added.push(|| own.address.to_string()),
+            Some(egress) if *egress != own.egress => {
+                changes.decap_changed.push(|| own.address.to_string());
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
@@ -125,7 +159,7 @@ fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
 }
 
 /// Keys that can change while packets flow, and whether they are the same on both sides.
-fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 14] {
+fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
     let (a, b) = (&old.balancer, &new.balancer);
     [
         (
@@ -150,7 +184,6 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 14] {
         ),
         ("server_id", old.server_ids == new.server_ids),
         ("source_route", old.source_routes == new.source_routes),
-        ("decap", old.decap == new.decap),
     ]
 }
 

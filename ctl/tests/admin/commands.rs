@@ -14,7 +14,7 @@ fn katran_xsk(command: &str, socket: &Path) -> Command {
     program
 }
 
-fn ctl(socket: &Path, words: &[&str]) -> Output {
+pub(crate) fn ctl(socket: &Path, words: &[&str]) -> Output {
     katran_xsk("ctl", socket)
         .args(words)
         .output()
@@ -54,6 +54,7 @@ fn ctl_prints_tables() {
     // Every question has its text, whatever it answers.
     for words in [
         "real list",
+        "decap list",
         "show workers",
         "show stats",
         "show drops",

@@ -5,6 +5,7 @@ mod capture;
 mod clients;
 mod commands;
 mod control;
+mod decap;
 mod down_reals;
 mod flows;
 mod hostile;

@@ -201,10 +201,15 @@ impl Rig {
 
     /// Sends a TCP packet to the worker of a queue, and returns what leaves, if anything.
     pub(crate) fn send(&self, queue: usize, source: &str, destination: &str) -> Option<Vec<u8>> {
+        self.send_frame(queue, &tcp_frame(source, destination))
+    }
+
+    /// As [`Self::send`], for any frame.
+    pub(crate) fn send_frame(&self, queue: usize, frame: &[u8]) -> Option<Vec<u8>> {
         let counters = self.handles[queue].counters();
         let received = counters.received.packets.get();
         let transmitted = counters.transmitted.packets.get();
-        let frame = redirected(&tcp_frame(source, destination));
+        let frame = redirected(frame);
         self.nics[queue]
             .inject(&frame)
             .expect("the queue takes the frame");

@@ -98,6 +98,11 @@ pub struct FlowRecord {
 pub enum Explanation {
     /// No VIP has this destination: the packet goes to the kernel.
     NotAVip,
+    /// The packet is a GUE tunnel to a decap destination: its inner packet is decided by itself.
+    Tunnel {
+        /// The inner packet leaves instead.
+        egress: bool,
+    },
     /// The VIP has no real with a weight above zero.
     NoReal {
         /// The VIP.
@@ -197,11 +202,20 @@ impl Forwarder {
     /// taken to be no SYN.
     pub fn explain(&self, id: &FlowId, now_ns: u64) -> Explanation {
         let Some(vip) = self.vip_of(id) else {
-            return Explanation::NotAVip;
+            return self.explain_without_vip(id);
         };
         match id.destination.ip() {
             IpAddr::V4(_) => self.v4.explain(&self.table, vip, id, now_ns),
             IpAddr::V6(_) => self.v6.explain(&self.table, vip, id, now_ns),
+        }
+    }
+
+    fn explain_without_vip(&self, id: &FlowId) -> Explanation {
+        let is_gue = id.protocol == Protocol::Udp
+            && id.destination.port() == self.table.settings().decap_gue_port;
+        match self.table.decap_destination(id.destination.ip()) {
+            Some(own) if is_gue => Explanation::Tunnel { egress: own.egress },
+            _ => Explanation::NotAVip,
         }
     }
 

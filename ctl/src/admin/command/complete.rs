@@ -18,6 +18,9 @@ pub trait Live {
 
     /// Reals of one VIP, or of all.
     fn reals(&self, vip: Option<&str>) -> Vec<String>;
+
+    /// Decap destinations.
+    fn decap(&self) -> Vec<String>;
 }
 
 /// Candidates for the last word of `line`, and the byte at which what they replace starts.
@@ -145,6 +148,7 @@ fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<S
     match argument.kind {
         Kind::Vip => live.vips(),
         Kind::Real | Kind::WeightedReal => live.reals(vip),
+        Kind::Decap => live.decap(),
         // The address and port of a VIP, of which a flow's destination is one.
         Kind::Endpoint if argument.name == "destination" => live
             .vips()
@@ -170,7 +174,7 @@ fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<S
             let vips = live.vips().into_iter().map(|vip| format!("vip:{vip}"));
             happened.chain(drops).chain(vips).collect()
         }
-        Kind::Number | Kind::Endpoint | Kind::File => Vec::new(),
+        Kind::Number | Kind::Endpoint | Kind::File | Kind::NewAddress => Vec::new(),
     }
 }
 
@@ -195,6 +199,10 @@ mod tests {
                 None => vec!["all".into()],
             }
         }
+
+        fn decap(&self) -> Vec<String> {
+            vec!["198.18.5.1".into(), "2001:db8:5::1".into()]
+        }
     }
 
     fn candidates(line: &str) -> (String, Vec<String>) {
@@ -204,7 +212,13 @@ mod tests {
 
     #[test]
     fn lines_are_completed() {
-        let cases: [(&str, &str, &[&str]); 21] = [
+        let cases: [(&str, &str, &[&str]); 23] = [
+            ("decap del ", "decap del ", &["198.18.5.1", "2001:db8:5::1"]),
+            (
+                "decap add 198.18.5.3 ",
+                "decap add 198.18.5.3 ",
+                &["egress="],
+            ),
             ("re", "", &["real ", "reload "]),
             ("vip ", "vip ", &["add ", "del ", "list ", "set ", "unset "]),
             ("vip a", "vip ", &["add "]),

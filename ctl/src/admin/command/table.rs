@@ -17,6 +17,9 @@ pub enum Verb {
     RealUp,
     RealSet,
     RealUnset,
+    DecapList,
+    DecapAdd,
+    DecapDel,
     ShowWorkers,
     ShowStats,
     ShowDrops,
@@ -46,6 +49,10 @@ pub enum Kind {
     Real,
     /// An IP address with an optional `@WEIGHT`.
     WeightedReal,
+    /// The IP address of a decap destination.
+    Decap,
+    /// An IP address that the balancer does not know yet.
+    NewAddress,
     /// A number.
     Number,
     /// A hash function's name.
@@ -73,7 +80,7 @@ impl Kind {
     pub const fn placeholder(self) -> &'static str {
         match self {
             Self::Vip => "VIP",
-            Self::Real => "ADDR",
+            Self::Real | Self::Decap | Self::NewAddress => "ADDR",
             Self::WeightedReal => "ADDR[@WEIGHT]",
             Self::Number => "N",
             Self::Hash => "HASH",
@@ -386,6 +393,40 @@ pub static COMMANDS: &[CommandSpec] = &[
         summary: "Clear a flag of a real in all VIPs that have it",
         details: "",
         arguments: REAL_FLAG,
+    },
+    CommandSpec {
+        name: "decap list",
+        verb: Verb::DecapList,
+        summary: "List decap destinations: addresses whose tunnels are taken apart",
+        details: "",
+        arguments: &[],
+    },
+    CommandSpec {
+        name: "decap add",
+        verb: Verb::DecapAdd,
+        summary: "Add a decap destination",
+        details: "IPIP tunnels to it, and GUE tunnels to balancer.gue_port, lose their outer header; the inner packet is balanced or goes to the kernel.",
+        arguments: &[
+            ArgumentSpec::positional(
+                "address",
+                Kind::NewAddress,
+                "outer destination of the tunnels",
+            ),
+            ArgumentSpec::named(
+                "egress",
+                Kind::Bool,
+                "true: inner packets of GUE tunnels leave instead of being balanced",
+            ),
+        ],
+    },
+    CommandSpec {
+        name: "decap del",
+        verb: Verb::DecapDel,
+        summary: "Remove decap destinations",
+        details: "Tunnels to them go to the kernel from then on.",
+        arguments: &[
+            ArgumentSpec::positional("address", Kind::Decap, "a decap destination").repeated(),
+        ],
     },
     CommandSpec {
         name: "show workers",
