@@ -31,6 +31,22 @@ pub const fn chunk_size(max_frame: u16) -> Option<usize> {
     }
 }
 
+/// Drivers whose devices take the length of a receive buffer in steps of 1024 bytes (register SRRCTL
+/// of the Intel cards). Of the 1792 bytes that a small chunk leaves behind the head room they use
+/// 1024 in zero-copy mode, and hand a longer frame over in pieces, as if each were a frame.
+const COARSE_BUFFERS: [&str; 3] = ["igb", "igc", "ixgbe"];
+
+/// Bytes of a chunk under a driver: [`chunk_size`], or more where the driver would cut frames up. In a
+/// large chunk it uses 3072 bytes, more than it lets the MTU be while an XDP program is attached.
+pub(super) fn chunk_size_under(driver: &str, mode: SocketMode, max_frame: u16) -> Option<usize> {
+    let chunk = chunk_size(max_frame)?;
+    if mode != SocketMode::Copy && COARSE_BUFFERS.contains(&driver) {
+        Some(LARGE_CHUNK)
+    } else {
+        Some(chunk)
+    }
+}
+
 /// Largest `max_frame` that some chunk holds.
 pub(super) const LARGEST_FRAME: usize = LARGE_CHUNK - HEAD_ROOM - TUNNEL_ROOM;
 
@@ -163,6 +179,24 @@ mod tests {
         assert_eq!(chunk_size(3792), Some(4096));
         assert_eq!(chunk_size(3793), None);
         assert_eq!(LARGEST_FRAME, 3792);
+    }
+
+    #[test]
+    fn drivers_that_cut_frames_up_get_large_chunks() {
+        for (driver, mode, chunk) in [
+            ("igb", SocketMode::Auto, 4096),
+            ("ixgbe", SocketMode::ZeroCopy, 4096),
+            ("igb", SocketMode::Copy, 2048),
+            ("virtio_net", SocketMode::ZeroCopy, 2048),
+            ("", SocketMode::Auto, 2048),
+        ] {
+            assert_eq!(
+                chunk_size_under(driver, mode, 1514),
+                Some(chunk),
+                "{driver}"
+            );
+        }
+        assert_eq!(chunk_size_under("igb", SocketMode::Auto, 3793), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use xsk_rs::{
 };
 
 use super::{
-    config::{SocketMode, XskConfig, chunk_size},
+    config::{SocketMode, XskConfig, chunk_size_under},
     error::XskError,
     interface::Interface,
     ledger::{Arrival, Ledger},
@@ -93,7 +93,7 @@ impl XskPort {
     ///
     /// Waits up to [`XskConfig::busy_retry`] when the queue is busy.
     pub fn open(config: &XskConfig) -> Result<Self, XskError> {
-        let chunk_size = check(config)?;
+        check_frames(config)?;
         let interface =
             Interface::open(&config.interface).map_err(|_| XskError::NoSuchInterface {
                 interface: config.interface.clone(),
@@ -102,6 +102,7 @@ impl XskPort {
             config,
             driver: interface.driver().unwrap_or_default(),
         };
+        let chunk_size = attempt.chunk_size()?;
         let queues = interface
             .queues()
             .map_err(|error| attempt.refused("counting queues", error))?;
@@ -163,16 +164,13 @@ impl Drop for XskPort {
     }
 }
 
-/// The size of a chunk, if the numbers in `config` are possible.
-fn check(config: &XskConfig) -> Result<usize, XskError> {
-    if !(XskConfig::MIN_FRAMES..=XskConfig::MAX_FRAMES).contains(&config.frames) {
-        return Err(XskError::Frames {
-            frames: config.frames,
-        });
+fn check_frames(config: &XskConfig) -> Result<(), XskError> {
+    let frames = config.frames;
+    if (XskConfig::MIN_FRAMES..=XskConfig::MAX_FRAMES).contains(&frames) {
+        Ok(())
+    } else {
+        Err(XskError::Frames { frames })
     }
-    chunk_size(config.max_frame).ok_or(XskError::MaxFrame {
-        max_frame: config.max_frame,
-    })
 }
 
 /// Memory and the descriptors of its chunks.
@@ -190,6 +188,13 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    fn chunk_size(&self) -> Result<usize, XskError> {
+        let config = self.config;
+        chunk_size_under(&self.driver, config.mode, config.max_frame).ok_or(XskError::MaxFrame {
+            max_frame: config.max_frame,
+        })
+    }
+
     fn refused(&self, step: &'static str, source: io::Error) -> XskError {
         let config = self.config;
         let interface = config.interface.clone();
