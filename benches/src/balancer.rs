@@ -78,6 +78,8 @@ pub struct Launch {
     pub queues: String,
     /// Configuration file, if any.
     pub config: Option<PathBuf>,
+    /// Further arguments of `run`.
+    pub arguments: Vec<String>,
 }
 
 impl Launch {
@@ -89,6 +91,7 @@ impl Launch {
             interface: BALANCER_INTERFACE.to_owned(),
             queues: "all".to_owned(),
             config: Some(config.into()),
+            arguments: Vec::new(),
         }
     }
 
@@ -97,7 +100,7 @@ impl Launch {
         let mut balancer = self.spawn(lab)?;
         let deadline = Instant::now() + PATIENCE;
         // The summary of the start comes with the socket, before or after it.
-        while UnixStream::connect(&balancer.socket).is_err() || balancer.log().is_empty() {
+        while balancer.log().is_empty() || UnixStream::connect(&balancer.socket).is_err() {
             if let Some(status) = balancer.process.try_wait()? {
                 bail!(
                     "the balancer ended ({status}) instead of serving:\n{}",
@@ -132,6 +135,7 @@ impl Launch {
             .args(["run", "--iface", &self.interface, "--queues", &self.queues])
             .arg("--socket")
             .arg(&socket)
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
@@ -221,6 +225,12 @@ impl Balancer {
     /// Stops it as a service manager does, with SIGTERM, and waits for its end.
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.process.terminate(PATIENCE)
+    }
+
+    /// Like [`Balancer::stop`], and gives all it said as well.
+    pub fn stop_with_log(mut self) -> Result<(ExitStatus, String)> {
+        let status = self.process.terminate(PATIENCE)?;
+        Ok((status, self.log()))
     }
 
     /// Kills it without a chance to clean up.

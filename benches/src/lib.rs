@@ -1,8 +1,9 @@
 //! The lab of network namespaces that demo, tests and benchmarks share, the traffic that runs
-//! through it, and the demo itself.
+//! through it, the demo itself, and what runs inside the virtual machines of `cargo xtask vm`.
 #![deny(unsafe_code)]
 
 pub mod balancer;
 pub mod demo;
+pub mod guest;
 pub mod lab;
 pub mod traffic;

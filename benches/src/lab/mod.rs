@@ -15,6 +15,9 @@
 //! interface, strips the outer header by the XDP program `decap` on its uplink and answers the
 //! client directly, through the router.
 //!
+//! Where a real driver is to be tested, a [`Cable`] between two network cards takes the place of the
+//! veth pair between router and balancer.
+//!
 //! Nothing of it has a name outside this process, so nothing is left when the process ends: see
 //! [`Namespace`], [`Process`] and [`Scratch`].
 
@@ -68,6 +71,19 @@ pub struct LabOptions {
     pub ipv6: bool,
     /// Whether the lab attaches the XDP program `decap` on the reals. Else nothing strips tunnels.
     pub decap: bool,
+    /// Network cards instead of the veth pair between router and balancer; `queues` is then up to
+    /// the balancer's card.
+    pub cable: Option<Cable>,
+}
+
+/// Two network cards of this machine that reach each other. The lab moves them into its namespaces;
+/// they come back to the first namespace of the machine when the lab is gone.
+#[derive(Clone, Debug)]
+pub struct Cable {
+    /// Interface that becomes the router's.
+    pub router: String,
+    /// Interface that becomes the balancer's [`BALANCER_INTERFACE`].
+    pub balancer: String,
 }
 
 impl Default for LabOptions {
@@ -78,6 +94,7 @@ impl Default for LabOptions {
             queues: 4,
             ipv6: true,
             decap: true,
+            cable: None,
         }
     }
 }
@@ -248,6 +265,19 @@ impl Router {
         links.set_up(uplink)
     }
 
+    /// Connects the balancer's interface to an interface of the router that has the balancer's name,
+    /// as [`Router::connect`] does, by cards that are cabled already.
+    fn plug(&self, balancer: &Namespace, links: &Netlink, cable: &Cable) -> Result<()> {
+        let here = Netlink::open(&Namespace::current()?)?;
+        here.hand_over(&cable.router, &self.namespace, balancer.name())?;
+        here.hand_over(&cable.balancer, balancer, BALANCER_INTERFACE)?;
+        for (links, name) in [(&self.links, balancer.name()), (links, BALANCER_INTERFACE)] {
+            links.set_mtu(name, TUNNEL_MTU)?;
+            links.set_up(name)?;
+        }
+        self.namespace.disable_gro(balancer.name())
+    }
+
     /// Gives a machine at the edge its addresses and the routes to and from it. The router has no
     /// network on these links, only a route to each machine.
     fn address_edge(
@@ -294,13 +324,16 @@ fn add_balancer(router: &Router, options: &LabOptions) -> Result<(Namespace, Net
     let (namespace, links) = machine("balancer", options.ipv6)?;
     // While no program is attached, forwarding would send VIP packets back to the router for ever.
     namespace.sysctl("ipv4/ip_forward", "0")?;
-    router.connect(
-        &namespace,
-        &links,
-        BALANCER_INTERFACE,
-        options.queues,
-        TUNNEL_MTU,
-    )?;
+    match &options.cable {
+        None => router.connect(
+            &namespace,
+            &links,
+            BALANCER_INTERFACE,
+            options.queues,
+            TUNNEL_MTU,
+        )?,
+        Some(cable) => router.plug(&namespace, &links, cable)?,
+    }
     let port = namespace.name();
     let (vips, vips_len) = plan::VIP_NETWORK_V4;
     router

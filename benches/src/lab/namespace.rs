@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::os::fd::AsRawFd;
 
-use super::sys;
+use super::sys::{self, Offload};
 
 /// A network namespace that lives as long as this value and the processes in it.
 #[derive(Clone, Debug)]
@@ -39,6 +39,16 @@ impl Namespace {
         Ok(Self {
             name: name.into(),
             fd: Arc::new(fd),
+        })
+    }
+
+    /// The namespace of the calling thread.
+    pub fn current() -> Result<Self> {
+        let file = File::open("/proc/thread-self/ns/net")
+            .context("cannot open /proc/thread-self/ns/net")?;
+        Ok(Self {
+            name: "current".into(),
+            fd: Arc::new(file.into()),
         })
     }
 
@@ -114,13 +124,22 @@ impl Namespace {
     /// Turns off TX checksum offload of an interface, so that what leaves it has complete checksums
     /// also where the other end hands packets on without looking at offload marks.
     pub fn disable_tx_checksum(&self, interface: &str) -> Result<()> {
+        self.disable(interface, Offload::TxChecksum)
+    }
+
+    /// Turns off GRO of an interface, so that a router hands on the packets that arrived.
+    pub fn disable_gro(&self, interface: &str) -> Result<()> {
+        self.disable(interface, Offload::Gro)
+    }
+
+    fn disable(&self, interface: &str, offload: Offload) -> Result<()> {
         self.run(|| {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
-            sys::disable_tx_checksum(&socket, interface)
+            sys::disable(&socket, interface, offload)
         })?
         .with_context(|| {
             format!(
-                "cannot turn off checksum offload of {interface} in namespace `{}`",
+                "cannot turn off {offload:?} of {interface} in namespace `{}`",
                 self.name
             )
         })

@@ -91,6 +91,17 @@ impl Netlink {
             })
     }
 
+    /// Moves an interface to another namespace, where it gets another name. It is down afterwards.
+    pub fn hand_over(&self, interface: &str, namespace: &Namespace, name: &str) -> Result<()> {
+        let index = self.link(interface)?.index;
+        self.set(interface, LinkUnspec::new_with_index(index).down().build())?;
+        let message = LinkUnspec::new_with_index(index)
+            .name(name)
+            .setns_by_fd(namespace.fd().as_raw_fd())
+            .build();
+        self.set(interface, message)
+    }
+
     /// Sets an interface up.
     pub fn set_up(&self, interface: &str) -> Result<()> {
         self.set(interface, LinkUnspec::new_with_name(interface).up().build())

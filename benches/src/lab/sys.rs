@@ -15,8 +15,15 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 
-/// `ETHTOOL_STXCSUM` of linux/ethtool.h: sets TX checksum offload.
-const ETHTOOL_STXCSUM: u32 = 0x17;
+/// Commands of linux/ethtool.h that switch an offload.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(super) enum Offload {
+    /// `ETHTOOL_STXCSUM`: TX checksums. Segmentation goes with it.
+    TxChecksum = 0x17,
+    /// `ETHTOOL_SGRO`: packets put together as they arrive.
+    Gro = 0x2c,
+}
 
 /// `struct ethtool_value` of linux/ethtool.h.
 #[repr(C)]
@@ -47,11 +54,10 @@ pub(super) fn enter_namespace_on_exec(command: &mut Command, namespace: Arc<Owne
     }
 }
 
-/// Turns off TX checksum offload of `interface` in the network namespace that `socket` belongs to.
-/// Segmentation offload goes with it.
-pub(super) fn disable_tx_checksum(socket: &UdpSocket, interface: &str) -> io::Result<()> {
+/// Turns off an offload of `interface` in the network namespace that `socket` belongs to.
+pub(super) fn disable(socket: &UdpSocket, interface: &str, offload: Offload) -> io::Result<()> {
     let mut value = EthtoolValue {
-        cmd: ETHTOOL_STXCSUM,
+        cmd: offload as u32,
         data: 0,
     };
     let mut name: [libc::c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];

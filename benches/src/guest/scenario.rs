@@ -1,0 +1,46 @@
+//! What the host wants.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// Where the host puts it.
+const FILE: &str = "/scenario.json";
+
+/// One machine's work.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Scenario {
+    /// Kernel modules in the order of their dependencies.
+    pub(super) modules: Vec<PathBuf>,
+    /// Ethernet address of the card under test.
+    pub(super) card: String,
+    /// Ethernet address of the card behind which clients and reals are.
+    pub(super) far_card: String,
+    /// Queues that have to see traffic.
+    pub(super) queues: usize,
+    /// What to do, in this order.
+    pub(super) steps: Vec<Step>,
+    /// TCP connections in all.
+    pub(super) connections: usize,
+    /// UDP datagrams in all.
+    pub(super) datagrams: usize,
+}
+
+/// A part of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Step {
+    /// Connections and datagrams through a balancer that chooses its modes itself.
+    Traffic,
+}
+
+impl Scenario {
+    /// Reads the host's file.
+    pub(super) fn read() -> Result<Self> {
+        let text = fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
+        serde_json::from_str(&text).with_context(|| format!("{FILE} makes no sense"))
+    }
+}
