@@ -13,31 +13,44 @@ use crate::{setup, shell};
 /// Builds the static binary, strips a copy of it into `target/dist` and checks that copy.
 pub(crate) fn run() -> Result<()> {
     setup::build()?;
-    // Named even though it is the host's: the flags then leave build scripts and macros alone.
-    let triple = shell::host_triple()?;
-    shell::run(
-        shell::cargo()
-            .args(["build", "--release", "--locked", "--package=katran-xsk"])
-            .args(["--target", &triple])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static"),
-    )?;
-
-    let target = shell::target_folder()?;
-    let built = target.join(&triple).join("release/katran-xsk");
-    let folder = target.join("dist");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let stripped = folder.join("katran-xsk");
-    shell::run(shell::command("strip").arg("-o").arg(&stripped).arg(built))?;
-
-    let bytes =
-        fs::read(&stripped).with_context(|| format!("cannot read {}", display(&stripped)))?;
-    check_static(&bytes).with_context(|| format!("{} is not static", display(&stripped)))?;
+    build_static(&["--release", "--package=katran-xsk"])?;
+    let stripped = shell::target_folder()?.join("dist/katran-xsk");
+    let bytes = strip("release", "katran-xsk", &stripped)?;
     println!(
         "{}: static, {:.1} MB",
         display(&stripped),
-        bytes.len() as f64 / 1e6
+        bytes as f64 / 1e6
     );
     Ok(())
+}
+
+/// Builds programs that need no file of the system they run on.
+pub(crate) fn build_static(args: &[&str]) -> Result<()> {
+    shell::run(
+        shell::cargo()
+            .args(["build", "--locked"])
+            .args(args)
+            // Named even though it is the host's: the flags then leave build scripts and macros alone.
+            .args(["--target", &shell::host_triple()?])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static"),
+    )
+}
+
+/// Strips a copy of a static program, checks that it is one and gives its size in bytes. `built` is
+/// the folder of the profile it was built with.
+pub(crate) fn strip(built: &str, program: &str, stripped: &Path) -> Result<usize> {
+    let built = shell::target_folder()?
+        .join(shell::host_triple()?)
+        .join(built)
+        .join(program);
+    if let Some(folder) = stripped.parent() {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    shell::run(shell::command("strip").arg("-o").arg(stripped).arg(built))?;
+    let bytes = fs::read(stripped).with_context(|| format!("cannot read {}", display(stripped)))?;
+    check_static(&bytes).with_context(|| format!("{} is not static", display(stripped)))?;
+    Ok(bytes.len())
 }
 
 fn display(path: &Path) -> String {

@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod bpf;
+mod debian;
 mod demo;
 mod dist;
 mod setup;
 mod shell;
 mod summary;
 mod test;
+mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -43,6 +45,8 @@ enum Task {
     },
     /// Build the fully static binary in `target/dist`.
     Dist,
+    /// Try the balancer on emulated network cards under several kernels, in virtual machines.
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Task::Bpf { check: false } => bpf::build(),
         Task::Bpf { check: true } => bpf::check(),
         Task::Dist => dist::run(),
+        Task::Vm(options) => vm::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

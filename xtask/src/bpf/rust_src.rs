@@ -2,22 +2,21 @@
 //!
 //! In this order: rustup's component `rust-src` if the toolchain has it; Debian's package
 //! `rust-src`; `rustup component add`. Debian's package may be in a suite that the machine does not
-//! use, so it is fetched through package lists of our own: the machine's configuration, lists and
-//! packages stay as they are.
-
-mod sources;
+//! use, so it is fetched through package lists of our own.
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::toolchain::{RUST_VERSION, Toolchain};
-use crate::shell;
-use sources::Archive;
+use crate::{
+    debian::{Apt, Archive},
+    shell,
+};
 
 /// Debian suite that holds recent versions of Rust.
 const SUITE: &str = "trixie-backports";
@@ -64,26 +63,15 @@ fn from_rustup(toolchain: &Toolchain) -> Result<()> {
 }
 
 fn from_debian(cache: &Path, unpacked: &Path) -> Result<()> {
-    ensure!(
-        shell::has_program("apt-get") && shell::has_program("dpkg-deb"),
-        "apt-get and dpkg-deb are not installed"
-    );
-    let archive = Archive::of_this_machine()
-        .context("no Debian archive among the machine's package sources")?;
+    let archive = Archive::of_this_machine()?;
     eprintln!("bpf: fetching Debian's rust-src {RUST_VERSION} (45 MB) from {SUITE}");
-    let apt = Apt::new(cache.join("apt"), &archive)?;
-    shell::run(apt.command("apt-get").args(["-qq", "update"]))?;
+    let apt = Apt::new(cache.join("apt"), &archive, &[SUITE])?;
     let versions = shell::output(apt.command("apt-cache").args(["madison", "rust-src"]))?;
     let version = package_version(&versions)
         .with_context(|| format!("{SUITE} has no rust-src of version {RUST_VERSION}"))?;
-    shell::run(
-        apt.command("apt-get")
-            .args(["-qq", "download", &format!("rust-src={version}")]),
-    )?;
-    let package = apt.downloaded()?;
+    let package = apt.download("rust-src", version)?;
     unpack(&package, unpacked)?;
-    fs::remove_dir_all(&apt.folder)
-        .with_context(|| format!("cannot remove {}", apt.folder.display()))
+    apt.remove()
 }
 
 /// The package version whose upstream part is ours, from the output of `apt-cache madison`.
@@ -130,51 +118,6 @@ fn unpack(package: &Path, destination: &Path) -> Result<()> {
     }
     fs::rename(&partial, destination)
         .with_context(|| format!("cannot create {}", destination.display()))
-}
-
-/// Debian's package manager with a configuration of its own.
-struct Apt {
-    folder: PathBuf,
-}
-
-impl Apt {
-    fn new(folder: PathBuf, archive: &Archive) -> Result<Self> {
-        for part in ["lists/partial", "cache/archives/partial"] {
-            let part = folder.join(part);
-            fs::create_dir_all(&part)
-                .with_context(|| format!("cannot create {}", part.display()))?;
-        }
-        let list = folder.join("sources.list");
-        fs::write(&list, archive.line(SUITE))
-            .with_context(|| format!("cannot write {}", list.display()))?;
-        Ok(Self { folder })
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = shell::command(program);
-        command.current_dir(&self.folder);
-        for (option, value) in [
-            ("Dir::Etc::sourcelist", self.folder.join("sources.list")),
-            ("Dir::Etc::sourceparts", PathBuf::from("-")),
-            ("Dir::State::lists", self.folder.join("lists")),
-            ("Dir::Cache", self.folder.join("cache")),
-            // The unprivileged user of apt may not write here.
-            ("APT::Sandbox::User", PathBuf::from("root")),
-        ] {
-            command
-                .arg("-o")
-                .arg(format!("{option}={}", value.display()));
-        }
-        command
-    }
-
-    fn downloaded(&self) -> Result<PathBuf> {
-        fs::read_dir(&self.folder)
-            .with_context(|| format!("cannot read {}", self.folder.display()))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .context("apt-get download left no package")
-    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::{fs, path::PathBuf};
 
+use anyhow::{Context as _, Result};
+
 /// A Debian archive that the machine uses.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     /// Address without a slash at its end.
     uri: String,
     /// Keyring that signs it, as the machine's configuration names it.
@@ -13,7 +15,11 @@ pub(super) struct Archive {
 
 impl Archive {
     /// The first Debian archive among the machine's package sources.
-    pub(super) fn of_this_machine() -> Option<Self> {
+    pub(crate) fn of_this_machine() -> Result<Self> {
+        Self::find().context("no Debian archive among the machine's package sources")
+    }
+
+    fn find() -> Option<Self> {
         let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
         let mut parts: Vec<_> = fs::read_dir("/etc/apt/sources.list.d")
             .into_iter()
@@ -81,7 +87,7 @@ impl Archive {
     }
 
     /// A line of `sources.list` for another suite of the same archive.
-    pub(super) fn line(&self, suite: &str) -> String {
+    pub(crate) fn line(&self, suite: &str) -> String {
         let options = self
             .signed_by
             .as_ref()

@@ -1,0 +1,243 @@
+//! `cargo xtask vm`: the balancer on drivers that this machine has no cards for.
+//!
+//! For each pair of a kernel and an emulated card a virtual machine boots in QEMU. Its init is
+//! `benches/src/guest`, which builds the lab on the card, sends traffic through the balancer, breaks
+//! things and reports. Kernels, and QEMU where the machine has none, are Debian's packages: fetched
+//! and unpacked below `.cache/vm`, never installed. Removing that folder fetches them anew.
+
+mod initramfs;
+mod kernel;
+mod matrix;
+mod modules;
+mod qemu;
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
+
+use crate::{
+    debian::{Apt, Archive},
+    dist, setup, shell,
+};
+use initramfs::Archive as Initramfs;
+use kernel::Bootable;
+use matrix::{CARDS, Card, KERNELS, Kernel};
+use qemu::{Machine, Qemu};
+use report::{Heard, Row, table};
+
+/// Longest life of a machine on a busy computer.
+const LIMIT: Duration = Duration::from_mins(5);
+/// Connections and datagrams of a machine, over all VIPs.
+const CONNECTIONS: usize = 200;
+const DATAGRAMS: usize = 2000;
+
+/// Options of the command.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Kernel: 6.1, 6.12 or newest; may be repeated. All of them when left out
+    #[arg(long = "kernel", value_name = "NAME", value_parser = kernel_names())]
+    kernels: Vec<String>,
+    /// Card: igb, virtio-iommu, virtio, vmxnet3 or e1000e; may be repeated. All when left out
+    #[arg(long = "nic", value_name = "NAME", value_parser = card_names())]
+    cards: Vec<String>,
+    /// Leave the machine running afterwards with a shell on this terminal; takes one kernel and card
+    #[arg(long)]
+    keep: bool,
+    /// Write a row for each machine as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn kernel_names() -> clap::builder::PossibleValuesParser {
+    KERNELS.map(|kernel| kernel.name).into()
+}
+
+fn card_names() -> clap::builder::PossibleValuesParser {
+    CARDS.map(|card| card.name).into()
+}
+
+/// Runs the machines that are asked for and prints the matrix.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let chosen = |names: &[String], name: &str| names.is_empty() || names.iter().any(|n| n == name);
+    let pairs: Vec<(Kernel, Card)> = KERNELS
+        .into_iter()
+        .filter(|kernel| chosen(&options.kernels, kernel.name))
+        .flat_map(|kernel| CARDS.map(|card| (kernel, card)))
+        .filter(|(_, card)| chosen(&options.cards, card.name))
+        .collect();
+    ensure!(
+        !options.keep || pairs.len() == 1,
+        "--keep takes one kernel and one card: add --kernel NAME --nic NAME"
+    );
+    let rows = Workshop::new()?.rows(&pairs, options.keep)?;
+    println!("\n{}", table(&rows));
+    if let Some(path) = &options.json {
+        let rows: Vec<_> = rows.iter().map(Row::json).collect();
+        let text = serde_json::to_string_pretty(&json!({"rows": rows}))?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let failed = rows.iter().filter(|row| !row.ok()).count();
+    if failed > 0 {
+        bail!("{failed} of {} machines are not as expected", rows.len());
+    }
+    Ok(())
+}
+
+/// What all machines are made of.
+struct Workshop {
+    cache: PathBuf,
+    /// Where files of machines are.
+    folder: PathBuf,
+    qemu: Qemu,
+    init: Vec<u8>,
+    balancer: Vec<u8>,
+}
+
+impl Workshop {
+    /// Finds or fetches QEMU and builds the programs.
+    fn new() -> Result<Self> {
+        let triple = shell::host_triple()?;
+        ensure!(
+            triple.starts_with("x86_64-"),
+            "the machines run x86_64, and this computer is {triple}"
+        );
+        setup::build()?;
+        let cache = shell::root().join(".cache/vm");
+        let folder = shell::target_folder()?.join("vm");
+        for folder in [&cache, &folder] {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        let qemu = Qemu::get(&cache)?;
+        // The profile for development: it builds in a fraction of the time, and asserts more.
+        dist::build_static(&[
+            "--package=katran-xsk",
+            "--package=benches",
+            "--bin=katran-xsk",
+            "--bin=guest",
+        ])?;
+        let program = |name: &str| {
+            let stripped = folder.join(name);
+            dist::strip("debug", name, &stripped)?;
+            fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
+        };
+        Ok(Self {
+            init: program("guest")?,
+            balancer: program("katran-xsk")?,
+            cache,
+            folder,
+            qemu,
+        })
+    }
+
+    /// Fetches the kernels and runs a machine for each pair.
+    fn rows(&self, pairs: &[(Kernel, Card)], keep: bool) -> Result<Vec<Row>> {
+        let suites: Vec<&str> = KERNELS.iter().map(|kernel| kernel.suite).collect();
+        let mut apt = || {
+            Apt::new(
+                self.cache.join("apt"),
+                &Archive::of_this_machine()?,
+                &suites,
+            )
+        };
+        let mut kernels: BTreeMap<&str, Bootable> = BTreeMap::new();
+        for (kernel, _) in pairs {
+            if !kernels.contains_key(kernel.name) {
+                kernels.insert(kernel.name, kernel::get(kernel, &self.cache, &mut apt)?);
+            }
+        }
+        pairs
+            .iter()
+            .map(|(kernel, card)| self.row(kernel, &kernels[kernel.name], card, keep))
+            .collect()
+    }
+
+    fn row(&self, kernel: &Kernel, bootable: &Bootable, card: &Card, keep: bool) -> Result<Row> {
+        let started = Instant::now();
+        let expected = card.expected(bootable.version);
+        let name = format!("{}-{}", kernel.name, card.name);
+        let folder = self.folder.join(name);
+        fs::create_dir_all(&folder)?;
+        let initramfs = folder.join("initramfs");
+        fs::write(&initramfs, self.initramfs(bootable, card, keep)?)
+            .with_context(|| format!("cannot write {}", initramfs.display()))?;
+        let console = folder.join("console.log");
+        let machine = Machine {
+            card,
+            kernel: &bootable.image,
+            initramfs: &initramfs,
+            report: &folder.join("report.jsonl"),
+            console: (!keep).then_some(&*console),
+        };
+        println!(
+            "kernel {}, card {}: {expected} expected",
+            bootable.release, card.name
+        );
+        let mut heard = Heard::default();
+        let result = machine.run(&self.qemu, (!keep).then_some(LIMIT), |line| {
+            if let Some(check) = heard.read(line) {
+                let mark = if check.ok { "ok    " } else { "FAILED" };
+                println!("  {mark} {:<14} {}", check.name, check.detail);
+            }
+        });
+        for (name, value) in heard.figures() {
+            println!("         {name}: {value}");
+        }
+        Ok(Row {
+            kernel: bootable.release.clone(),
+            card: card.name,
+            expected,
+            heard,
+            error: result
+                .err()
+                .map(|error| format!("{error:#}; see {}", shown(&console))),
+            elapsed: started.elapsed(),
+        })
+    }
+
+    fn initramfs(&self, kernel: &Bootable, card: &Card, keep: bool) -> Result<Vec<u8>> {
+        let mut archive = Initramfs::default();
+        // The kernel opens the first for init, whose runtime wants the second.
+        archive.device("dev/console", (5, 1));
+        archive.device("dev/null", (1, 3));
+        archive.program("init", &self.init);
+        archive.program("bin/katran-xsk", &self.balancer);
+        if keep {
+            archive.program("bin/busybox", &qemu::busybox(&self.cache)?);
+        }
+        let mut modules = Vec::new();
+        let names = ["veth", "tun", "virtio_pci", "virtio_net", card.module];
+        for module in modules::in_order(&kernel.modules, &names)? {
+            let path = format!("modules/{}.ko", kernel::module_name(&module));
+            let contents =
+                fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+            archive.data(&path, &contents);
+            modules.push(format!("/{path}"));
+        }
+        let scenario = json!({
+            "modules": modules,
+            "card": qemu::CARD,
+            "far_card": qemu::FAR_CARD,
+            "queues": card.queues,
+            "steps": ["traffic"],
+            "connections": CONNECTIONS,
+            "datagrams": DATAGRAMS,
+        });
+        archive.data("scenario.json", scenario.to_string().as_bytes());
+        Ok(archive.finish())
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(shell::root())
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}

@@ -1,0 +1,344 @@
+//! QEMU: the machine's own where it emulates what is needed, else Debian's, unpacked into the cache.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::matrix::{Card, Wiring};
+use crate::{
+    debian::{self, Apt, Archive},
+    shell,
+};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+/// Lives as long as the machine does, and reads and writes the system's console.
+const BUSYBOX: &str = "busybox-static";
+/// A card that QEMU has had since version 8.0.
+const NEWEST_CARD: &str = "name \"igb\"";
+/// Ethernet addresses of the card under test and of the one at the far end of its cable.
+pub(super) const CARD: &str = "52:54:00:00:00:0b";
+pub(super) const FAR_CARD: &str = "52:54:00:00:00:0a";
+/// Time between two looks at a running machine.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the machine may take to end once its last word is there.
+const POWER_OFF: Duration = Duration::from_secs(20);
+
+/// A QEMU that can be started.
+pub(super) struct Qemu {
+    program: PathBuf,
+    /// Root of an unpacked QEMU.
+    unpacked: Option<PathBuf>,
+    accelerator: Accelerator,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accelerator {
+    /// The processor's own.
+    Kvm,
+    /// Translation, everywhere.
+    Tcg,
+}
+
+impl Accelerator {
+    /// KVM only where the processor says that it virtualizes: the device alone proves nothing.
+    fn of_this_machine() -> Self {
+        let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let usable = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok();
+        if usable && virtualizes(&processor) {
+            Self::Kvm
+        } else {
+            Self::Tcg
+        }
+    }
+
+    const fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+}
+
+/// Whether the flags in `/proc/cpuinfo` have Intel's or AMD's extension.
+fn virtualizes(processor: &str) -> bool {
+    processor
+        .lines()
+        .filter_map(|line| line.strip_prefix("flags"))
+        .flat_map(str::split_whitespace)
+        .any(|flag| flag == "vmx" || flag == "svm")
+}
+
+impl Qemu {
+    /// The machine's QEMU, the cache's or one fetched from Debian.
+    pub(super) fn get(cache: &Path) -> Result<Self> {
+        let accelerator = Accelerator::of_this_machine();
+        let own = Self {
+            program: PROGRAM.into(),
+            unpacked: None,
+            accelerator,
+        };
+        if shell::has_program(PROGRAM) && own.is_new_enough() {
+            return Ok(own);
+        }
+        let root = cache.join("qemu");
+        if !root.is_dir() {
+            fetch(cache, &root, &[PROGRAM_PACKAGE]).context("QEMU is not to be had")?;
+        }
+        let cached = Self {
+            program: root.join("usr/bin").join(PROGRAM),
+            unpacked: Some(root),
+            accelerator,
+        };
+        ensure!(
+            cached.is_new_enough(),
+            "{} does not start or is older than 8.0",
+            cached.program.display()
+        );
+        Ok(cached)
+    }
+
+    fn is_new_enough(&self) -> bool {
+        let output = self
+            .command(&[])
+            .args(["-device", "help"])
+            .stderr(Stdio::null())
+            .output();
+        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(NEWEST_CARD))
+    }
+
+    /// `before` is a program that becomes QEMU, with its arguments.
+    fn command(&self, before: &[&str]) -> Command {
+        let mut words = before
+            .iter()
+            .map(AsRef::as_ref)
+            .chain([self.program.as_os_str()]);
+        let mut command = shell::command(words.next().unwrap_or_default());
+        command.args(words);
+        if let Some(root) = &self.unpacked {
+            for folder in ["usr/share/qemu", "usr/share/seabios"] {
+                command.arg("-L").arg(root.join(folder));
+            }
+            let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+                .map(|folder| root.join(folder).display().to_string());
+            command.env("LD_LIBRARY_PATH", libraries.join(":"));
+        }
+        command
+    }
+}
+
+/// Debian's package of QEMU.
+const PROGRAM_PACKAGE: &str = "qemu-system-x86";
+
+/// Unpacks packages of this system's suite, or of its backports where they are newer.
+fn fetch(cache: &Path, root: &Path, packages: &[&str]) -> Result<()> {
+    let archive = Archive::of_this_machine()?;
+    let suite = codename(&fs::read_to_string("/etc/os-release")?)
+        .context("/etc/os-release names no version of Debian")?;
+    let backports = format!("{suite}-backports");
+    eprintln!("vm: fetching {} from {backports}", packages.join(" and "));
+    let apt = Apt::new(cache.join("apt-tools"), &archive, &[&suite, &backports])?;
+    let partial = root.with_extension("partial");
+    for package in apt.download_with_dependencies(&backports, packages)? {
+        debian::unpack(&package, &partial)?;
+    }
+    fs::rename(&partial, root).with_context(|| format!("cannot create {}", root.display()))?;
+    apt.remove()
+}
+
+fn codename(os_release: &str) -> Option<String> {
+    let value = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    Some(value.trim_matches('"').to_owned())
+}
+
+/// The static busybox, for people who look around.
+pub(super) fn busybox(cache: &Path) -> Result<Vec<u8>> {
+    let root = cache.join("busybox");
+    if !root.is_dir() {
+        fetch(cache, &root, &[BUSYBOX]).context("busybox is not to be had")?;
+    }
+    let program = ["bin/busybox", "usr/bin/busybox"]
+        .map(|path| root.join(path))
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("the package busybox-static holds no busybox")?;
+    fs::read(&program).with_context(|| format!("cannot read {}", program.display()))
+}
+
+/// One machine.
+pub(super) struct Machine<'a> {
+    pub(super) card: &'a Card,
+    pub(super) kernel: &'a Path,
+    pub(super) initramfs: &'a Path,
+    /// Where the guest's report goes.
+    pub(super) report: &'a Path,
+    /// Where the kernel's messages go; `None` is the terminal.
+    pub(super) console: Option<&'a Path>,
+}
+
+impl Machine<'_> {
+    fn command(&self, qemu: &Qemu) -> Result<Command> {
+        let mut command = match self.card.wiring {
+            Wiring::Hub => qemu.command(&[]),
+            Wiring::Taps => {
+                let mut words = Vec::new();
+                if !shell::is_root() {
+                    ensure!(
+                        shell::has_program("sudo"),
+                        "TAP devices need root, and there is no sudo"
+                    );
+                    words.extend(["sudo", "--preserve-env=LD_LIBRARY_PATH"]);
+                }
+                words.extend([
+                    "unshare",
+                    "--net",
+                    "sh",
+                    "-c",
+                    include_str!("taps.sh"),
+                    "taps.sh",
+                ]);
+                qemu.command(&words)
+            }
+        };
+        command
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-no-reboot", "-machine", "q35", "-smp", "2", "-m", "1024"])
+            .args(qemu.accelerator.arguments())
+            .arg("-kernel")
+            .arg(self.kernel)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .args(["-append", "console=ttyS0 quiet panic=-1 net.ifnames=0"]);
+        match self.console {
+            Some(file) => command
+                .arg("-serial")
+                .arg(format!("file:{}", file.display())),
+            None => command.args(["-serial", "mon:stdio"]),
+        };
+        command
+            .arg("-serial")
+            .arg(format!("file:{}", self.report.display()));
+        match self.card.wiring {
+            Wiring::Hub => command
+                .args(["-netdev", "hubport,id=near,hubid=0"])
+                .args(["-netdev", "hubport,id=far,hubid=0"]),
+            Wiring::Taps => {
+                let tap = "vnet_hdr=off,script=no,downscript=no";
+                command
+                    .args([
+                        "-netdev",
+                        &format!("tap,id=near,ifname=near,queues=2,{tap}"),
+                    ])
+                    .args(["-netdev", &format!("tap,id=far,ifname=far,{tap}")])
+            }
+        };
+        command
+            // Without boot code of their own, which would have to be found.
+            .args([
+                "-device",
+                &format!("{},netdev=near,mac={CARD},romfile=", self.card.device),
+            ])
+            .args([
+                "-device",
+                &format!("virtio-net-pci,netdev=far,mac={FAR_CARD},romfile="),
+            ]);
+        Ok(command)
+    }
+
+    /// Runs the machine until it ends, or for `limit` at most. `heard` gets each line of the report.
+    pub(super) fn run(
+        &self,
+        qemu: &Qemu,
+        limit: Option<Duration>,
+        heard: impl FnMut(&str),
+    ) -> Result<()> {
+        File::create(self.report)
+            .with_context(|| format!("cannot create {}", self.report.display()))?;
+        let mut command = self.command(qemu)?;
+        command.stdout(Stdio::inherit());
+        if self.console.is_some() {
+            command.stdin(Stdio::null());
+        }
+        shell::announce(&command);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start `{}`", shell::text(&command)))?;
+        let mut running = Running(child);
+        running.follow(self.report, limit, heard)
+    }
+}
+
+/// A running QEMU; dropping it kills it.
+struct Running(Child);
+
+impl Running {
+    fn follow(
+        &mut self,
+        report: &Path,
+        limit: Option<Duration>,
+        mut heard: impl FnMut(&str),
+    ) -> Result<()> {
+        let mut deadline = limit.map(|limit| Instant::now() + limit);
+        let mut lines = 0;
+        loop {
+            let ended = self.0.try_wait()?;
+            let text = fs::read_to_string(report).unwrap_or_default();
+            let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+            for line in complete.lines().skip(lines) {
+                lines += 1;
+                heard(line.trim());
+                if super::report::is_end(line) && deadline.is_some() {
+                    deadline = Some(Instant::now() + POWER_OFF);
+                }
+            }
+            match ended {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("QEMU ended with {status}"),
+                None => {}
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                bail!("the machine did not end in time");
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtualization_is_read_from_the_flags() {
+        assert!(virtualizes("model name: x\nflags\t\t: fpu vmx sse\n"));
+        assert!(virtualizes("flags : svm\n"));
+        assert!(!virtualizes("flags : fpu sse\nmodel name : vmx\n"));
+        assert!(!virtualizes(""));
+    }
+
+    #[test]
+    fn the_codename_is_read() {
+        let text = "NAME=\"Debian\"\nVERSION_CODENAME=bookworm\n";
+        assert_eq!(codename(text).as_deref(), Some("bookworm"));
+        assert_eq!(codename("NAME=x\n"), None);
+    }
+}
