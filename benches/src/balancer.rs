@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::lab::plan::BALANCER_INTERFACE;
-use crate::lab::{Lab, Process};
+use crate::lab::{Lab, Namespace, Process};
 
 /// Longest time for starting and for stopping.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -97,7 +97,12 @@ impl Launch {
 
     /// Starts the balancer and waits until it serves.
     pub fn start(&self, lab: &Lab) -> Result<Balancer> {
-        let mut balancer = self.spawn(lab)?;
+        self.start_on(lab, lab.balancer())
+    }
+
+    /// As [`Self::start`], on another machine of the lab.
+    pub fn start_on(&self, lab: &Lab, machine: &Namespace) -> Result<Balancer> {
+        let mut balancer = self.spawn(lab, machine)?;
         let deadline = Instant::now() + PATIENCE;
         // The summary of the start comes with the socket, before or after it.
         while balancer.log().is_empty() || UnixStream::connect(&balancer.socket).is_err() {
@@ -120,17 +125,17 @@ impl Launch {
 
     /// Starts the balancer and waits until it gives up; gives its status and what it said.
     pub fn fail(&self, lab: &Lab) -> Result<(ExitStatus, String)> {
-        let mut balancer = self.spawn(lab)?;
+        let mut balancer = self.spawn(lab, lab.balancer())?;
         let status = balancer.process.wait(PATIENCE)?;
         Ok((status, balancer.log()))
     }
 
-    fn spawn(&self, lab: &Lab) -> Result<Balancer> {
+    fn spawn(&self, lab: &Lab, machine: &Namespace) -> Result<Balancer> {
         let socket = lab.scratch().file(&format!("{}.sock", self.name));
         let log = lab.scratch().file(&format!("{}.log", self.name));
         let output =
             File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-        let mut command = lab.balancer().command(&self.binary);
+        let mut command = machine.command(&self.binary);
         command
             .args(["run", "--iface", &self.interface, "--queues", &self.queues])
             .arg("--socket")
