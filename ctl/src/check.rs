@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     admin::report::DecapRow,
     cli::CheckArgs,
-    config::{Config, EncapsulationKind, Problem, Queues},
+    config::{Config, EncapsulationKind, HealthCheckSpec, Problem, Queues},
     memory::{Bytes, frames_bytes},
 };
 
@@ -29,6 +29,7 @@ struct Meaning {
     memory: Memory,
     decap: Decap,
     vips: Vec<VipMeaning>,
+    health_checks: HealthChecks,
     warnings: Vec<Finding>,
 }
 
@@ -86,6 +87,23 @@ struct RealMeaning {
     slots: u32,
     /// Of the ring, in percent.
     share: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct HealthChecks {
+    /// `None`: the balancer's.
+    interface: Option<String>,
+    /// `None`: any.
+    max_frame: Option<u32>,
+    marks: Vec<MarkMeaning>,
+}
+
+#[derive(Debug, Serialize)]
+struct MarkMeaning {
+    mark: u32,
+    real: IpAddr,
+    /// Of the outer header.
+    source: Option<IpAddr>,
 }
 
 /// A problem or a warning.
@@ -205,7 +223,25 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
                 })
             })
             .collect(),
+        health_checks: health_checks(config),
         warnings: config.warnings().into_iter().map(Finding::from).collect(),
+    }
+}
+
+fn health_checks(config: &Config) -> HealthChecks {
+    let (path, balancer) = (&config.health_check_path, &config.balancer);
+    let mark = |check: &HealthCheckSpec| MarkMeaning {
+        mark: check.mark,
+        real: check.real,
+        source: match check.real {
+            IpAddr::V4(_) => balancer.source_v4.map(IpAddr::V4),
+            IpAddr::V6(_) => balancer.source_v6.map(IpAddr::V6),
+        },
+    };
+    HealthChecks {
+        interface: path.interface.clone(),
+        max_frame: path.max_frame,
+        marks: config.health_checks.iter().map(mark).collect(),
     }
 }
 
@@ -307,6 +343,7 @@ impl fmt::Display for Meaning {
             writeln!(f)?;
             vip.fmt(f)?;
         }
+        self.health_checks.fmt(f)?;
         if !self.warnings.is_empty() {
             writeln!(f)?;
         }
@@ -357,6 +394,31 @@ impl fmt::Display for Decap {
                 own.address, self.gue_port
             )?;
             heading = "";
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for HealthChecks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.marks.is_empty() {
+            return Ok(());
+        }
+        let interface = self.interface.as_deref().unwrap_or("the interface");
+        write!(
+            f,
+            "\nhealth checks  packets with a mark that leave by {interface}"
+        )?;
+        if let Some(max_frame) = self.max_frame {
+            write!(f, ", to {max_frame} bytes")?;
+        }
+        writeln!(f)?;
+        for check in &self.marks {
+            write!(f, "  mark {} to {}", check.mark, check.real)?;
+            if let Some(source) = check.source {
+                write!(f, ", from {source}")?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 
 mod decap;
 mod difference;
+mod health_check;
 mod sink;
 mod worker;
 
@@ -33,11 +34,12 @@ use dataplane::{
 
 use crate::{
     admin::AdminError,
-    config::{Config, ConfigError, Problem},
+    config::{Config, ConfigError, HealthCheckSpec, Problem},
     mtu,
 };
 
 pub use difference::{Changes, Names};
+pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 pub use sink::{VipSink, tunnels, vip_entries};
 pub use worker::{Socket, Worker};
 
@@ -73,6 +75,8 @@ pub struct ControlParts {
     pub publisher: Arc<Publisher>,
     /// The XDP program.
     pub sink: Box<dyn VipSink>,
+    /// The tc program of the health-check path.
+    pub health_checks: Box<dyn HealthCheckSink>,
     /// Reads the interface's MTU, to which changes are held; the caller has checked what it starts
     /// with. `None` when there is no interface.
     pub mtu: Option<MtuSource>,
@@ -103,6 +107,7 @@ pub struct Control {
     services: ServiceControl,
     publisher: Arc<Publisher>,
     sink: Box<dyn VipSink>,
+    health_checks: Box<dyn HealthCheckSink>,
     mtu: Option<MtuSource>,
     workers: Arc<[Worker]>,
     baselines: Arc<Baselines>,
@@ -196,6 +201,7 @@ impl Control {
                 server_ids: Vec::new(),
                 source_routes: Vec::new(),
                 decap: Vec::new(),
+                health_checks: Vec::new(),
                 ..config.clone()
             },
             origin: parts.origin,
@@ -204,6 +210,7 @@ impl Control {
             services: parts.services,
             publisher: parts.publisher,
             sink: parts.sink,
+            health_checks: parts.health_checks,
             mtu: None,
             workers: parts.workers.into(),
             baselines: Arc::default(),
@@ -233,6 +240,11 @@ impl Control {
     /// Counters of the XDP program.
     pub fn xdp_counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
         self.sink.counters()
+    }
+
+    /// What the health-check path is doing.
+    pub fn health_check_state(&self) -> anyhow::Result<HealthCheckState> {
+        self.health_checks.state()
     }
 
     /// What questions about the running balancer need.
@@ -282,9 +294,13 @@ impl Control {
         }
         match self.services.apply(&self.spec(&self.config)) {
             Ok(table) => {
-                // The maps do not hold the next hop.
+                // The XDP program's maps do not hold the next hop.
                 self.publish(table);
-                Ok(())
+                let path = HealthCheckPath::new(&self.config, self.next_hop());
+                self.health_checks.apply(&path).map_err(|error| {
+                    self.next_hop = resolved;
+                    health_check_error(&error)
+                })
             }
             Err(error) => {
                 // Or the next try would find nothing to change.
@@ -420,6 +436,37 @@ impl Control {
         self.commit(config)
     }
 
+    /// Maps a mark to a real, or to another one.
+    pub fn set_health_check(&mut self, check: HealthCheckSpec) -> Result<Changes, AdminError> {
+        let mut config = self.config.clone();
+        let known = config
+            .health_checks
+            .iter_mut()
+            .find(|known| known.mark == check.mark);
+        match known {
+            Some(known) => *known = check,
+            None => config.health_checks.push(check),
+        }
+        self.commit(config)
+    }
+
+    /// Removes marks.
+    pub fn delete_health_checks(&mut self, marks: &[u32]) -> Result<Changes, AdminError> {
+        let mut config = self.config.clone();
+        for mark in marks {
+            let checks = &mut config.health_checks;
+            let Some(index) = checks.iter().position(|check| check.mark == *mark) else {
+                return Err(AdminError::new(
+                    "mark",
+                    format!("{mark} names no real"),
+                    "`hc list` shows the marks there are",
+                ));
+            };
+            checks.remove(index);
+        }
+        self.commit(config)
+    }
+
     fn edit_vip(
         &mut self,
         key: &VipKey,
@@ -465,6 +512,7 @@ impl Control {
         let mut baselines = Baselines::clone(&self.baselines);
         baselines.follow(&old, &table, &self.workers);
 
+        self.apply_health_checks(&config)?;
         self.publish(Arc::clone(&table));
         if let Err(error) = self.sink.apply(&vip_entries(&table), &tunnels(&table)) {
             return Err(self.withdraw(services, &error));
@@ -479,6 +527,25 @@ impl Control {
         self.config = config;
         self.baselines = Arc::new(baselines);
         Ok(changes)
+    }
+
+    /// Puts the health-check path of a configuration into force, before anything else of it. If that
+    /// fails, the running one is put back.
+    fn apply_health_checks(&mut self, config: &Config) -> Result<(), AdminError> {
+        let next_hop = config.interface.next_hop_mac.or(self.next_hop);
+        let wanted = HealthCheckPath::new(config, next_hop);
+        self.health_checks.apply(&wanted).map_err(|error| {
+            self.restore_health_checks();
+            health_check_error(&error)
+        })
+    }
+
+    /// Puts the running health-check path into force again.
+    fn restore_health_checks(&mut self) {
+        let running = HealthCheckPath::new(&self.config, self.next_hop());
+        if let Err(error) = self.health_checks.apply(&running) {
+            tracing::error!("health checks: the old state could not be restored: {error:#}");
+        }
     }
 
     /// Holds a change to the MTU. What the running configuration suffers from already is no reason to
@@ -508,6 +575,7 @@ impl Control {
     /// something else. A VIP that the withdrawn table did not have comes back under another number.
     fn withdraw(&mut self, failed: ServiceControl, error: &anyhow::Error) -> AdminError {
         let problem = format!("the XDP program's maps could not be changed: {error:#}");
+        self.restore_health_checks();
         let mut services = failed;
         let table = match services.apply(&self.spec(&self.config)) {
             Ok(table) => table,
@@ -533,6 +601,14 @@ impl Control {
             ),
         }
     }
+}
+
+fn health_check_error(error: &anyhow::Error) -> AdminError {
+    AdminError::new(
+        "health_check",
+        format!("{error:#}"),
+        "correct the cause and try again; without health checks nothing is attached",
+    )
 }
 
 fn real_position(vip: &VipSpec, address: &IpAddr) -> Result<usize, AdminError> {
@@ -595,6 +671,16 @@ mod tests {
         }
     }
 
+    impl HealthCheckSink for NoProgram {
+        fn apply(&mut self, _: &HealthCheckPath) -> anyhow::Result<()> {
+            Ok(())
+        }
+
+        fn state(&self) -> anyhow::Result<HealthCheckState> {
+            Ok(HealthCheckState::default())
+        }
+    }
+
     #[test]
     fn a_next_hop_that_could_not_be_set_is_set_at_the_next_try() {
         let config = Config::parse("[interface]\nname = \"test0\"\n", "lb.toml").unwrap();
@@ -607,6 +693,7 @@ mod tests {
             publisher: Arc::new(Publisher::new(services.table())),
             services,
             sink: Box::new(NoProgram),
+            health_checks: Box::new(NoProgram),
             mtu: None,
             workers: Vec::new(),
         })

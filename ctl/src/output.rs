@@ -10,8 +10,8 @@ use dataplane::counters::WorkerCounters;
 use crate::{
     admin::report::{
         Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowCounts,
-        FlowList, FlowsRemoved, Help, HelpArgument, HelpCommand, Memory, RealList, Stats, Traffic,
-        VipList, WorkerFailure, WorkerList,
+        FlowList, FlowsRemoved, HealthCheckList, Help, HelpArgument, HelpCommand, Memory, RealList,
+        Stats, Traffic, VipList, WorkerFailure, WorkerList,
     },
     control::{Changes, Names},
 };
@@ -42,6 +42,7 @@ pub fn render(answer: &Answer, reading: Reading) -> String {
         Answer::Counts(counts) => flow_counts(counts),
         Answer::Explained(result) => explained(result),
         Answer::Capture(report) => capture(report),
+        Answer::HealthChecks(list) => health_checks(list),
         Answer::Dump(dump) => dump.toml.clone(),
         Answer::Help(report) => help(report),
         Answer::Version(version) => format!(
@@ -232,15 +233,7 @@ fn reals(list: &RealList) -> String {
         ]);
     }
     let mut text = table.render("no reals");
-    if list.reals.len() < list.total {
-        let _ = writeln!(
-            text,
-            "{} to {} of {}; limit= and offset= show others",
-            (list.offset + 1).min(list.total),
-            list.offset + list.reals.len(),
-            list.total
-        );
-    }
+    text.push_str(&others(list.reals.len(), list.offset, list.total));
     text
 }
 
@@ -252,6 +245,15 @@ fn decap(list: &DecapList) -> String {
     let mut text = table.render("no decap destinations");
     let _ = writeln!(text, "IPIP, and GUE to port {}", list.gue_port);
     text
+}
+
+/// Which rows of a longer list these are; nothing if they are all.
+fn others(rows: usize, offset: usize, total: usize) -> String {
+    if rows == total {
+        return String::new();
+    }
+    let (first, last) = ((offset + 1).min(total), offset + rows);
+    format!("{first} to {last} of {total}; limit= and offset= show others\n")
 }
 
 fn changes(changes: &Changes) -> String {
@@ -267,6 +269,9 @@ fn changes(changes: &Changes) -> String {
         (&changes.decap_added, "added decap"),
         (&changes.decap_removed, "removed decap"),
         (&changes.decap_changed, "changed decap"),
+        (&changes.health_checks_added, "added"),
+        (&changes.health_checks_removed, "removed"),
+        (&changes.health_checks_changed, "changed"),
     ] {
         let Names { count, names } = names;
         for name in names {
@@ -440,13 +445,39 @@ fn stats(stats: &Stats, reading: Reading) -> String {
     let vips = traffic_list("VIP", of_vips, reading, "no VIPs");
     let reals = traffic_list("REAL", of_reals, reading, "no reals");
     let _ = write!(text, "\n{vips}\n{reals}\n{}", counters(stats));
-    let mut xdp = Table::new(["XDP PROGRAM", ">COUNT"]);
-    for (name, value) in &stats.xdp {
-        xdp.row([name.clone(), grouped(*value)]);
+    text.push_str(&program("XDP PROGRAM", &stats.xdp));
+    text.push_str(&program("HEALTH CHECKS", &stats.health_checks));
+    text
+}
+
+/// The counters of a program in the kernel, with an empty line before them; nothing if there are none.
+fn program(title: &str, counters: &BTreeMap<String, u64>) -> String {
+    if counters.is_empty() {
+        return String::new();
     }
-    if !xdp.rows.is_empty() {
-        let _ = write!(text, "\n{}", xdp.render(""));
+    let mut table = Table::new([title, ">COUNT"]);
+    for (name, value) in counters {
+        table.row([name.clone(), grouped(*value)]);
     }
+    format!("\n{}", table.render(""))
+}
+
+fn health_checks(list: &HealthCheckList) -> String {
+    let mut table = Table::new([">MARK", "REAL", ">PACKETS", ">BYTES"]);
+    for check in &list.health_checks {
+        table.row([
+            check.mark.to_string(),
+            check.real.to_string(),
+            grouped(check.traffic.packets),
+            volume(check.traffic.bytes, Reading::Totals),
+        ]);
+    }
+    let mut text = table.render("no health checks");
+    text.push_str(&others(list.health_checks.len(), list.offset, list.total));
+    if let (Some(interface), Some(hook)) = (&list.interface, &list.hook) {
+        let _ = writeln!(text, "\nat the egress of {interface} ({hook})");
+    }
+    text.push_str(&program("PACKETS", &list.counters));
     text
 }
 

@@ -198,6 +198,14 @@ impl Live for Assistant {
             _ => Vec::new(),
         }
     }
+
+    fn marks(&self) -> Vec<String> {
+        let Some(Answer::HealthChecks(list)) = self.ask(&["hc", "list"]) else {
+            return Vec::new();
+        };
+        let marks = list.health_checks.iter();
+        marks.map(|check| check.mark.to_string()).collect()
+    }
 }
 
 impl Completer for Assistant {

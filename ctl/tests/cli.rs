@@ -55,6 +55,12 @@ queues = "0-3"
 next_hop_mac = "02:00:00:00:cc:03"
 [balancer]
 flow_table_capacity = 1000
+source_v4 = "192.0.2.2"
+[health_check_path]
+max_frame = 1480
+[[health_check]]
+mark = 7
+real = "198.51.100.11"
 [[vip]]
 address = "203.0.113.10"
 port = 80
@@ -143,6 +149,8 @@ fn check_says_what_a_configuration_means() {
         "  198.51.100.11  weight 3   75.00 %  (49153 slots)",
         "  198.51.100.12  weight 1   25.00 %  (16384 slots)",
         "vip [2001:db8:a::/96]:0/udp  maglev-v2 no-src-port",
+        "health checks  packets with a mark that leave by the interface, to 1480 bytes",
+        "  mark 7 to 198.51.100.11, from 192.0.2.2",
         "warning: vip[1] ([2001:db8:a::/96]:0/udp).reals: the VIP has no reals: its packets are \
          dropped; add a real",
     ] {
@@ -175,6 +183,11 @@ fn check_in_json_is_for_programs() {
         .sum();
     assert_eq!(slots, 65_537);
     assert_eq!(meaning["warnings"].as_array().unwrap().len(), 1);
+    let checks = &meaning["health_checks"];
+    assert_eq!(checks["max_frame"], 1480);
+    assert_eq!(checks["marks"][0]["mark"], 7);
+    assert_eq!(checks["marks"][0]["real"], "198.51.100.11");
+    assert_eq!(checks["marks"][0]["source"], "192.0.2.2");
 
     let file = File::new("[interface]\nname = 1\n");
     let (stdout, stderr) = run(&["check", "--json", "--config", &file.path()], 1);

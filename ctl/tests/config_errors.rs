@@ -77,6 +77,18 @@ reals = [{ address = "2001:db8:ba::fe", local = true, down = true }]
 [[server_id]]
 id = 4097
 real = "198.51.100.11"
+
+[health_check_path]
+interface = "hc0"
+max_frame = 1480
+
+[[health_check]]
+mark = 7
+real = "198.51.100.11"
+
+[[health_check]]
+mark = 0x80000000
+real = "2001:db8:f::1"
 "#;
     check(text, &["valid"]);
 }
@@ -128,7 +140,7 @@ fn unknown_keys_and_sections_are_refused() {
         "[metrics]\nport = 1\n",
         &[
             "lb.toml:1: unknown key `metrics`; the keys here are interface, balancer, admin, vip, \
-           server_id, source_route, decap",
+           server_id, source_route, decap, health_check_path, health_check",
         ],
     );
     check(
@@ -403,6 +415,121 @@ fn gue_needs_a_source_of_each_family_in_use() {
             "lb.toml:3: balancer.source_v4: \"192.0.2\" is not an IPv4 address; write one as in \
            \"192.0.2.1\"",
         ],
+    );
+}
+
+/// A health check with its mark on line 3 and its real on line 4 behind one line of `[balancer]`.
+fn health_check(balancer: &str, mark: &str, real: &str) -> String {
+    format!(
+        "[[health_check]]\n# as the prober sets it\nmark = {mark}\nreal = \"{real}\"\n[balancer]\n{balancer}\n"
+    )
+}
+
+#[test]
+fn health_checks_need_a_mark_a_real_and_a_source_of_its_family() {
+    const BOTH: &str = "source_v4 = \"192.0.2.1\"\nsource_v6 = \"2001:db8::1\"";
+    for (balancer, real) in [
+        ("source_v4 = \"192.0.2.1\"", "198.51.100.11"),
+        ("source_v6 = \"2001:db8::1\"", "2001:db8:f::1"),
+    ] {
+        check(&health_check(balancer, "0xffffffff", real), &["valid"]);
+    }
+    for (balancer, mark, real, complaint) in [
+        (
+            BOTH,
+            "0",
+            "198.51.100.11",
+            "3: health_check[0].mark: 0 is not a mark; give a whole number from 1 to 4294967295",
+        ),
+        (
+            BOTH,
+            "4294967296",
+            "198.51.100.11",
+            "3: health_check[0].mark: 4294967296 is not a mark; give a whole number from 1 to 4294967295",
+        ),
+        (
+            BOTH,
+            "7",
+            "198.51.100",
+            "4: health_check[0].real: \"198.51.100\" is not an IP address; write one as in \
+             \"198.51.100.11\"",
+        ),
+        (
+            BOTH,
+            "7",
+            "ff02::1",
+            "4: health_check[0].real: ff02::1 is a multicast address; give the address of one host",
+        ),
+        (
+            "source_v6 = \"2001:db8::1\"",
+            "7",
+            "198.51.100.11",
+            "4: health_check[0].real: a probe to an IPv4 real needs an IPv4 outer source; give source_v4 \
+             in [balancer]: an address of this host",
+        ),
+        (
+            "source_v4 = \"192.0.2.1\"",
+            "7",
+            "2001:db8:f::1",
+            "4: health_check[0].real: a probe to an IPv6 real needs an IPv6 outer source; give source_v6 \
+             in [balancer]: an address of this host",
+        ),
+        // A source that is there and wrong is not missing as well.
+        (
+            "source_v4 = \"192.0.2\"",
+            "7",
+            "198.51.100.11",
+            "6: balancer.source_v4: \"192.0.2\" is not an IPv4 address; write one as in \"192.0.2.1\"",
+        ),
+    ] {
+        check(
+            &health_check(balancer, mark, real),
+            &[&format!("lb.toml:{complaint}")],
+        );
+    }
+    check(
+        "[[health_check]]\n",
+        &[
+            "lb.toml:1: health_check[0].mark: missing; give the sockets' mark as in mark = 7",
+            "lb.toml:1: health_check[0].real: missing; give an IP address as in real = \
+             \"198.51.100.11\"",
+        ],
+    );
+    let one = "[[health_check]]\nmark = 7\nreal = \"198.51.100.11\"\n";
+    check(
+        &format!("{one}{one}[balancer]\nsource_v4 = \"192.0.2.1\"\n"),
+        &[
+            "lb.toml:5: health_check[1].mark: 7 is already the mark of health_check[0] on line 1; give \
+             each mark once",
+        ],
+    );
+}
+
+#[test]
+fn the_health_check_path_is_checked() {
+    check(
+        "[health_check_path]\ninterface = \"a/b\"\nmax_frame = 59\nmin_frame = 1\n",
+        &[
+            "lb.toml:2: health_check_path.interface: \"a/b\" is not an interface name; give 1 to 15 \
+             characters without slash, colon or space, as `ip link` shows them",
+            "lb.toml:3: health_check_path.max_frame: 59 is not a frame length in bytes; give a whole \
+             number from 60 to 65549",
+            "lb.toml:4: health_check_path: unknown key `min_frame`; did you mean `max_frame`?",
+        ],
+    );
+}
+
+#[test]
+fn more_health_checks_than_can_be_held_are_refused() {
+    let mut text = String::from("[balancer]\nsource_v4 = \"192.0.2.1\"\n");
+    for mark in 1..=4097 {
+        text.push_str(&format!(
+            "[[health_check]]\nmark = {mark}\nreal = \"198.51.100.11\"\n"
+        ));
+    }
+    check(
+        &text,
+        &["lb.toml: health_check: 4097 health checks are too many; keep at most 4096"],
     );
 }
 

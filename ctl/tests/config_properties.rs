@@ -10,7 +10,8 @@ use dataplane::{
     xsk::SocketMode,
 };
 use katran_xsk::config::{
-    AdminConfig, BalancerConfig, Config, EncapsulationKind, IndexList, InterfaceConfig, Queues,
+    AdminConfig, BalancerConfig, Config, EncapsulationKind, HealthCheckPathConfig, HealthCheckSpec,
+    IndexList, InterfaceConfig, Queues,
 };
 use maglev::HashFunction;
 use proptest::{option, prelude::*, sample::select};
@@ -177,17 +178,45 @@ fn config() -> impl Strategy<Value = Config> {
         mode,
     });
     let vips = prop::collection::vec(vip(), 0..5);
-    (interface(), balancer(), admin, vips).prop_map(|(interface, balancer, admin, mut vips)| {
-        let mut seen = HashSet::new();
-        vips.retain(|vip| seen.insert(vip.key));
-        Config {
+    let parts = (interface(), balancer(), admin, vips, health_checks());
+    parts.prop_map(
+        |(interface, balancer, admin, mut vips, (path, mut checks))| {
+            let mut seen = HashSet::new();
+            vips.retain(|vip| seen.insert(vip.key));
+            let mut seen = HashSet::new();
+            checks.retain(|check| seen.insert(check.mark));
+            checks.retain(|check| match check.real {
+                IpAddr::V4(_) => balancer.source_v4.is_some(),
+                IpAddr::V6(_) => balancer.source_v6.is_some(),
+            });
+            Config {
+                interface,
+                balancer,
+                admin,
+                vips,
+                health_check_path: path,
+                health_checks: checks,
+                ..Config::default()
+            }
+        },
+    )
+}
+
+fn health_checks() -> impl Strategy<Value = (HealthCheckPathConfig, Vec<HealthCheckSpec>)> {
+    let path = (
+        option::of("[a-z][a-z0-9.-]{0,6}"),
+        option::of(60..=65_549_u32),
+    )
+        .prop_map(|(interface, max_frame)| HealthCheckPathConfig {
             interface,
-            balancer,
-            admin,
-            vips,
-            ..Config::default()
-        }
-    })
+            max_frame,
+        });
+    let real = prop_oneof![
+        unicast_v4().prop_map(IpAddr::V4),
+        unicast_v6().prop_map(IpAddr::V6)
+    ];
+    let check = (1..=u32::MAX, real).prop_map(|(mark, real)| HealthCheckSpec { mark, real });
+    (path, prop::collection::vec(check, 0..5))
 }
 
 /// A file with every kind of value in it.
@@ -223,6 +252,11 @@ real = "198.51.100.12"
 [[decap]]
 address = "2001:db8:d::1"
 egress = false
+[health_check_path]
+interface = "hc0"
+[[health_check]]
+mark = 7
+real = "198.51.100.11"
 "#;
 
 /// A piece of the sample is cut out, doubled, moved or overwritten.

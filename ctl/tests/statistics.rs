@@ -6,8 +6,10 @@
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
 
 use dataplane::counters::{
-    FRAMES, IoCounters, KATRAN, ListRow, NOT_COUNTED, REAL_ROWS, Row, VIP_ROWS, WorkerCounters,
+    FRAMES, HEALTH_CHECKS, IoCounters, KATRAN, ListRow, NOT_COUNTED, REAL_ROWS, Row, VIP_ROWS,
+    WorkerCounters,
 };
+use xdp_layout::counter::HealthCheckCounter;
 
 /// What follows this line is made from the code.
 const MARK: &str = "<!-- tables of the code; ctl/tests/statistics.rs writes them -->\n";
@@ -59,6 +61,18 @@ fn sections<C>(page: &mut String, rows: &[Row<C>]) {
     }
 }
 
+fn health_checks(page: &mut String) {
+    page.push_str("\n### Health checks\n\n| name | Katran | meaning |\n|---|---|---|\n");
+    for counter in HealthCheckCounter::ALL {
+        let of_katran = HEALTH_CHECKS
+            .iter()
+            .find(|(_, counters)| counters.contains(counter))
+            .map_or("", |(name, _)| *name);
+        let (name, help) = (counter.name(), counter.help());
+        let _ = writeln!(page, "| `{name}` | {} | {help} |", katran(of_katran));
+    }
+}
+
 /// Every counter of Katran's and what it is here.
 fn map(page: &mut String) {
     let mut here: BTreeMap<&str, String> = BTreeMap::new();
@@ -79,6 +93,13 @@ fn map(page: &mut String) {
     for row in WorkerCounters::ROWS {
         add(row.katran, "", row.name);
     }
+    for (of_katran, counters) in HEALTH_CHECKS {
+        let names = counters
+            .iter()
+            .map(|counter| format!("`{}`", counter.name()));
+        let sum = names.collect::<Vec<_>>().join(" + ");
+        here.insert(of_katran, format!("health checks: {sum}"));
+    }
     for (of_katran, why) in NOT_COUNTED {
         here.insert(of_katran, format!("not counted. {why}"));
     }
@@ -97,6 +118,7 @@ fn tables() -> String {
     list(&mut page, "Each real", REAL_ROWS);
     sections(&mut page, WorkerCounters::ROWS);
     sections(&mut page, IoCounters::ROWS);
+    health_checks(&mut page);
     map(&mut page);
     page
 }

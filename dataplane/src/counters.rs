@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use self::row::counter_table;
 use crate::service::{MAX_REALS, MAX_VIPS};
 
-pub use katran::{KATRAN, NOT_COUNTED};
+pub use katran::{HEALTH_CHECKS, KATRAN, NOT_COUNTED};
 pub use lists::{FRAMES, FrameRow, ListRow, REAL_ROWS, VIP_ROWS, read_list};
 pub use row::{Kind, Row};
 

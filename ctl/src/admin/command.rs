@@ -29,7 +29,7 @@ pub use value::parse_vip;
 use words::Given;
 
 use super::error::AdminError;
-use crate::capture;
+use crate::{capture, config::HealthCheckSpec};
 
 /// Rows of a list unless something else is said.
 pub const DEFAULT_LIMIT: usize = 100;
@@ -180,6 +180,18 @@ pub enum Command {
     CaptureStop,
     /// How it is going.
     CaptureStatus,
+    /// Health checks.
+    HcList {
+        /// Which rows.
+        page: Page,
+    },
+    /// A mark gets a real.
+    HcAdd(HealthCheckSpec),
+    /// Marks go.
+    HcDel {
+        /// The marks.
+        marks: Vec<u32>,
+    },
     /// Reads the file again.
     Reload,
     /// The running configuration as TOML.
@@ -425,6 +437,14 @@ impl Arguments {
             Verb::CaptureStart => Command::CaptureStart(self.capture()?),
             Verb::CaptureStop => Command::CaptureStop,
             Verb::CaptureStatus => Command::CaptureStatus,
+            Verb::HcList => Command::HcList { page: page()? },
+            Verb::HcAdd => Command::HcAdd(HealthCheckSpec {
+                mark: self.required("mark", value::parse_mark)?,
+                real: self.required("real", value::parse_address)?,
+            }),
+            Verb::HcDel => Command::HcDel {
+                marks: self.many("mark", value::parse_mark)?,
+            },
             Verb::Reload => Command::Reload,
             Verb::Dump => Command::Dump,
             Verb::Help => Command::Help {
@@ -796,6 +816,28 @@ mod tests {
                 command: Some("vip add".into())
             })
         );
+        assert_eq!(
+            parse("hc add 0x10 2001:db8:f::1"),
+            Ok(Command::HcAdd(HealthCheckSpec {
+                mark: 16,
+                real: "2001:db8:f::1".parse().expect("an address"),
+            }))
+        );
+        assert_eq!(
+            parse("hc del 7,8 4294967295"),
+            Ok(Command::HcDel {
+                marks: vec![7, 8, u32::MAX]
+            })
+        );
+        assert_eq!(
+            parse("hc list offset=100"),
+            Ok(Command::HcList {
+                page: Page {
+                    offset: 100,
+                    limit: DEFAULT_LIMIT
+                }
+            })
+        );
         assert_eq!(parse("version"), Ok(Command::Version));
     }
 
@@ -918,6 +960,14 @@ mod tests {
             ("real set 198.51.100.1", "flag", "usage"),
             ("real set 198.51.100.1 remote", "flag", "local"),
             ("real unset nobody local", "real", "address"),
+            ("hc", "command", "hc add"),
+            ("hc add 7", "real", "usage"),
+            ("hc add 0 198.51.100.1", "mark", "1 to 4294967295"),
+            ("hc add 4294967296 198.51.100.1", "mark", "1 to 4294967295"),
+            ("hc add 0x 198.51.100.1", "mark", "0x7"),
+            ("hc add +7 198.51.100.1", "mark", "0x7"),
+            ("hc add 7 x", "real", "address"),
+            ("hc del", "mark", "usage"),
             ("flow list limit=0", "limit", "1 to 10000"),
             ("flow list limit=1000000", "limit", "1 to 10000"),
             ("flow list worker=x", "worker", "number"),

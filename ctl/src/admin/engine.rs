@@ -16,12 +16,16 @@ use super::{
     error::AdminError,
     flows, help,
     protocol::VERSION,
-    report::{Answer, ConfigReport, Dump, RealList, RealRow, Version, VipList, VipRow},
+    report::{
+        Answer, ConfigReport, Dump, HealthCheckList, HealthCheckRow, RealList, RealRow, Traffic,
+        Version, VipList, VipRow,
+    },
     statistics,
 };
 use crate::{
     capture::Captures,
-    control::{Control, SharedControl, Worker, lock},
+    config::HealthCheckSpec,
+    control::{Control, HealthCheckState, SharedControl, Worker, lock},
 };
 
 /// Carries commands out on a [`Control`].
@@ -125,7 +129,9 @@ impl Engine {
                 let xdp = control()
                     .xdp_counters()
                     .map_err(|error| xdp_unreadable(&error))?;
-                Answer::Stats(statistics::stats(&view(), vip.as_ref(), worker, xdp)?)
+                let health_checks = health_check_state(&control())?.counters;
+                let vip = vip.as_ref();
+                Answer::Stats(statistics::stats(&view(), vip, worker, xdp, health_checks)?)
             }
             Command::ShowDrops => Answer::Drops(statistics::drops(&view())),
             Command::ShowConfig => Answer::Config(config_report(&control())),
@@ -148,6 +154,9 @@ impl Engine {
             }
             Command::CaptureStop => Answer::Capture(self.captures.stop()?),
             Command::CaptureStatus => Answer::Capture(self.captures.status()),
+            Command::HcList { page } => Answer::HealthChecks(health_check_list(&control(), page)?),
+            Command::HcAdd(check) => Answer::Changes(control().set_health_check(check)?),
+            Command::HcDel { marks } => Answer::Changes(control().delete_health_checks(&marks)?),
             Command::Reload => Answer::Changes(control().reload()?),
             Command::Dump => Answer::Dump(Dump {
                 toml: control().dump(),
@@ -259,6 +268,40 @@ fn real_list(
         total: place,
         offset: page.offset,
         reals,
+    })
+}
+
+fn health_check_list(control: &Control, page: Page) -> Result<HealthCheckList, AdminError> {
+    let state = health_check_state(control)?;
+    let mut checks = control.config().health_checks.clone();
+    checks.sort_unstable_by_key(|check| check.mark);
+    let row = |check: &HealthCheckSpec| {
+        let (packets, bytes) = state.traffic.get(&check.mark).copied().unwrap_or_default();
+        HealthCheckRow {
+            mark: check.mark,
+            real: check.real,
+            traffic: Traffic { packets, bytes },
+        }
+    };
+    let rows = checks.iter().skip(page.offset).take(page.limit).map(row);
+    let (interface, hook) = state.attached.unzip();
+    Ok(HealthCheckList {
+        interface,
+        hook,
+        counters: state.counters,
+        total: checks.len(),
+        offset: page.offset,
+        health_checks: rows.collect(),
+    })
+}
+
+fn health_check_state(control: &Control) -> Result<HealthCheckState, AdminError> {
+    control.health_check_state().map_err(|error| {
+        AdminError::new(
+            "health_check",
+            format!("the counters of health checks cannot be read: {error:#}"),
+            "look at the balancer's log",
+        )
     })
 }
 

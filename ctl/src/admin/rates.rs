@@ -88,6 +88,7 @@ impl Clock {
         rates.frames = self.balance(&now.frames, &before.frames);
         rates.counters = self.named(&now.counters, &before.counters);
         rates.xdp = self.named(&now.xdp, &before.xdp);
+        rates.health_checks = self.named(&now.health_checks, &before.health_checks);
         for row in &mut rates.vips {
             let before = vips
                 .get(&row.vip)

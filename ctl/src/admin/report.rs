@@ -30,6 +30,7 @@ pub enum Answer {
     Counts(FlowCounts),
     Explained(Explained),
     Capture(CaptureReport),
+    HealthChecks(HealthCheckList),
     Dump(Dump),
     Help(Help),
     Version(Version),
@@ -59,6 +60,8 @@ impl Answer {
             | Verb::RealUnset
             | Verb::DecapAdd
             | Verb::DecapDel
+            | Verb::HcAdd
+            | Verb::HcDel
             | Verb::Reload => Self::Changes(serde_json::from_value(value)?),
             Verb::ShowWorkers => Self::Workers(serde_json::from_value(value)?),
             Verb::ShowStats => Self::Stats(serde_json::from_value(value)?),
@@ -72,6 +75,7 @@ impl Answer {
             Verb::CaptureStart | Verb::CaptureStop | Verb::CaptureStatus => {
                 Self::Capture(serde_json::from_value(value)?)
             }
+            Verb::HcList => Self::HealthChecks(serde_json::from_value(value)?),
             Verb::Dump => Self::Dump(serde_json::from_value(value)?),
             Verb::Help => Self::Help(serde_json::from_value(value)?),
             Verb::Version => Self::Version(serde_json::from_value(value)?),
@@ -239,6 +243,8 @@ pub struct Stats {
     pub workers: Vec<WorkerTraffic>,
     /// Counters of the XDP program, by name.
     pub xdp: BTreeMap<String, u64>,
+    /// Counters of the health-check path, by name; empty if it was never used.
+    pub health_checks: BTreeMap<String, u64>,
 }
 
 /// Traffic of one VIP.
@@ -488,6 +494,36 @@ impl Default for CaptureReport {
             failed: Vec::new(),
         }
     }
+}
+
+/// `hc list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthCheckList {
+    /// Interface at whose egress marked packets are looked for; nothing while there are no marks.
+    pub interface: Option<String>,
+    /// What holds the program there: `tcx` or `clsact`.
+    pub hook: Option<String>,
+    /// Packets that left by that interface, by what was done with them.
+    pub counters: BTreeMap<String, u64>,
+    /// Rows there are.
+    pub total: usize,
+    /// Rows left out at the start.
+    pub offset: usize,
+    /// By mark.
+    pub health_checks: Vec<HealthCheckRow>,
+}
+
+/// A mark and its real.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthCheckRow {
+    /// The mark.
+    pub mark: u32,
+    /// The real.
+    pub real: IpAddr,
+    /// Packets sent with the mark since it was added, and bytes of their frames before they were
+    /// encapsulated.
+    #[serde(flatten)]
+    pub traffic: Traffic,
 }
 
 /// `dump`.

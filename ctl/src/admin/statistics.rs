@@ -170,6 +170,7 @@ pub(super) fn stats(
     vip: Option<&VipKey>,
     queue: Option<u32>,
     xdp: Vec<(String, u64)>,
+    health_checks: BTreeMap<String, u64>,
 ) -> Result<Stats, AdminError> {
     let chosen: Vec<_> = view
         .workers
@@ -236,6 +237,7 @@ pub(super) fn stats(
             .collect(),
         workers,
         xdp: xdp.into_iter().collect(),
+        health_checks,
     })
 }
 

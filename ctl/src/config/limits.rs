@@ -12,6 +12,10 @@ pub(super) const MAX_FRAME: RangeInclusive<u16> = 74..=3500;
 /// Smallest `max_frame` with `icmp_too_big`: the reply announces `max_frame` less the Ethernet header,
 /// and no IPv6 host takes an MTU below 1280.
 pub(super) const MIN_MAX_FRAME_TOO_BIG: u16 = 1280 + 14;
+/// Bytes of a probe: an Ethernet frame at least, an IP packet at most.
+pub(super) const HEALTH_CHECK_MAX_FRAME: RangeInclusive<u32> = 60..=65_549;
+/// Marks that can name a real.
+pub(super) const MAX_HEALTH_CHECKS: usize = xdp_layout::MAX_HEALTH_CHECKS as usize;
 /// UMEM chunks of one queue.
 pub(super) const FRAMES: RangeInclusive<u32> = XskConfig::MIN_FRAMES..=XskConfig::MAX_FRAMES;
 /// Longer than this, a worker that waits for packets would not answer questions in time.

@@ -20,5 +20,5 @@ pub use error::{ConfigError, Problem};
 pub use index_list::{IndexList, IndexListError, Queues};
 pub use model::{
     AdminConfig, BalancerConfig, Config, DEFAULT_GUE_PORT, DEFAULT_SOCKET, EncapsulationKind,
-    InterfaceConfig,
+    HealthCheckPathConfig, HealthCheckSpec, InterfaceConfig,
 };

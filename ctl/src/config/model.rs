@@ -1,7 +1,7 @@
 //! What a configuration holds.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
@@ -37,6 +37,10 @@ pub struct Config {
     pub source_routes: Vec<SourceRouteSpec>,
     /// `[[decap]]`.
     pub decap: Vec<DecapSpec>,
+    /// `[health_check_path]`.
+    pub health_check_path: HealthCheckPathConfig,
+    /// `[[health_check]]`, each mark once.
+    pub health_checks: Vec<HealthCheckSpec>,
 }
 
 /// `[interface]`.
@@ -99,9 +103,9 @@ pub struct BalancerConfig {
     pub encapsulation: EncapsulationKind,
     /// `gue_port`: GUE's destination port, of what is sent and of tunnels to decap destinations.
     pub gue_port: u16,
-    /// `source_v4`: GUE's outer source towards IPv4 reals.
+    /// `source_v4`: outer source towards IPv4 reals, of GUE and of health checks.
     pub source_v4: Option<Ipv4Addr>,
-    /// `source_v6`: GUE's outer source towards IPv6 reals.
+    /// `source_v6`: outer source towards IPv6 reals, of GUE and of health checks.
     pub source_v6: Option<Ipv6Addr>,
     /// `flow_table_capacity`: flows per worker and address family. Read at the start only.
     pub flow_table_capacity: usize,
@@ -134,6 +138,25 @@ impl Default for BalancerConfig {
             keep_last_ring: settings.keep_last_ring,
         }
     }
+}
+
+/// `[health_check_path]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthCheckPathConfig {
+    /// `interface`: where this host's routes send probes; left out: the balancer's. They leave by the
+    /// balancer's in any case.
+    pub interface: Option<String>,
+    /// `max_frame`: longest probe in bytes, Ethernet header included; left out: any.
+    pub max_frame: Option<u32>,
+}
+
+/// `[[health_check]]`: what this host sends with the mark goes to the real.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheckSpec {
+    /// `mark`: the sockets' `SO_MARK`, not 0.
+    pub mark: u32,
+    /// `real`: a host that takes encapsulated packets; it need not be a real of any VIP.
+    pub real: IpAddr,
 }
 
 /// `[admin]`.

@@ -30,4 +30,6 @@ pub(super) struct Origins {
     pub(super) server_ids: Vec<ElementOrigin>,
     pub(super) source_routes: Vec<ElementOrigin>,
     pub(super) decap: Vec<ElementOrigin>,
+    pub(super) health_check_path: KeyLines,
+    pub(super) health_checks: Vec<ElementOrigin>,
 }

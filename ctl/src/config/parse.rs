@@ -17,10 +17,11 @@ use toml::de::DeTable;
 use xdp_redirect::XdpMode;
 
 use super::{
-    AdminConfig, BalancerConfig, Config, ConfigError, EncapsulationKind, IndexList,
-    InterfaceConfig, Problem, Queues,
+    AdminConfig, BalancerConfig, Config, ConfigError, EncapsulationKind, HealthCheckPathConfig,
+    HealthCheckSpec, IndexList, InterfaceConfig, Problem, Queues,
     limits::{
-        FLOW_TABLE_CAPACITY, FRAMES, MAX_BUSY_POLL_US, MAX_FRAME, MAX_SOCKET_PATH, MAX_SPIN_US,
+        FLOW_TABLE_CAPACITY, FRAMES, HEALTH_CHECK_MAX_FRAME, MAX_BUSY_POLL_US, MAX_FRAME,
+        MAX_SOCKET_PATH, MAX_SPIN_US,
     },
     origins::{ElementOrigin, Origins, VipOrigin},
     reader::{Complaint, Reader, Section, find_name},
@@ -184,6 +185,19 @@ impl Document {
             if let Some(decap) = decap(&mut reader, &mut section) {
                 config.decap.push(decap);
                 origins.decap.push(element(index, &section));
+            }
+            reader.finish(&section);
+        }
+        if let Some(mut section) = reader.table(&mut file, "health_check_path") {
+            config.health_check_path = health_check_path(&mut reader, &mut section);
+            reader.finish(&section);
+            origins.health_check_path = section.lines;
+        }
+        let tables = reader.tables(&mut file, "health_check", "tables headed [[health_check]]");
+        for (index, mut section) in tables {
+            if let Some(health_check) = health_check(&mut reader, &mut section) {
+                config.health_checks.push(health_check);
+                origins.health_checks.push(element(index, &section));
             }
             reader.finish(&section);
         }
@@ -491,6 +505,36 @@ fn decap<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Option<D
     Some(DecapSpec {
         address: address?,
         egress,
+    })
+}
+
+fn health_check_path<'i>(
+    reader: &mut Reader<'i>,
+    section: &mut Section<'_, 'i>,
+) -> HealthCheckPathConfig {
+    HealthCheckPathConfig {
+        interface: reader.string(section, "interface", "\"hc0\"", interface_name),
+        max_frame: reader.integer(
+            section,
+            "max_frame",
+            "a frame length in bytes",
+            HEALTH_CHECK_MAX_FRAME,
+        ),
+    }
+}
+
+fn health_check<'i>(
+    reader: &mut Reader<'i>,
+    section: &mut Section<'_, 'i>,
+) -> Option<HealthCheckSpec> {
+    let mark = reader.integer(section, "mark", "a mark", 1..=u32::MAX);
+    if !section.has("mark") {
+        reader.missing(section, "mark", "give the sockets' mark as in mark = 7");
+    }
+    let real = ip_address(reader, section, "real", "\"198.51.100.11\"");
+    Some(HealthCheckSpec {
+        mark: mark?,
+        real: real?,
     })
 }
 

@@ -8,8 +8,11 @@ use dataplane::service::{
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
 
 use super::{
-    BalancerConfig, Config, EncapsulationKind, Problem, Queues,
-    limits::{FLOW_TABLE_CAPACITY, FRAMES, MAX_FRAME, MIN_MAX_FRAME_TOO_BIG},
+    Config, EncapsulationKind, Problem, Queues,
+    limits::{
+        FLOW_TABLE_CAPACITY, FRAMES, HEALTH_CHECK_MAX_FRAME, MAX_FRAME, MAX_HEALTH_CHECKS,
+        MIN_MAX_FRAME_TOO_BIG,
+    },
     origins::{ElementOrigin, Origins},
     parse::is_interface_name,
 };
@@ -38,6 +41,8 @@ impl Config {
         checker.server_ids();
         checker.source_routes();
         checker.decap();
+        checker.health_check_path();
+        checker.health_checks();
         checker.problems
     }
 
@@ -66,6 +71,10 @@ enum Place {
     ServerId(usize, &'static str),
     SourceRoute(usize, &'static str),
     Decap(usize, &'static str),
+    HealthCheckPath(&'static str),
+    /// The array as a whole.
+    HealthChecks,
+    HealthCheck(usize, &'static str),
 }
 
 struct Checker<'c> {
@@ -93,7 +102,13 @@ impl Checker<'_> {
             Place::ServerId(index, key) => Some((origins.server_ids.get(index)?, key)),
             Place::SourceRoute(index, key) => Some((origins.source_routes.get(index)?, key)),
             Place::Decap(index, key) => Some((origins.decap.get(index)?, key)),
-            Place::Interface(_) | Place::Balancer(_) | Place::Admin(_) | Place::Vips => None,
+            Place::HealthCheck(index, key) => Some((origins.health_checks.get(index)?, key)),
+            Place::Interface(_)
+            | Place::Balancer(_)
+            | Place::Admin(_)
+            | Place::Vips
+            | Place::HealthCheckPath(_)
+            | Place::HealthChecks => None,
         }
     }
 
@@ -103,7 +118,8 @@ impl Checker<'_> {
             Place::Interface(key) => origins.interface.get(key).copied(),
             Place::Balancer(key) => origins.balancer.get(key).copied(),
             Place::Admin(key) => origins.admin.get(key).copied(),
-            Place::Vips => None,
+            Place::HealthCheckPath(key) => origins.health_check_path.get(key).copied(),
+            Place::Vips | Place::HealthChecks => None,
             _ => {
                 let (element, key) = self.element_origin(place)?;
                 Some(element.keys.get(key).copied().unwrap_or(element.line))
@@ -133,6 +149,9 @@ impl Checker<'_> {
             Place::ServerId(id, key) => (format!("server_id[{}]", index(id)), key),
             Place::SourceRoute(route, key) => (format!("source_route[{}]", index(route)), key),
             Place::Decap(decap, key) => (format!("decap[{}]", index(decap)), key),
+            Place::HealthCheckPath(key) => ("health_check_path".to_owned(), key),
+            Place::HealthChecks => ("health_check".to_owned(), ""),
+            Place::HealthCheck(check, key) => (format!("health_check[{}]", index(check)), key),
         };
         if !key.is_empty() {
             let _ = write!(field, ".{key}");
@@ -149,7 +168,8 @@ impl Checker<'_> {
                 | Place::Real(_, index, _)
                 | Place::ServerId(index, _)
                 | Place::SourceRoute(index, _)
-                | Place::Decap(index, _) => format!("{what}[{index}]"),
+                | Place::Decap(index, _)
+                | Place::HealthCheck(index, _) => format!("{what}[{index}]"),
                 _ => what.to_owned(),
             },
         }
@@ -248,7 +268,7 @@ impl Checker<'_> {
             self.unicast(Place::Balancer("source_v6"), source.into());
         }
         if balancer.encapsulation == EncapsulationKind::Gue {
-            self.gue_sources(balancer);
+            self.gue_sources();
         }
         if balancer.icmp_too_big && balancer.max_frame < MIN_MAX_FRAME_TOO_BIG {
             self.report(
@@ -262,14 +282,22 @@ impl Checker<'_> {
         }
     }
 
-    fn gue_sources(&mut self, balancer: &BalancerConfig) {
+    /// Which outer sources there are, of IPv4 and of IPv6.
+    fn outer_sources(&self) -> (bool, bool) {
+        let balancer = &self.config.balancer;
         // A source that is there and could not be read has had its complaint.
         let written = |key| {
             self.origins
                 .is_some_and(|origins| origins.balancer.contains_key(key))
         };
-        let has_v4 = balancer.source_v4.is_some() || written("source_v4");
-        let has_v6 = balancer.source_v6.is_some() || written("source_v6");
+        (
+            balancer.source_v4.is_some() || written("source_v4"),
+            balancer.source_v6.is_some() || written("source_v6"),
+        )
+    }
+
+    fn gue_sources(&mut self) {
+        let (has_v4, has_v6) = self.outer_sources();
         if !has_v4 && !has_v6 {
             self.report(
                 Place::Balancer("encapsulation"),
@@ -597,6 +625,77 @@ impl Checker<'_> {
                 ),
                 "give the VIP another port or address, or change balancer.gue_port",
             );
+        }
+    }
+
+    fn health_check_path(&mut self) {
+        let path = &self.config.health_check_path;
+        if let Some(name) = &path.interface
+            && !is_interface_name(name)
+        {
+            self.report(
+                Place::HealthCheckPath("interface"),
+                format!("{name:?} is not an interface name"),
+                "give 1 to 15 characters without slash, colon or space, as `ip link` shows them",
+            );
+        }
+        if let Some(max_frame) = path.max_frame
+            && !HEALTH_CHECK_MAX_FRAME.contains(&max_frame)
+        {
+            self.report(
+                Place::HealthCheckPath("max_frame"),
+                format!("{max_frame} is not a frame length in bytes"),
+                format!(
+                    "give a whole number from {} to {}",
+                    HEALTH_CHECK_MAX_FRAME.start(),
+                    HEALTH_CHECK_MAX_FRAME.end()
+                ),
+            );
+        }
+    }
+
+    fn health_checks(&mut self) {
+        let checks = &self.config.health_checks;
+        if checks.len() > MAX_HEALTH_CHECKS {
+            self.report(
+                Place::HealthChecks,
+                format!("{} health checks are too many", checks.len()),
+                format!("keep at most {MAX_HEALTH_CHECKS}"),
+            );
+        }
+        let (has_v4, has_v6) = self.outer_sources();
+        let mut marks: HashMap<u32, usize> = HashMap::new();
+        for (index, check) in checks.iter().enumerate() {
+            let place = Place::HealthCheck(index, "mark");
+            if check.mark == 0 {
+                self.report(
+                    place,
+                    "0 is the mark of every packet that has none",
+                    format!("give a whole number from 1 to {}", u32::MAX),
+                );
+            }
+            if let Some(&first) = marks.get(&check.mark) {
+                let earlier = self.earlier(Place::HealthCheck(first, ""), "health_check");
+                self.report(
+                    place,
+                    format!("{} is already the mark of {earlier}", check.mark),
+                    "give each mark once",
+                );
+            } else {
+                marks.insert(check.mark, index);
+            }
+            let place = Place::HealthCheck(index, "real");
+            let (has_source, family, key) = match check.real {
+                IpAddr::V4(_) => (has_v4, "IPv4", "source_v4"),
+                IpAddr::V6(_) => (has_v6, "IPv6", "source_v6"),
+            };
+            if self.unicast(place, check.real) && !has_source {
+                self.report(
+                    place,
+                    format!("a probe to an {family} real needs an {family} outer source"),
+                    format!("give {key} in [balancer]: an address of this host"),
+                );
+            }
         }
     }
 

@@ -8,7 +8,9 @@ use dataplane::{
 };
 use xdp_redirect::XdpMode;
 
-use super::{AdminConfig, BalancerConfig, Config, EncapsulationKind, InterfaceConfig};
+use super::{
+    AdminConfig, BalancerConfig, Config, EncapsulationKind, HealthCheckPathConfig, InterfaceConfig,
+};
 
 impl Config {
     /// The configuration as a file: `parse(to_toml(c)) == c`. Keys with their default value are
@@ -62,6 +64,12 @@ impl Config {
             text.push_str("\n[[decap]]\n");
             line(&mut text, "address", quote(&decap.address.to_string()));
             line(&mut text, "egress", decap.egress);
+        }
+        health_check_path(&mut text, &self.health_check_path);
+        for health_check in &self.health_checks {
+            text.push_str("\n[[health_check]]\n");
+            line(&mut text, "mark", health_check.mark);
+            line(&mut text, "real", quote(&health_check.real.to_string()));
         }
         text
     }
@@ -173,6 +181,23 @@ fn admin(text: &mut String, admin: &AdminConfig) {
     text.push_str("\n[admin]\n");
     line(text, "socket", quote(&socket.to_string_lossy()));
     line(text, "mode", quote(&format!("{mode:04o}")));
+}
+
+fn health_check_path(text: &mut String, path: &HealthCheckPathConfig) {
+    if *path == HealthCheckPathConfig::default() {
+        return;
+    }
+    let HealthCheckPathConfig {
+        interface,
+        max_frame,
+    } = path;
+    text.push_str("\n[health_check_path]\n");
+    if let Some(interface) = interface {
+        line(text, "interface", quote(interface));
+    }
+    if let Some(max_frame) = max_frame {
+        line(text, "max_frame", max_frame);
+    }
 }
 
 fn line(text: &mut String, key: &str, value: impl std::fmt::Display) {

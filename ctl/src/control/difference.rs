@@ -8,7 +8,10 @@ use dataplane::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{admin::AdminError, config::Config};
+use crate::{
+    admin::AdminError,
+    config::{Config, HealthCheckSpec},
+};
 
 /// Names that are listed of a longer list.
 const LISTED: usize = 1000;
@@ -64,6 +67,12 @@ pub struct Changes {
     /// Decap destinations with another `egress`.
     #[serde(default, skip_serializing_if = "Names::is_empty")]
     pub decap_changed: Names,
+    /// Marks that are new: `mark MARK real ADDRESS`.
+    pub health_checks_added: Names,
+    /// Marks that are gone.
+    pub health_checks_removed: Names,
+    /// Marks with another real.
+    pub health_checks_changed: Names,
     /// What the operator should look at because of the change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -82,6 +91,9 @@ impl Changes {
             && self.decap_added.is_empty()
             && self.decap_removed.is_empty()
             && self.decap_changed.is_empty()
+            && self.health_checks_added.is_empty()
+            && self.health_checks_removed.is_empty()
+            && self.health_checks_changed.is_empty()
     }
 }
 
@@ -110,6 +122,7 @@ pub(super) fn compare(old: &Config, new: &Config, generation: u32) -> Changes {
         }
     }
     compare_decap(&old.decap, &new.decap, &mut changes);
+    compare_health_checks(&old.health_checks, &new.health_checks, &mut changes);
     changes
 }
 
@@ -129,6 +142,29 @@ fn compare_decap(old: &[DecapSpec], new: &[DecapSpec], changes: &mut Changes) {
             Some(egress) if *egress != own.egress => {
                 changes.decap_changed.push(|| own.address.to_string());
             }
+            Some(_) => {}
+        }
+    }
+}
+
+fn compare_health_checks(old: &[HealthCheckSpec], new: &[HealthCheckSpec], changes: &mut Changes) {
+    let name = |check: &HealthCheckSpec| format!("mark {} real {}", check.mark, check.real);
+    let index = |checks: &[HealthCheckSpec]| -> HashMap<u32, IpAddr> {
+        checks
+            .iter()
+            .map(|check| (check.mark, check.real))
+            .collect()
+    };
+    let (before, after) = (index(old), index(new));
+    for check in old {
+        if !after.contains_key(&check.mark) {
+            changes.health_checks_removed.push(|| name(check));
+        }
+    }
+    for check in new {
+        match before.get(&check.mark) {
+            None => changes.health_checks_added.push(|| name(check)),
+            Some(real) if *real != check.real => changes.health_checks_changed.push(|| name(check)),
             Some(_) => {}
         }
     }
@@ -159,7 +195,7 @@ fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
 }
 
 /// Keys that can change while packets flow, and whether they are the same on both sides.
-fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
+fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 15] {
     let (a, b) = (&old.balancer, &new.balancer);
     [
         (
@@ -184,6 +220,14 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
         ),
         ("server_id", old.server_ids == new.server_ids),
         ("source_route", old.source_routes == new.source_routes),
+        (
+            "health_check_path.interface",
+            old.health_check_path.interface == new.health_check_path.interface,
+        ),
+        (
+            "health_check_path.max_frame",
+            old.health_check_path.max_frame == new.health_check_path.max_frame,
+        ),
     ]
 }
 

@@ -28,6 +28,7 @@ use nix::{
 };
 use xdp_redirect::{AttachedMode, Redirect, XdpMode};
 
+use super::health_check::HealthCheckProgram;
 use crate::{
     config::Config,
     control::{Socket, Worker},
@@ -39,6 +40,7 @@ const BUSY_POLL_BUDGET: u16 = 64;
 /// Everything that is taken down in order when it is stopped or dropped.
 pub(super) struct Balancer {
     redirect: Arc<Mutex<Redirect>>,
+    health_checks: Arc<Mutex<HealthCheckProgram>>,
     services: ServiceControl,
     publisher: Arc<Publisher>,
     workers: Vec<Worker>,
@@ -79,6 +81,10 @@ impl Balancer {
         )?;
         let mut balancer = Self {
             redirect: Arc::new(Mutex::new(redirect)),
+            health_checks: Arc::new(Mutex::new(HealthCheckProgram::new(
+                name,
+                config.health_check_path.interface.as_deref(),
+            ))),
             services,
             publisher,
             workers: Vec::with_capacity(queues.len()),
@@ -216,6 +222,11 @@ impl Balancer {
         Arc::clone(&self.redirect)
     }
 
+    /// The tc program of health checks.
+    pub(super) fn health_checks(&self) -> Arc<Mutex<HealthCheckProgram>> {
+        Arc::clone(&self.health_checks)
+    }
+
     /// In the order of the queues that were asked for.
     pub(super) fn workers(&self) -> &[Worker] {
         &self.workers
@@ -281,6 +292,10 @@ impl Balancer {
     fn take_down(&mut self) {
         // Nothing may arrive at a queue whose worker has ended.
         self.lock().detach();
+        self.health_checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .detach();
         for worker in &self.workers {
             worker.handle().request_stop();
         }

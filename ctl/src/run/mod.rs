@@ -7,6 +7,7 @@
 //! first, so that nothing arrives that nobody would send, then workers send what they have.
 
 mod balancer;
+mod health_check;
 mod lock;
 mod neighbour;
 mod notify;
@@ -177,6 +178,7 @@ fn control(
         services: balancer.services(),
         publisher: balancer.publisher(),
         sink: Box::new(balancer.redirect()),
+        health_checks: Box::new(balancer.health_checks()),
         mtu: Some(Box::new({
             let name = interface.to_owned();
             move || Interface::open(&name)?.mtu()
@@ -230,6 +232,9 @@ fn describe(changes: &Changes) -> String {
         ("reals added", &changes.reals_added),
         ("reals removed", &changes.reals_removed),
         ("reals changed", &changes.reals_changed),
+        ("health checks added", &changes.health_checks_added),
+        ("health checks removed", &changes.health_checks_removed),
+        ("health checks changed", &changes.health_checks_changed),
     ];
     let parts: Vec<_> = kinds
         .into_iter()

@@ -23,7 +23,10 @@ use dataplane::{
 };
 use katran_xsk::{
     config::{Config, ConfigError},
-    control::{Control, ControlParts, Origin, SharedControl, VipSink, Worker},
+    control::{
+        Control, ControlParts, HealthCheckPath, HealthCheckSink, HealthCheckState, Origin,
+        SharedControl, VipSink, Worker,
+    },
 };
 use xdp_layout::Tag;
 use xdp_redirect::{Tunnels, VipEntry};
@@ -112,10 +115,53 @@ impl VipSink for FakeProgram {
     }
 }
 
+/// Stands for the tc program of health checks.
+#[derive(Clone, Default)]
+pub(crate) struct FakeHealthChecks {
+    path: Arc<Mutex<HealthCheckPath>>,
+    fails: Arc<AtomicBool>,
+}
+
+impl FakeHealthChecks {
+    /// The next change fails, after it was made.
+    pub(crate) fn fail_once(&self) {
+        self.fails.store(true, Ordering::Relaxed);
+    }
+
+    /// What is in force.
+    pub(crate) fn path(&self) -> HealthCheckPath {
+        self.path.lock().unwrap().clone()
+    }
+}
+
+impl HealthCheckSink for FakeHealthChecks {
+    fn apply(&mut self, path: &HealthCheckPath) -> anyhow::Result<()> {
+        *self.path.lock().unwrap() = path.clone();
+        if self.fails.swap(false, Ordering::Relaxed) {
+            anyhow::bail!("the interface is gone");
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> anyhow::Result<HealthCheckState> {
+        let path = self.path();
+        if path.reals.is_empty() {
+            return Ok(HealthCheckState::default());
+        }
+        let interface = path.interface.unwrap_or_else(|| "test0".to_owned());
+        Ok(HealthCheckState {
+            attached: Some((interface, "tcx".to_owned())),
+            counters: [("processed".to_owned(), 3)].into(),
+            traffic: path.reals.keys().map(|&mark| (mark, (3, 162))).collect(),
+        })
+    }
+}
+
 /// A running balancer.
 pub(crate) struct Rig {
     pub(crate) control: SharedControl,
     pub(crate) program: FakeProgram,
+    pub(crate) health_checks: FakeHealthChecks,
     pub(crate) nics: Vec<MemoryNic>,
     pub(crate) handles: Vec<Arc<WorkerHandle>>,
     /// What a reload reads.
@@ -158,6 +204,7 @@ impl Rig {
             handles.push(Arc::new(handle));
         }
         let program = FakeProgram::default();
+        let health_checks = FakeHealthChecks::default();
         let file = Arc::new(Mutex::new(text.to_owned()));
         let source = Arc::clone(&file);
         let mtu = Arc::new(AtomicU32::new(9000));
@@ -174,6 +221,7 @@ impl Rig {
             services,
             publisher,
             sink: Box::new(program.clone()),
+            health_checks: Box::new(health_checks.clone()),
             mtu: Some(Box::new({
                 let mtu = Arc::clone(&mtu);
                 move || Ok(mtu.load(Ordering::Relaxed))
@@ -187,6 +235,7 @@ impl Rig {
         Self {
             control: Arc::new(Mutex::new(control)),
             program,
+            health_checks,
             nics,
             handles,
             file,

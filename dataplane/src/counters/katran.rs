@@ -1,5 +1,7 @@
 //! Katran's counters (katran-compat section 10), so that none is forgotten.
 
+use xdp_layout::counter::HealthCheckCounter::{self, *};
+
 /// Every counter of Katran's. A number is the offset in its table of global counters, `v1` and `v2`
 /// are the two values there. `vip`, `real`, `decap_vip` and `server_id` are lists, `lru_miss` too;
 /// `quic`, `stable` (UDP stable routing), `tpr` (TCP option), `hc` (health checks) and `library` are
@@ -110,6 +112,11 @@ pub const NOT_COUNTED: &[(&str, &str)] = &[
         "As for QUIC: an id cannot name a real outside the table.",
     ),
     (
+        "hc dst matched",
+        "Probes are told by their mark, not by their destination.",
+    ),
+    ("hc src matched", "Nor by their source."),
+    (
         "library failed BPF calls",
         "A change that fails is an error for whoever asked for it, and nothing has changed.",
     ),
@@ -117,6 +124,17 @@ pub const NOT_COUNTED: &[(&str, &str)] = &[
         "library failed address validations",
         "Likewise: the error names the address.",
     ),
+];
+
+/// Those that the program of the health-check path counts, as the sum of these counters of its own.
+pub const HEALTH_CHECKS: &[(&str, &[HealthCheckCounter])] = &[
+    ("hc processed", &[Processed]),
+    (
+        "hc dropped",
+        &[DroppedFamilyMismatch, DroppedNoNextHop, DroppedNoRoom],
+    ),
+    ("hc skipped", &[Skipped]),
+    ("hc too big", &[TooBig]),
 ];
 
 #[cfg(test)]
@@ -127,18 +145,7 @@ mod tests {
     use crate::counters::{FRAMES, IoCounters, REAL_ROWS, VIP_ROWS, WorkerCounters};
 
     /// Counters whose features are being built.
-    const AWAITED: &[&str] = &[
-        "lru_miss",
-        "5 v1",
-        "5 v2",
-        "8 v2",
-        "hc processed",
-        "hc dropped",
-        "hc skipped",
-        "hc too big",
-        "hc dst matched",
-        "hc src matched",
-    ];
+    const AWAITED: &[&str] = &["lru_miss", "5 v1", "5 v2", "8 v2"];
 
     #[test]
     fn every_counter_of_katran_is_counted_or_said_not_to_be() {
@@ -147,6 +154,7 @@ mod tests {
         let rows = WorkerCounters::ROWS.iter().map(|row| row.katran);
         let frames = FRAMES.iter().map(|row| row.katran);
         let elsewhere = NOT_COUNTED.iter().map(|(name, _)| *name);
+        let elsewhere = elsewhere.chain(HEALTH_CHECKS.iter().map(|(name, _)| *name));
         for names in rows.chain(frames).chain(lists).chain(elsewhere) {
             for name in names.split(", ").filter(|name| !name.is_empty()) {
                 *found
@@ -157,6 +165,13 @@ mod tests {
         for (name, times) in found {
             assert_eq!(times, usize::from(!AWAITED.contains(&name)), "{name}");
         }
+    }
+
+    #[test]
+    fn every_counter_of_health_checks_is_one_of_katrans() {
+        let mut counters: Vec<_> = HEALTH_CHECKS.iter().flat_map(|(_, sum)| *sum).collect();
+        counters.sort_unstable_by_key(|counter| counter.index());
+        assert!(counters.into_iter().eq(HealthCheckCounter::ALL));
     }
 
     #[test]

@@ -139,6 +139,13 @@ impl Interface {
         Ok(MacAddress(octets))
     }
 
+    /// Whether its frames start with an Ethernet header.
+    pub fn is_ethernet(&self) -> io::Result<bool> {
+        let [low, high, ..] = self.ask(libc::SIOCGIFHWADDR)?.value;
+        let kind = u16::from_ne_bytes([low, high]);
+        Ok(matches!(kind, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK))
+    }
+
     /// First IPv4 address, if there is one.
     pub fn address_v4(&self) -> Option<Ipv4Addr> {
         // Two bytes of address family and two of port come first.

@@ -21,6 +21,9 @@ pub trait Live {
 
     /// Decap destinations.
     fn decap(&self) -> Vec<String>;
+
+    /// Marks of health checks.
+    fn marks(&self) -> Vec<String>;
 }
 
 /// Candidates for the last word of `line`, and the byte at which what they replace starts.
@@ -175,6 +178,7 @@ fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<S
             happened.chain(drops).chain(vips).collect()
         }
         Kind::Number | Kind::Endpoint | Kind::File | Kind::NewAddress => Vec::new(),
+        Kind::Mark => live.marks(),
     }
 }
 
@@ -203,6 +207,10 @@ mod tests {
         fn decap(&self) -> Vec<String> {
             vec!["198.18.5.1".into(), "2001:db8:5::1".into()]
         }
+
+        fn marks(&self) -> Vec<String> {
+            vec!["7".into(), "71".into()]
+        }
     }
 
     fn candidates(line: &str) -> (String, Vec<String>) {
@@ -212,7 +220,7 @@ mod tests {
 
     #[test]
     fn lines_are_completed() {
-        let cases: [(&str, &str, &[&str]); 23] = [
+        let cases: [(&str, &str, &[&str]); 25] = [
             ("decap del ", "decap del ", &["198.18.5.1", "2001:db8:5::1"]),
             (
                 "decap add 198.18.5.3 ",
@@ -303,6 +311,8 @@ mod tests {
                 ],
             ),
             ("capture start -w ", "capture start -w ", &[]),
+            ("hc ", "hc ", &["add ", "del ", "list "]),
+            ("hc del 7 7", "hc del 7 ", &["7", "71"]),
             ("nonsense ", "nonsense ", &[]),
         ];
         for (line, kept, expected) in cases {

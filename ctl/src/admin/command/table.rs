@@ -34,6 +34,9 @@ pub enum Verb {
     CaptureStart,
     CaptureStop,
     CaptureStatus,
+    HcList,
+    HcAdd,
+    HcDel,
     Reload,
     Dump,
     Help,
@@ -71,6 +74,8 @@ pub enum Kind {
     Event,
     /// A path on the balancer.
     File,
+    /// A socket's mark: a number, in hexadecimal after `0x`.
+    Mark,
     /// Words of a command.
     Command,
 }
@@ -91,6 +96,7 @@ impl Kind {
             Self::Bool => "BOOL",
             Self::Event => "EVENT,…",
             Self::File => "FILE",
+            Self::Mark => "MARK",
             Self::Command => "COMMAND",
         }
     }
@@ -234,6 +240,11 @@ const VIP: ArgumentSpec = ArgumentSpec::positional(
     "vip",
     Kind::Vip,
     "the VIP: 203.0.113.10:80/tcp, [2001:db8::1]:80/tcp, [2001:db8:a::/96]:0/udp (port 0: any)",
+);
+const MARK: ArgumentSpec = ArgumentSpec::positional(
+    "mark",
+    Kind::Mark,
+    "the probes' SO_MARK: 1 to 4294967295, as 7 or 0x7",
 );
 const HASH: ArgumentSpec = ArgumentSpec::named(
     "hash",
@@ -554,6 +565,30 @@ pub static COMMANDS: &[CommandSpec] = &[
         summary: "Show the capture that runs, or how the last one ended",
         details: "",
         arguments: &[],
+    },
+    CommandSpec {
+        name: "hc list",
+        verb: Verb::HcList,
+        summary: "List health checks: marks, their reals, and what was sent with them",
+        details: "",
+        arguments: &[LIMIT, OFFSET],
+    },
+    CommandSpec {
+        name: "hc add",
+        verb: Verb::HcAdd,
+        summary: "Send what has this mark to a real, whatever its destination",
+        details: "A mark that names another real names this one from then on. The real need not be one of a VIP.",
+        arguments: &[
+            MARK,
+            ArgumentSpec::positional("real", Kind::Real, "the real's address"),
+        ],
+    },
+    CommandSpec {
+        name: "hc del",
+        verb: Verb::HcDel,
+        summary: "Remove marks",
+        details: "What has them leaves unchanged from then on.",
+        arguments: &[MARK.repeated()],
     },
     CommandSpec {
         name: "reload",

@@ -39,6 +39,24 @@ impl Invalid {
     }
 }
 
+/// Reads a mark: `7`, `0x7`.
+pub(super) fn parse_mark(text: &str) -> Result<u32, Invalid> {
+    let digits = text.strip_prefix("0x");
+    let (digits, radix) = digits.map_or((text, 10), |digits| (digits, 16));
+    // `from_str_radix` would take a sign.
+    let is_number = digits.chars().all(|digit| digit.is_digit(radix));
+    is_number
+        .then(|| u32::from_str_radix(digits, radix).ok())
+        .flatten()
+        .filter(|&mark| mark != 0)
+        .ok_or_else(|| {
+            Invalid::new(
+                "is not a mark",
+                "give a whole number from 1 to 4294967295, as 7 or 0x7",
+            )
+        })
+}
+
 /// Reads `203.0.113.10:80/tcp`, `[2001:db8::1]:80/tcp` or `[2001:db8:a::/96]:0/udp`.
 ///
 /// # Errors
