@@ -7,9 +7,12 @@ use dataplane::{
 };
 use katran_xsk::{
     admin::command::{COMMANDS, CommandSpec},
-    config::{AdminConfig, BalancerConfig, Config, EncapsulationKind, InterfaceConfig},
+    config::{
+        AdminConfig, BalancerConfig, Config, EncapsulationKind, HealthCheckPathConfig,
+        HealthCheckSpec, InterfaceConfig,
+    },
 };
-use xdp_layout::counter::{DecapCounter, RedirectCounter};
+use xdp_layout::counter::{DecapCounter, HealthCheckCounter, RedirectCounter};
 
 const README: &str = include_str!("../../README.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
@@ -49,6 +52,11 @@ fn every_drop_reason_and_counter_is_explained() {
     assert_eq!(rows(OPERATIONS, "## Drop reasons"), reasons);
     let redirect: Vec<&str> = RedirectCounter::ALL.iter().map(|one| one.name()).collect();
     assert_eq!(rows(OPERATIONS, "## Statistics"), redirect);
+    let checks: Vec<&str> = HealthCheckCounter::ALL
+        .iter()
+        .map(|one| one.name())
+        .collect();
+    assert_eq!(rows(OPERATIONS, "### Counters of health checks"), checks);
     let decap: Vec<&str> = DecapCounter::ALL.iter().map(|one| one.name()).collect();
     let heading = "### With `katran-xsk decap` (recommended)";
     assert_eq!(rows(REAL_SERVERS, heading), decap);
@@ -95,6 +103,14 @@ fn every_key() -> Config {
         decap: vec![DecapSpec {
             address: "198.18.5.1".parse().unwrap(),
             egress: true,
+        }],
+        health_check_path: HealthCheckPathConfig {
+            interface: Some("hc0".into()),
+            max_frame: Some(1480),
+        },
+        health_checks: vec![HealthCheckSpec {
+            mark: 7,
+            real: "198.51.100.11".parse().unwrap(),
         }],
         ..Config::default()
     }
