@@ -142,6 +142,101 @@ impl Hash for FlowKeyV6 {
     }
 }
 
+/// Words of a key in a [`SharedTable`](crate::SharedTable).
+pub(crate) const KEY_WORDS: usize = 5;
+
+/// A key of a [`SharedTable`](crate::SharedTable).
+pub trait SharedKey: FlowKey + sealed::Words {}
+
+impl SharedKey for FlowKeyV4 {}
+impl SharedKey for FlowKeyV6 {}
+
+mod sealed {
+    /// A key as integers; no two keys have the same, of whichever family.
+    pub trait Words {
+        /// Both addresses in 16 bytes each, ports, protocol, family.
+        fn words(&self) -> [u64; super::KEY_WORDS];
+    }
+}
+pub(crate) use sealed::Words;
+
+const V4: u8 = 4;
+const V6: u8 = 6;
+
+fn to_words(
+    addresses: [&[u8]; 2],
+    ports: [[u8; 2]; 2],
+    protocol: u8,
+    family: u8,
+) -> [u64; KEY_WORDS] {
+    let mut bytes = [0; 8 * KEY_WORDS];
+    for (place, address) in [0, 16].into_iter().zip(addresses) {
+        bytes[place..place + address.len()].copy_from_slice(address);
+    }
+    bytes[32..34].copy_from_slice(&ports[0]);
+    bytes[34..36].copy_from_slice(&ports[1]);
+    bytes[36] = protocol;
+    bytes[37] = family;
+    let (words, _) = bytes.as_chunks();
+    std::array::from_fn(|word| u64::from_ne_bytes(words[word]))
+}
+
+impl Words for FlowKeyV4 {
+    #[inline]
+    fn words(&self) -> [u64; KEY_WORDS] {
+        let addresses = [&self.source[..], &self.destination];
+        let ports = [self.source_port, self.destination_port];
+        to_words(addresses, ports, self.protocol, V4)
+    }
+}
+
+impl Words for FlowKeyV6 {
+    #[inline]
+    fn words(&self) -> [u64; KEY_WORDS] {
+        let addresses = [&self.source[..], &self.destination];
+        let ports = [self.source_port, self.destination_port];
+        to_words(addresses, ports, self.protocol, V6)
+    }
+}
+
+/// A key of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AnyKey {
+    /// An IPv4 flow.
+    V4(FlowKeyV4),
+    /// An IPv6 flow.
+    V6(FlowKeyV6),
+}
+
+impl AnyKey {
+    /// The key that has these words.
+    pub(crate) fn from_words(words: &[u64; KEY_WORDS]) -> Self {
+        let mut bytes = [0; 8 * KEY_WORDS];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        let source_port = [bytes[32], bytes[33]];
+        let destination_port = [bytes[34], bytes[35]];
+        let protocol = bytes[36];
+        if bytes[37] == V4 {
+            return Self::V4(FlowKeyV4 {
+                source: std::array::from_fn(|n| bytes[n]),
+                destination: std::array::from_fn(|n| bytes[16 + n]),
+                source_port,
+                destination_port,
+                protocol,
+            });
+        }
+        Self::V6(FlowKeyV6 {
+            source: std::array::from_fn(|n| bytes[n]),
+            destination: std::array::from_fn(|n| bytes[16 + n]),
+            source_port,
+            destination_port,
+            protocol,
+        })
+    }
+}
+
 #[inline]
 fn joined([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
@@ -189,6 +284,29 @@ mod tests {
             protocol: 6,
         };
         assert_eq!(FlowKeyV6::from_parts(v6.tuple(), v6.protocol()), v6);
+    }
+
+    #[test]
+    fn words_tell_every_key_and_are_read_back() {
+        let v4 = FlowKeyV4 {
+            source: [1, 2, 3, 4],
+            destination: [5, 6, 7, 8],
+            source_port: [9, 10],
+            destination_port: [11, 12],
+            protocol: 13,
+        };
+        // What an IPv4 key would look like as an IPv6 key.
+        let mut v6 = FlowKeyV6 {
+            source_port: v4.source_port,
+            destination_port: v4.destination_port,
+            protocol: v4.protocol,
+            ..FlowKeyV6::default()
+        };
+        v6.source[..4].copy_from_slice(&v4.source);
+        v6.destination[..4].copy_from_slice(&v4.destination);
+        assert_ne!(v4.words(), v6.words());
+        assert_eq!(AnyKey::from_words(&v4.words()), AnyKey::V4(v4));
+        assert_eq!(AnyKey::from_words(&v6.words()), AnyKey::V6(v6));
     }
 
     /// Hashes of the default key and of all keys that differ from it in one bit.

@@ -1,4 +1,5 @@
-//! A flow table of fixed capacity, owned by one thread, that forgets flows when it is full.
+//! A flow table of fixed capacity, owned by one thread, that forgets flows when it is full; and beside
+//! it a [`SharedTable`], in which threads leave flows for each other.
 //!
 //! It answers one question: which value did this flow get last time? Keys are flow 5-tuples, the
 //! value is an opaque `u32`, and time is whatever the caller passes in, in nanoseconds. The table
@@ -66,10 +67,12 @@ mod memory;
     reason = "the prefetch instruction is an unsafe intrinsic"
 )]
 mod prefetch;
+mod shared;
 mod table;
 #[expect(unsafe_code, reason = "vector instructions are unsafe intrinsics")]
 mod ways;
 
 pub use flow::{Flow, Insertion, Lookup};
-pub use key::{FlowKey, FlowKeyV4, FlowKeyV6};
+pub use key::{AnyKey, FlowKey, FlowKeyV4, FlowKeyV6, SharedKey};
+pub use shared::{SharedFlow, SharedInsertion, SharedTable};
 pub use table::{FlowTable, MAX_CAPACITY, NewError};
