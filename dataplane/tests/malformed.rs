@@ -227,6 +227,7 @@ impl Yard {
     fn check(&mut self, frame: &[u8], room: usize, case: &dyn Fn() -> String) {
         let outcome = self.outcome(frame, room, case);
         let fate = match outcome.verdict {
+            Verdict::Pass if outcome.real != RealId::NONE => Fate::Local,
             Verdict::Pass => Fate::Passed,
             Verdict::Drop(reason) => Fate::Dropped(reason),
             Verdict::Transmit { .. } if outcome.real == RealId::NONE => Fate::Answered,
@@ -236,7 +237,9 @@ impl Yard {
         let selected = outcome.selection != Selection::None;
         let by_flow = matches!(
             fate,
-            Fate::Balanced | Fate::Dropped(DropReason::NoReal | DropReason::NoNextHop)
+            Fate::Balanced
+                | Fate::Local
+                | Fate::Dropped(DropReason::NoReal | DropReason::NoNextHop)
         );
         assert_eq!(selected, by_flow, "{}: {:?}", case(), outcome.selection);
     }

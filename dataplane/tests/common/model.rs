@@ -22,12 +22,15 @@ pub enum Fate {
     Answered,
     /// It goes to a real.
     Balanced,
+    /// It goes to the kernel, for a real that is this host.
+    Local,
 }
 
 impl Fate {
     /// What a bench saw.
     pub fn of(bench: &Bench, sent: &Result<Vec<u8>, NotSent>) -> Self {
         match sent {
+            Err(NotSent::Passed) if bench.last.real != RealId::NONE => Self::Local,
             Err(NotSent::Passed) => Self::Passed,
             Err(NotSent::Dropped(reason)) => Self::Dropped(*reason),
             Ok(_) if bench.last.real == RealId::NONE => Self::Answered,
@@ -191,7 +194,7 @@ fn balanced(
     }
     // The services here have no VIP with reals of both kinds.
     if vip.flags.contains(VipFlags::LOCAL_VIP) && vip.reals.iter().all(|real| real.local) {
-        return Fate::Passed;
+        return Fate::Local;
     }
     if settings.next_hop_mac.is_none() {
         return Fate::Dropped(DropReason::NoNextHop);
