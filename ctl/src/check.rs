@@ -50,6 +50,7 @@ struct Balancer {
     max_frame: u16,
     icmp_too_big: bool,
     flow_table_capacity: usize,
+    global_table_capacity: usize,
 }
 
 /// In bytes.
@@ -58,6 +59,8 @@ struct Memory {
     flow_tables_per_worker: usize,
     frames_per_worker: usize,
     vip_rings: usize,
+    /// 0 while no VIP uses it.
+    global_table: usize,
     /// `None`: as many as the interface has queues.
     workers: Option<usize>,
     /// For all workers, or for one when their number is not known.
@@ -188,6 +191,7 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
             max_frame: balancer.max_frame,
             icmp_too_big: balancer.icmp_too_big,
             flow_table_capacity: balancer.flow_table_capacity,
+            global_table_capacity: balancer.global_table_capacity,
         },
         memory: memory(config, table),
         decap: Decap {
@@ -289,6 +293,7 @@ fn memory(config: &Config, table: &ServiceTable) -> Memory {
         .vips()
         .map(|vip| vip.ring.len() * size_of::<u16>())
         .sum();
+    let global_table = config.global_table_bytes();
     let workers = match &config.interface.queues {
         Some(Queues::List(list)) => Some(list.indices().len()),
         Some(Queues::All) | None => None,
@@ -297,8 +302,9 @@ fn memory(config: &Config, table: &ServiceTable) -> Memory {
         flow_tables_per_worker: flow_tables,
         frames_per_worker: frames,
         vip_rings,
+        global_table,
         workers,
-        total: (flow_tables + frames) * workers.unwrap_or(1) + vip_rings,
+        total: (flow_tables + frames) * workers.unwrap_or(1) + vip_rings + global_table,
     }
 }
 
@@ -368,13 +374,17 @@ impl fmt::Display for Memory {
             Some(workers) => write!(f, "memory         {total} for {workers} workers, each: ")?,
             None => write!(f, "memory         {total} with one worker, for each: ")?,
         }
-        writeln!(
+        write!(
             f,
             "flow tables {}, frames {}; rings of VIPs {}",
             Bytes(self.flow_tables_per_worker),
             Bytes(self.frames_per_worker),
             Bytes(self.vip_rings),
-        )
+        )?;
+        if self.global_table > 0 {
+            write!(f, "; global table {}", Bytes(self.global_table))?;
+        }
+        writeln!(f)
     }
 }
 

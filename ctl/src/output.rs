@@ -9,9 +9,9 @@ use dataplane::counters::WorkerCounters;
 
 use crate::{
     admin::report::{
-        Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowCounts,
-        FlowList, FlowsRemoved, HealthCheckList, Help, HelpArgument, HelpCommand, Memory, RealList,
-        Stats, Traffic, VipList, WorkerFailure, WorkerList,
+        Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowCount,
+        FlowCounts, FlowList, FlowsRemoved, HealthCheckList, Help, HelpArgument, HelpCommand,
+        Memory, RealList, Stats, Traffic, VipList, WorkerFailure, WorkerList,
     },
     control::{Changes, Names},
 };
@@ -644,7 +644,8 @@ fn flows(list: &FlowList) -> String {
     let mut table = Table::new(headings);
     for flow in &list.flows {
         table.row([
-            flow.worker.to_string(),
+            flow.worker
+                .map_or_else(|| "global".to_owned(), |worker| worker.to_string()),
             flow.protocol.clone(),
             flow.source.clone(),
             flow.destination.clone(),
@@ -662,7 +663,20 @@ fn flows(list: &FlowList) -> String {
 }
 
 fn removed(result: &FlowsRemoved) -> String {
-    let mut text = format!("removed {} flows\n", grouped(result.removed as u64));
+    let mut text = format!("removed {} flows", grouped(result.removed as u64));
+    let mut separator = ": ";
+    for FlowCount { worker, flows } in &result.workers {
+        let _ = write!(text, "{separator}{} of queue {worker}", grouped(*flows));
+        separator = ", ";
+    }
+    if result.global > 0 {
+        let _ = write!(
+            text,
+            "; {} from the global table",
+            grouped(result.global as u64)
+        );
+    }
+    text.push('\n');
     failures(&mut text, &result.failed);
     text
 }
@@ -673,6 +687,9 @@ fn flow_counts(counts: &FlowCounts) -> String {
         table.row([format!("queue {}", count.worker), grouped(count.flows)]);
     }
     table.row(["all".to_owned(), grouped(counts.total)]);
+    if let Some(global) = counts.global {
+        table.row(["global table".to_owned(), grouped(global)]);
+    }
     let mut text = table.render("");
     failures(&mut text, &counts.failed);
     text
@@ -697,6 +714,10 @@ fn explained(result: &Explained) -> String {
     if let Some(by) = &result.by {
         let workers: Vec<String> = result.workers.iter().map(ToString::to_string).collect();
         let _ = match workers.len() {
+            0 if by == "global-table" => writeln!(
+                text,
+                "by the global table: another worker stored the flow there"
+            ),
             0 => writeln!(
                 text,
                 "by the VIP's {by}: no worker has the flow in its table"

@@ -52,6 +52,7 @@ flow_table_capacity = 1000000
 max_frame = 1514
 icmp_too_big = true
 tcp_server_id = true
+global_table_capacity = 200000
 connection_rate_cap = 125000
 keep_last_ring = true
 
@@ -71,7 +72,7 @@ reals = [{ address = "198.51.100.11", weight = 1 }, { address = "2001:db8:f::1",
 address = "2001:db8:a::/96"
 port = 0
 protocol = "udp"
-flags = ["quic", "udp-stable-routing", "local-vip", "udp-flow-migration"]
+flags = ["quic", "udp-stable-routing", "local-vip", "global-lru", "udp-flow-migration"]
 reals = [{ address = "2001:db8:ba::fe", local = true, down = true }]
 
 [[server_id]]
@@ -95,7 +96,7 @@ real = "2001:db8:f::1"
 
 #[test]
 fn what_is_not_built_is_refused() {
-    for flag in ["src-routing", "global-lru"] {
+    for flag in ["src-routing"] {
         check(
             &vip(&format!("flags = [\"{flag}\"]")),
             &[&format!(
@@ -105,10 +106,10 @@ fn what_is_not_built_is_refused() {
         );
     }
     check(
-        &vip("flags = [\"src-routing\", \"no-src-port\", \"global-lru\"]"),
+        &vip("flags = [\"src-routing\", \"no-src-port\"]"),
         &[
-            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flags src-routing, global-lru; \
-           remove the flags or the VIP",
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flag src-routing; \
+           remove the flag or the VIP",
         ],
     );
     check(
@@ -341,6 +342,11 @@ fn balancer_values_are_checked() {
             2,
             "flow_table_capacity: 99999999999999999999999 is not a number of flows; give a whole number \
              from 1 to 134217728",
+        ),
+        (
+            "global_table_capacity = 0",
+            2,
+            "global_table_capacity: 0 is not a number of flows; give a whole number from 1 to 134217728",
         ),
         (
             "connection_rate_cap = 0",
@@ -858,6 +864,15 @@ fn warnings_are_not_errors() {
             "vip[0] (203.0.113.10:80/tcp).reals: all weights are 0: packets of new flows are dropped; \
           give a real a weight above 0"
         ]
+    );
+    assert_eq!(
+        warnings(&vip(
+            "flags = [\"global-lru\", \"lru-bypass\"]\nreals = [{ address = \"198.51.100.11\" }]"
+        )),
+        [
+            "vip[0] (203.0.113.10:80/tcp).flags: global-lru does nothing beside lru-bypass or dport-only: no \
+          flows are stored; remove one of the flags"
+        ],
     );
     assert_eq!(
         warnings(&vip(

@@ -87,6 +87,7 @@ fn every_key() -> Config {
             max_frame: 1500,
             icmp_too_big: true,
             tcp_server_id: true,
+            global_table_capacity: 2000,
             connection_rate_cap: 1000,
             keep_last_ring: true,
         },

@@ -166,6 +166,10 @@ counter_table! {
             "Flows that entered the table.";
         flow_evictions = "flow-evictions", Count, "flows", "",
             "Flows that left the table because it was full.";
+        global_table_hits = "global-table-hits", Count, "packets", "8 v2",
+            "Packets whose real the table shared by all workers named.";
+        global_table_evictions = "global-table-evictions", Count, "flows", "",
+            "Flows that left that table because there was no room for others.";
         connection_events = "connection-events", Gauge, "packets", "2 v1",
             "New flows in the present window of one second, by which the cap on inserts goes.";
         connection_window_ns = "connection-window-ns", Last, "nanoseconds", "2 v2",

@@ -318,6 +318,10 @@ fn config_report(control: &Control) -> ConfigReport {
         ("max_frame", json!(balancer.max_frame)),
         ("icmp_too_big", json!(balancer.icmp_too_big)),
         ("tcp_server_id", json!(balancer.tcp_server_id)),
+        (
+            "global_table_capacity",
+            json!(balancer.global_table_capacity),
+        ),
         ("connection_rate_cap", json!(balancer.connection_rate_cap)),
         ("keep_last_ring", json!(balancer.keep_last_ring)),
     ];

@@ -8,7 +8,7 @@ use std::{cell::Cell, sync::Arc};
 use dataplane::{
     forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
     service::{Protocol, ServiceTable, Vip, VipKey},
-    worker::AskError,
+    worker::{AskError, now_ns},
 };
 
 use super::{
@@ -167,7 +167,9 @@ pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<Flo
             })
         };
         let result = walk(worker, step, |(records, now_ns)| {
-            let rows = records.iter().map(|record| row(queue, record, now_ns));
+            let rows = records
+                .iter()
+                .map(|record| row(Some(queue), record, now_ns));
             list.flows.extend(rows);
             wanted.set(wanted.get() - records.len());
             wanted.get() > 0
@@ -176,15 +178,23 @@ pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<Flo
             list.failed.push(failure(worker, error));
         }
         if wanted.get() == 0 {
-            list.flows.truncate(limit);
-            list.more = true;
             break;
         }
     }
+    if filter.worker.is_none() {
+        let records = view.table.global_flows();
+        let rows = records
+            .filter(|record| matcher.matches(record))
+            .take(wanted.get())
+            .map(|record| row(None, &record, now_ns()));
+        list.flows.extend(rows);
+    }
+    list.more = list.flows.len() > limit;
+    list.flows.truncate(limit);
     Ok(list)
 }
 
-fn row(worker: u32, record: &FlowRecord, now_ns: u64) -> FlowRow {
+fn row(worker: Option<u32>, record: &FlowRecord, now_ns: u64) -> FlowRow {
     let id = &record.id;
     let is_udp = id.protocol() == Protocol::Udp;
     FlowRow {
@@ -208,53 +218,77 @@ pub(super) fn get(view: &View, id: &FlowId) -> FlowList {
         let (id, queue) = (*id, worker.queue());
         match worker.ask(move |forwarder, now_ns| (forwarder.flow(&id), now_ns)) {
             Ok((found, now_ns)) => {
-                let rows = found.iter().map(|record| row(queue, record, now_ns));
+                let rows = found.iter().map(|record| row(Some(queue), record, now_ns));
                 list.flows.extend(rows);
             }
             Err(error) => list.failed.push(failure(worker, error)),
         }
     }
+    let global = view.table.global_flow(id);
+    list.flows
+        .extend(global.map(|record| row(None, &record, now_ns())));
     list
 }
 
 /// `flow del`.
 pub(super) fn delete(view: &View, id: &FlowId) -> FlowsRemoved {
-    let mut result = FlowsRemoved {
-        removed: 0,
-        failed: Vec::new(),
-    };
+    let mut result = FlowsRemoved::default();
+    // A worker removes it from the global table too.
+    let global = view.table.global_flow(id);
     for worker in view.workers.iter() {
         let id = *id;
         match worker.ask(move |forwarder, _| forwarder.remove_flow(&id)) {
-            Ok(removed) => result.removed += usize::from(removed),
+            Ok(removed) => result.count(worker, usize::from(removed)),
             Err(error) => result.failed.push(failure(worker, error)),
         }
     }
+    if let Some(record) = global {
+        view.table.remove_global_flow(&record.id);
+        result.global = 1;
+    }
     result
+}
+
+impl FlowsRemoved {
+    fn count(&mut self, worker: &Worker, removed: usize) {
+        self.removed += removed;
+        if removed > 0 {
+            self.workers.push(FlowCount {
+                worker: worker.queue(),
+                flows: removed as u64,
+            });
+        }
+    }
 }
 
 /// `flow purge`.
 pub(super) fn purge(view: &View, filter: &FlowFilter) -> Result<FlowsRemoved, AdminError> {
     let matcher = Matcher::new(view, filter)?;
-    let mut result = FlowsRemoved {
-        removed: 0,
-        failed: Vec::new(),
-    };
+    let mut result = FlowsRemoved::default();
     for worker in chosen(view, filter.worker)? {
+        let mut removed = 0;
         let step = |cursor| -> Step<usize> {
             let matcher = matcher.clone();
             Box::new(move |forwarder, _| {
                 forwarder.purge_step(cursor, STEP, &|record| matcher.matches(record))
             })
         };
-        let removed = &mut result.removed;
         let walked = walk(worker, step, |count| {
-            *removed += count;
+            removed += count;
             true
         });
+        result.count(worker, removed);
         if let Err(error) = walked {
             result.failed.push(failure(worker, error));
         }
+    }
+    // The workers removed those that they had themselves.
+    if filter.worker.is_none() {
+        let left = view.table.global_flows();
+        result.global = left
+            .filter(|record| matcher.matches(record))
+            .filter(|record| view.table.remove_global_flow(&record.id))
+            .count();
     }
     Ok(result)
 }
@@ -264,6 +298,7 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
     let matcher = Matcher::new(view, filter)?;
     let mut result = FlowCounts {
         total: 0,
+        global: None,
         workers: Vec::new(),
         failed: Vec::new(),
     };
@@ -300,13 +335,18 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
             Err(error) => result.failed.push(failure(worker, error)),
         }
     }
+    if filter.worker.is_none() && view.table.global().is_some() {
+        let records = view.table.global_flows();
+        let matching = records.filter(|record| matcher.matches(record));
+        result.global = Some(matching.count() as u64);
+    }
     Ok(result)
 }
 
 /// `explain`.
 pub(super) fn explain(view: &View, id: &FlowId) -> Result<Explained, AdminError> {
     let mut by_table = None;
-    let mut by_ring = None;
+    let mut otherwise = None;
     let (mut workers, mut failed) = (Vec::new(), Vec::new());
     for worker in view.workers.iter() {
         let id = *id;
@@ -322,13 +362,13 @@ pub(super) fn explain(view: &View, id: &FlowId) -> Result<Explained, AdminError>
                     workers.push(worker.queue());
                     by_table.get_or_insert(explanation);
                 } else {
-                    by_ring.get_or_insert(explanation);
+                    otherwise.get_or_insert(explanation);
                 }
             }
             Err(error) => failed.push(failure(worker, error)),
         }
     }
-    let Some(explanation) = by_table.or(by_ring) else {
+    let Some(explanation) = by_table.or(otherwise) else {
         return Err(AdminError::new(
             "worker",
             failed.first().map_or_else(

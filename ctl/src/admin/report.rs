@@ -367,11 +367,11 @@ pub struct FlowList {
     pub failed: Vec<WorkerFailure>,
 }
 
-/// An entry of a worker's flow table.
+/// An entry of a worker's flow table, or of the table that the workers share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowRow {
-    /// RX queue of the worker.
-    pub worker: u32,
+    /// RX queue of the worker; nothing for the shared table.
+    pub worker: Option<u32>,
     /// The client. Port 0 stands for any where the VIP's rules leave the port out.
     pub source: String,
     /// The VIP's address and port, as for the source.
@@ -381,7 +381,8 @@ pub struct FlowRow {
     /// The real; nothing when its index was given to another real since then, and the flow's next
     /// packet selects anew.
     pub real: Option<IpAddr>,
-    /// Milliseconds since its last packet; UDP only.
+    /// Milliseconds since its last packet, or in the shared table since it was stored or found; UDP
+    /// only.
     pub idle_ms: Option<u64>,
 }
 
@@ -395,10 +396,15 @@ pub struct WorkerFailure {
 }
 
 /// `flow del` and `flow purge`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowsRemoved {
-    /// Entries that were removed.
+    /// Entries that were removed from workers' tables.
     pub removed: usize,
+    /// In which workers' tables they were.
+    pub workers: Vec<FlowCount>,
+    /// Entries that were removed from the table that the workers share. A purge counts here what no
+    /// worker had.
+    pub global: usize,
     /// Workers that did not answer, and why.
     pub failed: Vec<WorkerFailure>,
 }
@@ -406,8 +412,11 @@ pub struct FlowsRemoved {
 /// `flow count`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowCounts {
-    /// Flows in all.
+    /// Flows in the workers' tables.
     pub total: u64,
+    /// Flows in the table that the workers share, which are mostly the same; nothing while no VIP uses
+    /// it.
+    pub global: Option<u64>,
     /// Flows by worker.
     pub workers: Vec<FlowCount>,
     /// Workers that did not answer, and why.
@@ -435,7 +444,7 @@ pub struct Explained {
     pub vip: Option<String>,
     /// The real.
     pub real: Option<IpAddr>,
-    /// `table` or `ring`.
+    /// `table`, `global-table` or `ring`.
     pub by: Option<String>,
     /// Worker whose table has the flow. More than one when the flow moved between queues; then
     /// `real` is what the first of them says.

@@ -297,6 +297,13 @@ pub(super) fn memory(view: &View) -> Memory {
         worker: None,
         bytes: Some(rings.sum()),
     });
+    if let Some(global) = view.table.global() {
+        parts.push(MemoryPart {
+            part: "global flow table".into(),
+            worker: None,
+            bytes: Some(global.memory_bytes() as u64),
+        });
+    }
     Memory {
         resident_bytes: resident(),
         parts,

@@ -6,8 +6,8 @@ use std::{
 };
 
 use dataplane::service::{
-    DecapSpec, Encapsulation, MacAddress, ServerIdSpec, ServiceSpec, Settings, SourceRouteSpec,
-    VipSpec,
+    DecapSpec, Encapsulation, MacAddress, ServerIdSpec, ServiceSpec, ServiceTable, Settings,
+    SourceRouteSpec, VipSpec,
 };
 use dataplane::xsk::SocketMode;
 use maglev::HashFunction;
@@ -115,6 +115,8 @@ pub struct BalancerConfig {
     pub icmp_too_big: bool,
     /// `tcp_server_id`: read server ids from the TCP option.
     pub tcp_server_id: bool,
+    /// `global_table_capacity`: flows in the table that the workers share.
+    pub global_table_capacity: usize,
     /// `connection_rate_cap`: new connections per second and worker above which no new flow is stored.
     pub connection_rate_cap: u32,
     /// `keep_last_ring`: a VIP whose last usable real goes keeps sending to it.
@@ -134,6 +136,7 @@ impl Default for BalancerConfig {
             max_frame: settings.max_frame,
             icmp_too_big: settings.icmp_too_big,
             tcp_server_id: settings.tcp_server_id,
+            global_table_capacity: settings.global_table_capacity,
             connection_rate_cap: settings.connection_rate_cap,
             keep_last_ring: settings.keep_last_ring,
         }
@@ -178,6 +181,15 @@ impl Default for AdminConfig {
 }
 
 impl Config {
+    /// Bytes of the table that the workers share; 0 while no VIP uses it.
+    pub(crate) fn global_table_bytes(&self) -> usize {
+        if self.vips.iter().any(VipSpec::uses_global_table) {
+            ServiceTable::global_memory_for(self.balancer.global_table_capacity)
+        } else {
+            0
+        }
+    }
+
     /// The desired state for [`dataplane::service::ServiceControl::apply`]. A next hop that was
     /// left out is unknown here; `run` fills it in.
     pub fn to_service_spec(&self) -> ServiceSpec {
@@ -199,6 +211,7 @@ impl Config {
                 icmp_too_big: balancer.icmp_too_big,
                 tcp_server_id: balancer.tcp_server_id,
                 decap_gue_port: balancer.gue_port,
+                global_table_capacity: balancer.global_table_capacity,
                 connection_rate_cap: balancer.connection_rate_cap,
                 keep_last_ring: balancer.keep_last_ring,
             },

@@ -339,6 +339,14 @@ fn balancer<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Balan
         tcp_server_id: reader
             .boolean(section, "tcp_server_id")
             .unwrap_or(default.tcp_server_id),
+        global_table_capacity: reader
+            .integer(
+                section,
+                "global_table_capacity",
+                "a number of flows",
+                FLOW_TABLE_CAPACITY,
+            )
+            .unwrap_or(default.global_table_capacity),
         connection_rate_cap: reader
             .integer(
                 section,

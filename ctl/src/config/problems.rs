@@ -236,16 +236,21 @@ impl Checker<'_> {
                 ),
             );
         }
-        if !FLOW_TABLE_CAPACITY.contains(&balancer.flow_table_capacity) {
-            self.report(
-                Place::Balancer("flow_table_capacity"),
-                format!("{} is not a number of flows", balancer.flow_table_capacity),
-                format!(
-                    "give a whole number from {} to {}",
-                    FLOW_TABLE_CAPACITY.start(),
-                    FLOW_TABLE_CAPACITY.end()
-                ),
-            );
+        for (key, capacity) in [
+            ("flow_table_capacity", balancer.flow_table_capacity),
+            ("global_table_capacity", balancer.global_table_capacity),
+        ] {
+            if !FLOW_TABLE_CAPACITY.contains(&capacity) {
+                self.report(
+                    Place::Balancer(key),
+                    format!("{capacity} is not a number of flows"),
+                    format!(
+                        "give a whole number from {} to {}",
+                        FLOW_TABLE_CAPACITY.start(),
+                        FLOW_TABLE_CAPACITY.end()
+                    ),
+                );
+            }
         }
         if balancer.connection_rate_cap == 0 {
             self.report(
@@ -746,6 +751,13 @@ impl Checker<'_> {
             }
             self.local_warnings(index, vip);
             self.down_warnings(index, vip);
+            if vip.flags.contains(VipFlags::GLOBAL_LRU) && !vip.uses_global_table() {
+                self.report(
+                    Place::Vip(index, "flags"),
+                    "global-lru does nothing beside lru-bypass or dport-only: no flows are stored",
+                    "remove one of the flags",
+                );
+            }
             self.shadow_warning(index, &vip.key);
             if vip.hash == HashFunction::MaglevV1 {
                 let endpoints: Vec<_> = (1..)

@@ -142,6 +142,7 @@ fn balancer(text: &mut String, balancer: &BalancerConfig) {
         max_frame,
         icmp_too_big,
         tcp_server_id,
+        global_table_capacity,
         connection_rate_cap,
         keep_last_ring,
     } = balancer;
@@ -164,6 +165,9 @@ fn balancer(text: &mut String, balancer: &BalancerConfig) {
     }
     if *tcp_server_id {
         line(text, "tcp_server_id", tcp_server_id);
+    }
+    if *global_table_capacity != BalancerConfig::default().global_table_capacity {
+        line(text, "global_table_capacity", global_table_capacity);
     }
     if *connection_rate_cap != Settings::CONNECTION_RATE_CAP {
         line(text, "connection_rate_cap", connection_rate_cap);

@@ -195,7 +195,7 @@ fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
 }
 
 /// Keys that can change while packets flow, and whether they are the same on both sides.
-fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 15] {
+fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 16] {
     let (a, b) = (&old.balancer, &new.balancer);
     [
         (
@@ -210,6 +210,10 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 15] {
         ("balancer.max_frame", a.max_frame == b.max_frame),
         ("balancer.icmp_too_big", a.icmp_too_big == b.icmp_too_big),
         ("balancer.tcp_server_id", a.tcp_server_id == b.tcp_server_id),
+        (
+            "balancer.global_table_capacity",
+            a.global_table_capacity == b.global_table_capacity,
+        ),
         (
             "balancer.connection_rate_cap",
             a.connection_rate_cap == b.connection_rate_cap,

@@ -76,15 +76,20 @@ pub(super) fn interface(name: &str) -> anyhow::Result<Interface> {
 pub(super) fn memory(config: &Config, workers: usize) -> anyhow::Result<()> {
     let flow_tables = Forwarder::memory_for(config.balancer.flow_table_capacity);
     let frames = frames_bytes(config.interface.frames, config.balancer.max_frame);
-    let needed = workers.saturating_mul(flow_tables.saturating_add(frames));
+    let global = config.global_table_bytes();
+    let needed = workers
+        .saturating_mul(flow_tables.saturating_add(frames))
+        .saturating_add(global);
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     match available_memory(&meminfo) {
         Some(available) if needed > available => bail!(
-            "memory: {} are needed ({} of flow tables and {} of frames for each of the workers), and {} \
-             are available; lower flow_table_capacity or frames, or use fewer queues",
+            "memory: {} are needed ({} of flow tables and {} of frames for each of the workers, {} of the \
+             global table), and {} are available; lower flow_table_capacity, global_table_capacity or \
+             frames, or use fewer queues",
             Bytes(needed),
             Bytes(flow_tables),
             Bytes(frames),
+            Bytes(global),
             Bytes(available)
         ),
         _ => Ok(()),

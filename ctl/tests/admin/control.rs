@@ -240,7 +240,7 @@ fn wrong_changes_name_the_field_and_change_nothing() {
             .change_vip(&unknown, None, none, none)
             .expect_err("there is none"),
         control
-            .change_vip(&key(WEB), None, VipFlags::GLOBAL_LRU, none)
+            .change_vip(&key(WEB), None, VipFlags::SRC_ROUTING, none)
             .expect_err("not supported yet"),
         control
             .add_reals(&key(DNS), vec![real("198.51.100.1", 1)])

@@ -8,6 +8,7 @@ mod control;
 mod decap;
 mod down_reals;
 mod flows;
+mod global_table;
 mod health_checks;
 mod hostile;
 mod local_reals;

@@ -38,22 +38,40 @@ impl<A: Family> Lane<A> {
         vip: &Vip,
         packet: &Packet<'_>,
     ) -> (Option<&'t Real>, Selection) {
+        let global = vip.detours.contains(Detours::GLOBAL_TABLE);
         if vip.detours.contains(Detours::SERVER_ID)
             && let Some(real) = self.select_by_server_id(stage, pending, vip, packet)
         {
+            if global {
+                self.publish(stage, pending, real);
+            }
             return (Some(real), Selection::ServerId);
         }
-        let known = self
-            .by_flow_table(stage, pending, vip)
-            .map(|real| (real, Selection::Table));
+        let last_use = if global { self.last_use(pending) } else { 0 };
+        let known = match self.by_flow_table(stage, pending, vip) {
+            Some(real) => Some((real, Selection::Table)),
+            None if global => self
+                .by_global_table(stage, pending)
+                .map(|real| (real, Selection::GlobalTable)),
+            None => None,
+        };
         let leaves = vip.detours.contains(Detours::FLOW_MIGRATION)
             && leaves_down_real(stage, vip, known.map(|(real, _)| real));
         if let Some((real, selection)) = known
             && !leaves
         {
+            if global && selection == Selection::Table {
+                self.republish(stage, pending, real, last_use);
+            }
             return (Some(real), selection);
         }
-        (self.by_ring(stage, pending, vip), Selection::Ring)
+        let real = self.by_ring(stage, pending, vip);
+        if let Some(real) = real
+            && global
+        {
+            self.publish(stage, pending, real);
+        }
+        (real, Selection::Ring)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use conntrack::{FlowKey, FlowKeyV4, FlowKeyV6};
+use conntrack::{FlowKeyV4, FlowKeyV6, SharedKey};
 
 use super::{flow_hash::HashAddress, lane::Lane};
 use crate::packet::{
@@ -20,7 +20,7 @@ pub(super) struct Lanes<'f> {
 /// An IP version; the type is its address in wire order.
 pub(super) trait Family: Address + InnerIp + HashAddress {
     /// Flow-table key.
-    type Key: FlowKey;
+    type Key: SharedKey;
     /// Whether this is IPv4.
     const IS_V4: bool;
     /// Bytes of the IP header.

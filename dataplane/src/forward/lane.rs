@@ -172,8 +172,7 @@ impl<A: Family> Lane<A> {
             count_ring_drop(counters, index);
             return None;
         };
-        let rst = flow.tcp_flags & tcp_flags::RST != 0;
-        if uses_table(vip) && !rst {
+        if uses_table(vip) && !is_rst(flow) {
             if flooded {
                 counters.flood_suppressed.add(1);
             } else {
@@ -205,7 +204,12 @@ pub(super) fn outcome(
 }
 
 #[inline]
-const fn is_syn<A>(flow: &FlowTuple<A>) -> bool {
+pub(super) const fn is_rst<A>(flow: &FlowTuple<A>) -> bool {
+    flow.tcp_flags & tcp_flags::RST != 0
+}
+
+#[inline]
+pub(super) const fn is_syn<A>(flow: &FlowTuple<A>) -> bool {
     flow.tcp_flags & tcp_flags::SYN != 0
 }
 

@@ -11,6 +11,7 @@ mod detour;
 mod events;
 mod family;
 mod flow_hash;
+mod global;
 mod icmp_error;
 mod lane;
 mod packet_slot;

@@ -110,6 +110,8 @@ pub enum Selection {
     None,
     /// The flow table had it.
     Table,
+    /// The table that the workers share had it.
+    GlobalTable,
     /// The VIP's ring.
     Ring,
     /// A server id in the packet named it.
@@ -122,6 +124,7 @@ impl Selection {
         match self {
             Self::None => "none",
             Self::Table => "table",
+            Self::GlobalTable => "global-table",
             Self::Ring => "ring",
             Self::ServerId => "server-id",
         }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     packet::{emit, parse::FlowTuple},
-    service::{Encapsulation, Protocol, RealId, ServiceTable, Vip, VipKey},
+    service::{Detours, Encapsulation, Protocol, Real, RealId, ServiceTable, Vip, VipKey},
 };
 
 /// A flow as operators name it.
@@ -68,7 +68,7 @@ impl FlowId {
         self.protocol
     }
 
-    fn tuple<A: Family>(&self) -> Option<FlowTuple<A>> {
+    pub(super) fn tuple<A: Family>(&self) -> Option<FlowTuple<A>> {
         Some(FlowTuple {
             source: A::from_ip(self.source.ip())?,
             destination: A::from_ip(self.destination.ip())?,
@@ -80,7 +80,7 @@ impl FlowId {
     }
 }
 
-/// An entry of the flow table. Ports that the VIP's rules take out of the key are zero.
+/// An entry of a worker's flow table or of the global table. Ports that the VIP's rules take out of the key are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
     /// Key of the entry.
@@ -89,7 +89,8 @@ pub struct FlowRecord {
     pub real: RealId,
     /// That real's address, unless its index was given to another real since then.
     pub real_address: Option<IpAddr>,
-    /// Last use, on the clock of [`Forwarder::process`]; 0 for TCP.
+    /// Last use, on the clock of [`Forwarder::process`]. 0 for TCP in a worker's table; in the global
+    /// table a time at which it was stored or found.
     pub last_use_ns: u64,
 }
 
@@ -142,7 +143,8 @@ impl Forwarder {
         }
     }
 
-    /// Removes a flow; its next packet selects a real anew. False when there was none.
+    /// Removes a flow, from the global table too; its next packet selects a real anew. False when this
+    /// forwarder had none.
     pub fn remove_flow(&mut self, id: &FlowId) -> bool {
         let Some(record) = self.flow(id) else {
             return false;
@@ -150,8 +152,10 @@ impl Forwarder {
         self.remove_entry(&record.id)
     }
 
-    /// Removes the entry whose key is exactly `key`.
+    /// Removes the entry whose key is exactly `key`, from the global table too: what is left there
+    /// would come back.
     fn remove_entry(&mut self, key: &FlowId) -> bool {
+        self.table.remove_global_flow(key);
         match key.destination.ip() {
             IpAddr::V4(_) => self.v4.remove(key),
             IpAddr::V6(_) => self.v6.remove(key),
@@ -269,11 +273,16 @@ impl<A: Family> Lane<A> {
             .peek(self.flows.hash(&key), &key)
             .filter(|_| lane::uses_table(vip))
             .filter(|stored| !stored.is_expired(now_ns, lane::timeout(flow.protocol)))
-            .and_then(|stored| lane::current_real(table, RealId::from_bits(stored.value)))
-            .filter(|real| !vip.is_down(real.id.index()));
+            .and_then(|stored| lane::current_real(table, RealId::from_bits(stored.value)));
+        let known = match stored {
+            Some(real) => Some((real, Selection::Table)),
+            None => {
+                global::<A>(table, vip, &flow, now_ns).map(|real| (real, Selection::GlobalTable))
+            }
+        };
         let hash = lane::ring_hash(&flow, vip);
-        let (real, by) = match stored {
-            Some(real) => (Some(real), Selection::Table),
+        let (real, by) = match known.filter(|(real, _)| !vip.is_down(real.id.index())) {
+            Some((real, by)) => (Some(real), by),
             None => (
                 table.real(usize::from(vip.ring.select(hash))),
                 Selection::Ring,
@@ -295,6 +304,29 @@ impl<A: Family> Lane<A> {
     }
 }
 
+/// The real that the global table has for the flow.
+fn global<'t, A: Family>(
+    table: &'t ServiceTable,
+    vip: &Vip,
+    flow: &FlowTuple<A>,
+    now_ns: u64,
+) -> Option<&'t Real> {
+    if !vip.detours.contains(Detours::GLOBAL_TABLE) {
+        return None;
+    }
+    let key = A::key(flow);
+    let (value, last_use) = table.global()?.peek(&key)?;
+    let stored = Flow {
+        key,
+        value,
+        last_use,
+    };
+    if stored.is_expired(now_ns, lane::timeout(flow.protocol)) {
+        return None;
+    }
+    lane::current_real(table, RealId::from_bits(value))
+}
+
 fn outer_source<A: Family>(
     table: &ServiceTable,
     real: IpAddr,
@@ -312,8 +344,17 @@ fn outer_source<A: Family>(
 }
 
 fn record<A: Family>(table: &ServiceTable, flow: &Flow<A::Key>) -> Option<FlowRecord> {
-    let (source, destination, protocol) = A::endpoints(&flow.key);
-    let real = RealId::from_bits(flow.value);
+    flow_record(table, A::endpoints(&flow.key), flow.value, flow.last_use)
+}
+
+/// The record of an entry with these endpoints and this protocol.
+pub(super) fn flow_record(
+    table: &ServiceTable,
+    (source, destination, protocol): (SocketAddr, SocketAddr, u8),
+    value: u32,
+    last_use_ns: u64,
+) -> Option<FlowRecord> {
+    let real = RealId::from_bits(value);
     Some(FlowRecord {
         id: FlowId {
             source,
@@ -322,6 +363,6 @@ fn record<A: Family>(table: &ServiceTable, flow: &Flow<A::Key>) -> Option<FlowRe
         },
         real,
         real_address: lane::current_real(table, real).map(|real| real.address),
-        last_use_ns: flow.last_use,
+        last_use_ns,
     })
 }

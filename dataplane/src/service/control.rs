@@ -10,6 +10,7 @@ use std::{
 };
 
 use ahash::RandomState;
+use conntrack::SharedTable;
 use hashbrown::HashMap;
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
 
@@ -89,6 +90,14 @@ struct State {
     real_numbers: HashMap<IpAddr, u16, RandomState>,
     server_ids: HashMap<u32, u16, RandomState>,
     decap: HashMap<IpAddr, DecapSpec, RandomState>,
+    global: Option<GlobalTable>,
+}
+
+/// The flows that workers leave for each other.
+#[derive(Clone, Debug)]
+struct GlobalTable {
+    capacity: usize,
+    flows: Arc<SharedTable>,
 }
 
 /// Holds the numbering between tables and makes a new table of each desired state.
@@ -117,6 +126,7 @@ impl ServiceControl {
             real_numbers: HashMap::default(),
             server_ids: HashMap::default(),
             decap: HashMap::default(),
+            global: None,
         };
         let table = Arc::new(state.table(1, Settings::default()));
         Self {
@@ -176,10 +186,36 @@ impl State {
             server_ids.insert(server_id.id, index);
         }
         self.decap = spec.decap.iter().map(|own| (own.address, *own)).collect();
+        self.put_global_table(spec)?;
         let old_server_ids = std::mem::replace(&mut self.server_ids, server_ids);
         released.extend(old_server_ids.into_values());
         for index in released {
             self.release_real(index);
+        }
+        Ok(())
+    }
+
+    /// Makes or drops the table that the workers share; one that stays keeps its flows.
+    fn put_global_table(&mut self, spec: &ServiceSpec) -> Result<(), ServiceError> {
+        let capacity = spec.settings.global_table_capacity;
+        if !spec.vips.iter().any(VipSpec::uses_global_table) {
+            self.global = None;
+        } else if self
+            .global
+            .as_ref()
+            .is_none_or(|old| old.capacity != capacity)
+        {
+            let flows = SharedTable::new(capacity).map_err(|error| {
+                ServiceError::new(
+                    "balancer.global_table_capacity",
+                    error.to_string(),
+                    "give another capacity, or remove the flag global-lru from all VIPs",
+                )
+            })?;
+            self.global = Some(GlobalTable {
+                capacity,
+                flows: Arc::new(flows),
+            });
         }
         Ok(())
     }
@@ -394,6 +430,7 @@ impl State {
             reals,
             server_ids: self.server_ids.clone(),
             decap: self.decap.clone(),
+            global: self.global.as_ref().map(|global| Arc::clone(&global.flows)),
         }
     }
 }
@@ -417,6 +454,7 @@ fn detours(spec: &VipSpec, all: &ServiceSpec) -> Detours {
         Detours::SERVER_ID,
         server_ids_by_flag || server_ids_by_option,
     );
+    detours.set(Detours::GLOBAL_TABLE, spec.uses_global_table());
     detours.set(
         Detours::LOCAL_REAL,
         spec.flags.contains(VipFlags::LOCAL_VIP),
@@ -813,10 +851,46 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_refused() {
         let mut control = ServiceControl::new();
-        let mut global = vip("203.0.113.1", &[]);
-        global.flags = VipFlags::GLOBAL_LRU;
-        let error = control.apply(&spec(vec![global])).unwrap_err();
-        assert_eq!(error.problem, "not supported yet: flag global-lru");
+        let mut routed = vip("203.0.113.1", &[]);
+        routed.flags = VipFlags::SRC_ROUTING;
+        let error = control.apply(&spec(vec![routed])).unwrap_err();
+        assert_eq!(error.problem, "not supported yet: flag src-routing");
+    }
+
+    #[test]
+    fn the_global_table_is_there_while_a_vip_wants_it() {
+        let mut control = ServiceControl::new();
+        let with = |flags| VipSpec {
+            flags,
+            ..vip("203.0.113.1", &[("198.51.100.1", 1)])
+        };
+        let other = vip("203.0.113.2", &[("198.51.100.1", 1)]);
+        let address = |table: &ServiceTable| table.global().map(|global| &raw const *global);
+        for flags in [
+            VipFlags::empty(),
+            VipFlags::GLOBAL_LRU | VipFlags::LRU_BYPASS,
+            VipFlags::GLOBAL_LRU | VipFlags::DPORT_ONLY,
+        ] {
+            let table = control.apply(&spec(vec![with(flags)])).unwrap();
+            assert_eq!(address(&table), None, "{flags:?}");
+        }
+        let global = with(VipFlags::GLOBAL_LRU);
+        let first = control.apply(&spec(vec![global.clone()])).unwrap();
+        let second = control
+            .apply(&spec(vec![other.clone(), global.clone()]))
+            .unwrap();
+        assert!(address(&first).is_some());
+        assert_eq!(address(&first), address(&second), "it keeps its flows");
+
+        let mut larger = spec(vec![global.clone()]);
+        larger.settings.global_table_capacity = 4096;
+        let third = control.apply(&larger).unwrap();
+        assert_eq!(third.global().map(SharedTable::slots), Some(4096));
+        assert_eq!(address(&control.apply(&spec(vec![other])).unwrap()), None);
+
+        larger.settings.global_table_capacity = 0;
+        let error = control.apply(&larger).unwrap_err();
+        assert_eq!(error.field, "balancer.global_table_capacity");
     }
 
     #[test]

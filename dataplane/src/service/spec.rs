@@ -206,6 +206,7 @@ impl VipFlags {
         .union(Self::QUIC)
         .union(Self::DPORT_ONLY)
         .union(Self::LOCAL_VIP)
+        .union(Self::GLOBAL_LRU)
         .union(Self::SRC_DST_PORT)
         .union(Self::UDP_STABLE_ROUTING)
         .union(Self::UDP_FLOW_MIGRATION);
@@ -237,6 +238,17 @@ pub struct VipSpec {
     pub flags: VipFlags,
     /// Real servers, each address once.
     pub reals: Vec<RealSpec>,
+}
+
+impl VipSpec {
+    /// Whether the VIP's flows are to be found by all workers. VIPs that write nothing to the workers'
+    /// own tables have nothing to leave in the global one.
+    pub fn uses_global_table(&self) -> bool {
+        self.flags.contains(VipFlags::GLOBAL_LRU)
+            && !self
+                .flags
+                .intersects(VipFlags::LRU_BYPASS | VipFlags::DPORT_ONLY)
+    }
 }
 
 /// Server id that names a real (QUIC, stable routing, TCP option).
@@ -308,6 +320,9 @@ pub struct Settings {
     pub icmp_too_big: bool,
     /// Read server ids from the TCP option.
     pub tcp_server_id: bool,
+    /// Flows that the table shared by all workers has room for. It exists while some VIP has
+    /// [`VipFlags::GLOBAL_LRU`]; with another capacity it starts empty.
+    pub global_table_capacity: usize,
     /// UDP destination port of GUE tunnels to decap destinations.
     pub decap_gue_port: u16,
     /// Connection events within a second above which a worker stores no new flow (katran-compat
@@ -331,6 +346,7 @@ impl Default for Settings {
             max_frame: 1514,
             icmp_too_big: false,
             tcp_server_id: false,
+            global_table_capacity: 1_000_000,
             decap_gue_port: xdp_layout::DEFAULT_GUE_PORT,
             connection_rate_cap: Self::CONNECTION_RATE_CAP,
             keep_last_ring: false,

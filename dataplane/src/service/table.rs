@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::spec::{DecapSpec, MacAddress, Protocol, Settings, VipFlags, VipKey};
 use ahash::RandomState;
+use conntrack::SharedTable;
 use hashbrown::HashMap;
 use maglev::{HashFunction, Ring};
 
@@ -74,6 +75,8 @@ bitflags::bitflags! {
         const LOCAL_REAL = 2;
         /// UDP flows leave reals that are down.
         const FLOW_MIGRATION = 4;
+        /// The table that the workers share is asked and told.
+        const GLOBAL_TABLE = 8;
     }
 }
 
@@ -129,6 +132,9 @@ pub struct ServiceTable {
     /// How many VIPs have this address.
     pub(super) addresses: HashMap<IpAddr, u16, RandomState>,
     pub(super) reals: Vec<Option<Real>>,
+    /// Where workers leave flows for each other, while some VIP wants it. Not immutable, but the same
+    /// from table to table.
+    pub(super) global: Option<Arc<SharedTable>>,
     /// Index of the real that each server id names.
     pub(super) server_ids: HashMap<u32, u16, RandomState>,
     pub(super) decap: HashMap<IpAddr, DecapSpec, RandomState>,
@@ -194,6 +200,17 @@ impl ServiceTable {
     /// The real at this index.
     pub fn real(&self, index: usize) -> Option<&Real> {
         self.reals.get(index)?.as_ref()
+    }
+
+    /// Bytes that the table in which workers leave flows for each other takes with this capacity.
+    pub const fn global_memory_for(capacity: usize) -> usize {
+        SharedTable::memory_for(capacity)
+    }
+
+    /// The table in which workers leave flows for each other, while some VIP wants it.
+    #[inline]
+    pub fn global(&self) -> Option<&SharedTable> {
+        self.global.as_deref()
     }
 
     /// The real that a server id names.

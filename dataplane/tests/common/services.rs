@@ -72,6 +72,7 @@ pub fn every_kind_of_vip(settings: Settings) -> ServiceSpec {
             vip("203.0.113.33", 443, Tcp, VipFlags::NO_SRC_PORT, V6_REALS),
             vip("203.0.113.34", 0, Udp, VipFlags::LRU_BYPASS, mixed),
             local_v4,
+            vip("203.0.113.36", 0, Udp, VipFlags::GLOBAL_LRU, V4_REALS),
             vip("203.0.113.40", 80, Tcp, none, &[]),
             vip("2001:db8:a::10", 80, Tcp, none, V6_REALS),
             vip("2001:db8:a::10", 53, Udp, none, V6_REALS),
@@ -79,6 +80,7 @@ pub fn every_kind_of_vip(settings: Settings) -> ServiceSpec {
             vip("2001:db8:a::32", 0, Udp, VipFlags::DPORT_ONLY, V6_REALS),
             vip("2001:db8:a::34", 0, Udp, VipFlags::LRU_BYPASS, V6_REALS),
             local_v6,
+            vip("2001:db8:a::36", 80, Tcp, VipFlags::GLOBAL_LRU, V6_REALS),
             vip("2001:db8:a::40", 80, Tcp, none, &[]),
             vip("2001:db8:b::/96", 0, Tcp, VipFlags::NO_SRC_PORT, V6_REALS),
             vip(
