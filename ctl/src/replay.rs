@@ -7,7 +7,7 @@ mod capture;
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::{BufWriter, IntoInnerError, Read, Write},
     net::IpAddr,
     path::Path,
     process::ExitCode,
@@ -73,25 +73,13 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     for output in [&args.output, &args.verdicts] {
         refuse_same_file(&args.input, output)?;
     }
-    let header = PcapHeader {
-        // The bytes that the forwarder adds come on top of what was captured.
-        snaplen: (MAX_PACKET + ROOM) as u32,
-        datalink: DataLink::ETHERNET,
-        ts_resolution: capture.resolution(),
-        ..PcapHeader::default()
-    };
-    let mut frames = PcapWriter::with_header(create(&args.output)?, header)?;
-    let mut verdicts = create(&args.verdicts)?;
-
-    let result = replay(&config, &mut capture, &mut frames, &mut verdicts);
+    let (mut frames, mut verdicts) = (create(&args.output)?, create(&args.verdicts)?);
+    let result = decide_all(&config, &mut capture, &mut frames, &mut verdicts);
     // What was decided before an error is worth keeping.
-    verdicts
-        .flush()
-        .with_context(|| args.verdicts.display().to_string())?;
-    frames
-        .into_writer()
-        .flush()
-        .with_context(|| args.output.display().to_string())?;
+    for (output, path) in [(frames, &args.output), (verdicts, &args.verdicts)] {
+        let written = output.into_inner().map_err(IntoInnerError::into_error);
+        written.with_context(|| path.display().to_string())?;
+    }
     let cut = result.with_context(|| args.input.display().to_string())?;
     if cut > 0 {
         eprintln!(
@@ -103,13 +91,36 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns how many packets were captured in part only.
-fn replay(
+/// Replays a capture: `frames` gets another capture, of what leaves, and `verdicts` a JSON object for
+/// each packet, one a line. Returns how many packets were captured in part only.
+///
+/// # Errors
+///
+/// `input` is not a capture of Ethernet frames, or is damaged; everything before that is written.
+pub fn replay(
     config: &Config,
-    capture: &mut Capture<impl std::io::Read>,
-    frames: &mut PcapWriter<impl Write>,
+    input: impl Read,
+    mut frames: impl Write,
+    mut verdicts: impl Write,
+) -> anyhow::Result<u64> {
+    let mut capture = Capture::new(input)?;
+    decide_all(config, &mut capture, &mut frames, &mut verdicts)
+}
+
+fn decide_all(
+    config: &Config,
+    capture: &mut Capture<impl Read>,
+    frames: &mut impl Write,
     verdicts: &mut impl Write,
 ) -> anyhow::Result<u64> {
+    let header = PcapHeader {
+        // The bytes that the forwarder adds come on top of what was captured.
+        snaplen: (MAX_PACKET + ROOM) as u32,
+        datalink: DataLink::ETHERNET,
+        ts_resolution: capture.resolution(),
+        ..PcapHeader::default()
+    };
+    let mut frames = PcapWriter::with_header(frames, header)?;
     let table = ServiceControl::new().apply(&config.to_service_spec())?;
     let mut forwarder = Forwarder::new(
         &ForwarderConfig {

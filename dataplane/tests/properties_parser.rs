@@ -132,24 +132,26 @@ fn of_packet(sliced: &SlicedPacket<'_>, may_quote: bool) -> Read {
         }
         (ip_number::ICMP, Some(TransportSlice::Icmpv4(icmp))) if source.is_ipv4() => {
             match icmp.icmp_type() {
-                Icmpv4Type::EchoRequest(_) => Read::Echo,
-                Icmpv4Type::DestinationUnreachable(_) if may_quote => quoted(icmp.payload()),
-                // Codes that etherparse has no name for.
-                Icmpv4Type::Unknown { type_u8: 3, .. } if may_quote => quoted(icmp.payload()),
-                Icmpv4Type::Unknown { type_u8: 8, .. } => Read::Echo,
+                // Codes that etherparse has no name for are `Unknown`.
+                Icmpv4Type::EchoRequest(_) | Icmpv4Type::Unknown { type_u8: 8, .. } => Read::Echo,
+                Icmpv4Type::DestinationUnreachable(_) | Icmpv4Type::Unknown { type_u8: 3, .. }
+                    if may_quote =>
+                {
+                    quoted(icmp.payload())
+                }
                 _ => Read::Other,
             }
         }
         (ip_number::IPV6_ICMP, Some(TransportSlice::Icmpv6(icmp))) if source.is_ipv6() => {
             match icmp.icmp_type() {
-                Icmpv6Type::EchoRequest(_) => Read::Echo,
-                Icmpv6Type::DestinationUnreachable(_) | Icmpv6Type::PacketTooBig { .. }
+                Icmpv6Type::EchoRequest(_) | Icmpv6Type::Unknown { type_u8: 128, .. } => Read::Echo,
+                Icmpv6Type::DestinationUnreachable(_)
+                | Icmpv6Type::PacketTooBig { .. }
+                | Icmpv6Type::Unknown { type_u8: 1 | 2, .. }
                     if may_quote =>
                 {
                     quoted(icmp.payload())
                 }
-                Icmpv6Type::Unknown { type_u8: 1 | 2, .. } if may_quote => quoted(icmp.payload()),
-                Icmpv6Type::Unknown { type_u8: 128, .. } => Read::Echo,
                 _ => Read::Other,
             }
         }

@@ -8,6 +8,7 @@ mod bpf;
 mod debian;
 mod demo;
 mod dist;
+mod fuzz;
 mod setup;
 mod shell;
 mod summary;
@@ -31,9 +32,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Formatting, lints, documentation, eBPF rebuild and all tests, with a summary at the end.
+    /// Formatting, lints, documentation, eBPF rebuild, all tests and fuzzing, with a summary at the
+    /// end.
     Test {
-        /// Leave out documentation and the eBPF rebuild.
+        /// Leave out documentation, the eBPF rebuild and fuzzing.
         #[arg(long)]
         fast: bool,
     },
@@ -43,6 +45,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Look for inputs that fail, guided by the code that they reach.
+    Fuzz(fuzz::FuzzArgs),
     /// Build the fully static binary in `target/dist`.
     Dist,
     /// Try the balancer on emulated network cards under several kernels, in virtual machines.
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Task::Test { fast } => return test::run(fast).unwrap_or_else(|error| report(&error)),
         Task::Bpf { check: false } => bpf::build(),
         Task::Bpf { check: true } => bpf::check(),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Dist => dist::run(),
         Task::Vm(options) => vm::run(&options),
     };

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    bpf, setup, shell,
+    bpf, fuzz, setup, shell,
     summary::{Reader, Tally},
 };
 
@@ -36,6 +36,9 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
         }
         Ok(())
     });
+    if !fast {
+        stages.run("fuzz", fuzz::stage);
+    }
 
     let (tally, failed_tests) = tests;
     for name in failed_tests {

@@ -163,3 +163,27 @@ fn headings(text: &str) -> impl Iterator<Item = String> {
                 .replace(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_'), "")
         })
 }
+
+/// Inputs of fuzz targets that failed once, as `TARGET/NAME`.
+#[test]
+fn every_input_that_failed_once_is_explained() {
+    let page = fs::read_to_string(root().join("docs/fuzzing.md")).unwrap();
+    let mut cases = BTreeSet::new();
+    for inputs in ["dataplane/tests/__fuzz__", "ctl/tests/fuzz/__fuzz__"] {
+        for target in fs::read_dir(root().join(inputs)).unwrap() {
+            let target = target.unwrap().path();
+            let name = target.file_name().unwrap().to_str().unwrap();
+            for case in fs::read_dir(target.join("crashes")).into_iter().flatten() {
+                let case = case.unwrap().file_name();
+                cases.insert(format!("{name}/{}", case.to_str().unwrap()));
+            }
+        }
+    }
+    let explained: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(case, _)| case.to_owned())
+        .filter(|case| case.contains('/'))
+        .collect();
+    assert_eq!(cases, explained);
+}

@@ -42,6 +42,8 @@ pub(super) const DEMO: &[Package] = &[program("curl", "curl"), program("iproute2
 
 /// Real servers and clients for the tests in network namespaces.
 pub(super) const TEST: &[Package] = &[
+    // libFuzzer is C++.
+    program("g++", "g++"),
     program("nginx", "nginx"),
     program("curl", "curl"),
     program("wrk", "wrk"),
