@@ -2,6 +2,7 @@
 //! and clients that mean harm.
 
 mod capture;
+mod churn;
 mod clients;
 mod commands;
 mod control;
@@ -12,5 +13,7 @@ mod global_table;
 mod health_checks;
 mod hostile;
 mod local_reals;
+mod random;
 mod rig;
+mod scale;
 mod server;

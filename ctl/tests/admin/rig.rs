@@ -2,6 +2,7 @@
 //! plane above them, and an XDP program that only remembers what it was told.
 
 use std::{
+    iter,
     net::{Ipv4Addr, SocketAddrV4},
     sync::{
         Arc, Mutex,
@@ -297,6 +298,43 @@ impl Rig {
             while nic.take().is_some() {}
             nic.sent() == counters.received.packets.get() && nic.waiting() == 0
         });
+    }
+
+    /// Sends a TCP packet of each of these flows (source and destination) to the worker of a queue; gives
+    /// the source and the real of each that leaves.
+    pub(crate) fn reals_of(
+        &self,
+        queue: usize,
+        flows: impl IntoIterator<Item = (String, String)>,
+    ) -> Vec<(SocketAddrV4, Ipv4Addr)> {
+        let nic = &self.nics[queue];
+        let counters = self.handles[queue].counters();
+        let before = counters.received.packets.get();
+        let mut injected = 0;
+        let mut left = Vec::new();
+        for (source, destination) in flows {
+            let frame = redirected(&tcp_frame(&source, &destination));
+            wait_until("the queue takes the frame", || {
+                left.extend(iter::from_fn(|| nic.take()));
+                nic.inject(&frame).is_ok()
+            });
+            injected += 1;
+        }
+        wait_until("all are decided and have left", || {
+            left.extend(iter::from_fn(|| nic.take()));
+            counters.received.packets.get() == before + injected
+                && counters.unaccounted() == 0
+                && nic.sent() == counters.transmitted.packets.get()
+                && nic.waiting() == 0
+        });
+        left.iter()
+            .map(|frame| {
+                let real: [u8; 4] = frame[30..34].try_into().expect("four bytes");
+                let source: [u8; 4] = frame[46..50].try_into().expect("four bytes");
+                let port = u16::from_be_bytes([frame[54], frame[55]]);
+                (SocketAddrV4::new(source.into(), port), real.into())
+            })
+            .collect()
     }
 
     /// The real to which a TCP packet goes: the outer destination of what leaves.
