@@ -7,7 +7,10 @@ use dataplane::service::{Publisher, ServiceControl};
 use katran_xsk::{
     admin::{Engine, protocol},
     config::Config,
-    control::{Control, ControlParts, Origin, VipSink, lock},
+    control::{
+        Control, ControlParts, HealthCheckPath, HealthCheckSink, HealthCheckState, Origin, VipSink,
+        lock,
+    },
     output::{self, Reading},
 };
 use xdp_redirect::{Tunnels, VipEntry};
@@ -44,6 +47,16 @@ impl VipSink for NoProgram {
     }
 }
 
+impl HealthCheckSink for NoProgram {
+    fn apply(&mut self, _: &HealthCheckPath) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn state(&self) -> anyhow::Result<HealthCheckState> {
+        Ok(HealthCheckState::default())
+    }
+}
+
 fn control() -> Control {
     let parse = || Config::parse(CONFIG, "fuzz.toml");
     let services = ServiceControl::new();
@@ -56,6 +69,7 @@ fn control() -> Control {
         services,
         publisher,
         sink: Box::new(NoProgram),
+        health_checks: Box::new(NoProgram),
         mtu: Some(Box::new(|| Ok(1500))),
         workers: Vec::new(),
     })
