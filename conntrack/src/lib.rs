@@ -75,4 +75,4 @@ mod ways;
 pub use flow::{Flow, Insertion, Lookup};
 pub use key::{AnyKey, FlowKey, FlowKeyV4, FlowKeyV6, SharedKey};
 pub use shared::{SharedFlow, SharedInsertion, SharedTable};
-pub use table::{FlowTable, MAX_CAPACITY, NewError};
+pub use table::{FlowTable, Hint, MAX_CAPACITY, NewError};

@@ -69,11 +69,15 @@ struct Place {
 }
 
 /// A slot.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     bucket: usize,
     way: usize,
 }
+
+/// Where a flow probably is.
+#[derive(Clone, Copy, Debug)]
+pub struct Hint(Slot);
 
 impl Slot {
     #[inline]
@@ -154,9 +158,9 @@ impl<K: FlowKey> FlowTable<K> {
 
     /// Starts loading what a look-up with `hash` touches next: the flow's entry, or the second bucket
     /// and the slot that a new flow would get. To be called when [`prefetch`](Self::prefetch) has had
-    /// time to finish.
+    /// time to finish. Says where the flow probably is.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
+    pub fn prefetch_entry(&self, hash: u64) -> Hint {
         let place = self.place(hash);
         let bucket = &self.buckets[place.first];
         let way = bucket.with_tag(place.tag).next().unwrap_or_else(|| {
@@ -172,6 +176,27 @@ impl<K: FlowKey> FlowTable<K> {
         // An entry can lie across two lines.
         prefetch(entry);
         prefetch(&entry.value);
+        Hint(slot)
+    }
+
+    /// As [`lookup`](Self::lookup), and quicker if the hint of
+    /// [`prefetch_entry`](Self::prefetch_entry) is right; it may be stale or another flow's.
+    #[inline]
+    pub fn lookup_at(
+        &mut self,
+        Hint(slot): Hint,
+        hash: u64,
+        key: &K,
+        now: u64,
+        timeout: Option<u64>,
+    ) -> Lookup {
+        let is_here =
+            self.buckets[slot.bucket].is_used(slot.way) && self.entries[slot.index()].is_of(key);
+        if is_here {
+            self.use_at(slot, now, timeout)
+        } else {
+            self.lookup(hash, key, now, timeout)
+        }
     }
 
     /// Looks a flow up and, on a hit, counts it as used.
@@ -179,11 +204,16 @@ impl<K: FlowKey> FlowTable<K> {
     /// With a `timeout` (UDP) the flow must have been used within that many nanoseconds before
     /// `now`, and a hit sets its last use to `now`. Without one (TCP) it never expires and its
     /// last use stays as it is.
-    #[inline]
     pub fn lookup(&mut self, hash: u64, key: &K, now: u64, timeout: Option<u64>) -> Lookup {
-        let Some(slot) = self.find(hash, key) else {
-            return Lookup::Miss;
-        };
+        match self.find(hash, key) {
+            Some(slot) => self.use_at(slot, now, timeout),
+            None => Lookup::Miss,
+        }
+    }
+
+    /// Uses the flow in a slot.
+    #[inline]
+    fn use_at(&mut self, slot: Slot, now: u64, timeout: Option<u64>) -> Lookup {
         let entry = &mut self.entries[slot.index()];
         if let Some(timeout) = timeout {
             if entry.is_expired(now, timeout) {

@@ -120,7 +120,14 @@ fn run<K: FlowKey + Debug>(capacity: usize, key_of: impl Fn(u64) -> K) {
                 }] += 1;
             }
             85..92 => assert_eq!(table.remove(hash, &key), model.flows.remove(&key)),
-            92..96 => table.prefetch_entry(hash),
+            92..96 => {
+                // The hint is that of another flow half of the time.
+                let other = key_of(random.below(universe));
+                let hinted = [hash, table.hash(&other)][random.below(2) as usize];
+                let hint = table.prefetch_entry(hinted);
+                let found = table.lookup_at(hint, hash, &key, now, None);
+                assert_eq!(found, model.lookup(&key, now, None));
+            }
             _ => assert_eq!(table.peek(hash, &key), model.flows.get(&key).copied()),
         }
         if random.below(purge_one_in) == 0 {

@@ -2,7 +2,7 @@
 //! table.
 
 use arrayvec::ArrayVec;
-use conntrack::{FlowTable, Insertion, Lookup};
+use conntrack::{FlowTable, Hint, Insertion, Lookup};
 
 use super::{
     BURST,
@@ -17,7 +17,7 @@ use crate::{
     counters::{DropReason, WorkerCounters},
     packet::{
         emit::Inner,
-        parse::{FlowTuple, IpPacket, Kind, tcp_flags},
+        parse::{Data, FlowTuple, IpPacket, Kind, tcp_flags},
         protocol,
     },
     service::{Real, RealId, ServiceTable, Vip, VipFlags},
@@ -31,9 +31,11 @@ const UDP_TIMEOUT_NS: u64 = 30_000_000_000;
 pub(super) struct Pending<A> {
     /// Place in the burst.
     slot: usize,
-    vip: u16,
-    tos: u8,
-    length: u16,
+    pub(super) vip: u16,
+    pub(super) tos: u8,
+    pub(super) length: u16,
+    /// The packet went the short way into the lane.
+    is_plain: bool,
     /// The packet is an ICMP error about the flow.
     pub(super) is_error: bool,
     /// The flow with the ports that table and hash take.
@@ -83,7 +85,24 @@ impl<A: Family> Lane<A> {
             vip: vip.number,
             tos: ip.tos,
             length: ip.length,
+            is_plain: false,
             is_error: matches!(ip.kind, Kind::IcmpError(_)),
+            table_hash: self.flows.hash(&A::key(&flow)),
+            flow,
+        });
+    }
+
+    /// Takes a packet for a plain VIP into the lane.
+    #[inline]
+    pub(super) fn push_plain(&mut self, slot: usize, data: Data<A>, vip: u16) {
+        let Data { flow, tos, length } = data;
+        self.pending.push(Pending {
+            slot,
+            vip,
+            tos,
+            length,
+            is_plain: true,
+            is_error: false,
             table_hash: self.flows.hash(&A::key(&flow)),
             flow,
         });
@@ -100,11 +119,19 @@ impl<A: Family> Lane<A> {
         for pending in &self.pending {
             self.flows.prefetch(pending.table_hash);
         }
+        let mut hints = ArrayVec::<Hint, BURST>::new();
         for pending in &self.pending {
-            self.flows.prefetch_entry(pending.table_hash);
+            hints.push(self.flows.prefetch_entry(pending.table_hash));
         }
         let pending = std::mem::take(&mut self.pending);
-        for pending in &pending {
+        for (pending, hint) in pending.iter().zip(hints) {
+            if pending.is_plain
+                && let Some(outcome) =
+                    self.resolve_plain(stage, hint, pending, &mut burst[pending.slot])
+            {
+                outcomes[pending.slot] = outcome;
+                continue;
+            }
             let Some(vip) = stage.table.vip(pending.vip) else {
                 continue;
             };
@@ -335,6 +362,7 @@ pub(super) fn outer_source_of<A: Family>(flow: &FlowTuple<A>, vip: &Vip) -> A {
 }
 
 /// Whether an idle UDP flow, or any TCP flow, still counts.
+#[inline]
 pub(super) const fn timeout(protocol: u8) -> Option<u64> {
     match protocol {
         protocol::UDP => Some(UDP_TIMEOUT_NS),

@@ -9,6 +9,7 @@ mod connection_rate;
 mod decap;
 mod detour;
 mod events;
+mod express;
 mod family;
 mod flow_hash;
 mod global;
@@ -145,10 +146,15 @@ impl Forwarder {
         let mut received_bytes = 0;
         for (slot, packet) in burst.iter_mut().enumerate() {
             received_bytes += packet.len as u64;
-            outcomes[slot] = match parse::frame(packet.frame()) {
-                Frame::V4(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
-                Frame::V6(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
-                Frame::NotIp => Outcome::new(Verdict::Pass),
+            outcomes[slot] = if express::admit(&mut lanes, &stage, slot, packet) {
+                // Overwritten by its lane.
+                Outcome::new(Verdict::Pass)
+            } else {
+                match parse::frame(packet.frame()) {
+                    Frame::V4(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
+                    Frame::V6(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
+                    Frame::NotIp => Outcome::new(Verdict::Pass),
+                }
             };
         }
         self.v4.resolve(&mut stage, burst, outcomes);

@@ -87,6 +87,75 @@ pub enum Frame {
     NotIp,
 }
 
+/// A TCP or UDP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data<A> {
+    /// Its flow.
+    pub flow: FlowTuple<A>,
+    /// As in [`IpPacket::tos`].
+    pub tos: u8,
+    /// As in [`IpPacket::length`].
+    pub length: u16,
+}
+
+/// What [`frame`] says of an IPv4 packet of this transport protocol, TCP or UDP, if it is
+/// [`Kind::Data`].
+#[inline]
+pub fn data_v4(frame: &[u8], protocol: u8) -> Option<Data<[u8; 4]>> {
+    const TCP_FLAGS: usize = ETHERNET_LEN + IPV4_LEN + 13;
+    let h = frame.first_chunk::<{ ETHERNET_LEN + IPV4_LEN + UDP_LEN }>()?;
+    let is_tcp = protocol == protocol::TCP;
+    let is_data = [h[12], h[13]] == ETHERTYPE_IPV4
+        && h[14] & 0x0f == 5
+        && h[20] & 0x3f == 0
+        && h[21] == 0
+        && h[23] == protocol
+        && (!is_tcp || frame.len() >= ETHERNET_LEN + IPV4_LEN + TCP_LEN);
+    if !is_data {
+        return None;
+    }
+    Some(Data {
+        flow: FlowTuple {
+            source: [h[26], h[27], h[28], h[29]],
+            destination: [h[30], h[31], h[32], h[33]],
+            source_port: [h[34], h[35]],
+            destination_port: [h[36], h[37]],
+            protocol,
+            tcp_flags: if is_tcp { frame[TCP_FLAGS] } else { 0 },
+        },
+        tos: h[15],
+        length: u16::from_be_bytes([h[16], h[17]]),
+    })
+}
+
+/// As [`data_v4`], of an IPv6 packet.
+#[inline]
+pub fn data_v6(frame: &[u8], protocol: u8) -> Option<Data<[u8; 16]>> {
+    const TCP_FLAGS: usize = ETHERNET_LEN + IPV6_LEN + 13;
+    let h = frame.first_chunk::<{ ETHERNET_LEN + IPV6_LEN + UDP_LEN }>()?;
+    let is_tcp = protocol == protocol::TCP;
+    let is_data = [h[12], h[13]] == ETHERTYPE_IPV6
+        && h[20] == protocol
+        && (!is_tcp || frame.len() >= ETHERNET_LEN + IPV6_LEN + TCP_LEN);
+    if !is_data {
+        return None;
+    }
+    let (_, ip) = h.split_at(ETHERNET_LEN);
+    let (source, destination) = ipv6_addresses(ip.first_chunk()?);
+    Some(Data {
+        flow: FlowTuple {
+            source,
+            destination,
+            source_port: [h[54], h[55]],
+            destination_port: [h[56], h[57]],
+            protocol,
+            tcp_flags: if is_tcp { frame[TCP_FLAGS] } else { 0 },
+        },
+        tos: (h[14] << 4) | (h[15] >> 4),
+        length: u16::from_be_bytes([h[18], h[19]]),
+    })
+}
+
 /// Reads an Ethernet II frame. Destination MAC, IP version, checksums, TTL and the length fields are
 /// not validated (katran-compat section 4.2).
 #[inline]

@@ -15,6 +15,7 @@ use hashbrown::HashMap;
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
 
 use super::{
+    plain::Plain,
     spec::{DecapSpec, Encapsulation, Protocol, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
     table::{Detours, MAX_DECAP, MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip},
 };
@@ -415,11 +416,12 @@ impl State {
             exact.insert(tunnel, xdp_layout::Tag::NO_VIP);
         }
         prefixes.sort_by_key(|(key, number)| (std::cmp::Reverse(key.prefix_len), *number));
-        let reals = self
+        let reals: Vec<Option<Real>> = self
             .reals
             .iter()
             .map(|slot| slot.as_ref().map(|slot| slot.real))
             .collect();
+        let plain = Plain::new(&vips, &reals, &settings);
         ServiceTable {
             generation,
             settings,
@@ -431,6 +433,7 @@ impl State {
             server_ids: self.server_ids.clone(),
             decap: self.decap.clone(),
             global: self.global.as_ref().map(|global| Arc::clone(&global.flows)),
+            plain,
         }
     }
 }

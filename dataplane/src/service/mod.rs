@@ -3,6 +3,7 @@
 //! ([`Publisher`]).
 
 mod control;
+mod plain;
 mod publish;
 mod spec;
 mod table;

@@ -3,6 +3,10 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::spec::{DecapSpec, MacAddress, Protocol, Settings, VipFlags, VipKey};
+use xdp_layout::Tag;
+
+use super::plain::{Plain, PlainVip};
+use crate::packet::outer::OuterHeader;
 use ahash::RandomState;
 use conntrack::SharedTable;
 use hashbrown::HashMap;
@@ -138,6 +142,7 @@ pub struct ServiceTable {
     /// Index of the real that each server id names.
     pub(super) server_ids: HashMap<u32, u16, RandomState>,
     pub(super) decap: HashMap<IpAddr, DecapSpec, RandomState>,
+    pub(super) plain: Plain,
 }
 
 impl ServiceTable {
@@ -195,6 +200,18 @@ impl ServiceTable {
     pub fn is_vip_address(&self, address: IpAddr) -> bool {
         self.addresses.contains_key(&address)
             || self.prefixes.iter().any(|(key, _)| key.contains(address))
+    }
+
+    /// The VIP that a tag names, if it is a plain one and the tag is not stale.
+    #[inline]
+    pub(crate) fn plain_vip(&self, tag: &Tag) -> Option<&PlainVip> {
+        self.plain.vip(tag)
+    }
+
+    /// The outer header towards a real, where it can be prepared and the id is the real's current one.
+    #[inline]
+    pub(crate) fn outer_header(&self, id: RealId) -> Option<&OuterHeader> {
+        self.plain.header(id)
     }
 
     /// The real at this index.

@@ -1,0 +1,193 @@
+//! Outer headers of IPIP, prepared as far as they depend on the real alone.
+
+use std::net::IpAddr;
+
+use super::{
+    ETHERNET_LEN, IPV4_LEN, IPV6_LEN, checksum,
+    emit::{self, Inner, InnerIp},
+};
+
+const WITH_IPV4: usize = ETHERNET_LEN + IPV4_LEN;
+const WITH_IPV6: usize = ETHERNET_LEN + IPV6_LEN;
+
+/// Ethernet and outer IP header towards one real, as [`emit::ipip_v4`] and [`emit::ipip_v6`] write
+/// them. What differs by packet is filled in when the header is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OuterHeader {
+    bytes: [u8; WITH_IPV6],
+    is_v4: bool,
+    /// Sum of an IPv4 header's bytes, folded.
+    sum: u16,
+}
+
+impl OuterHeader {
+    /// The header of packets that go to `real` by way of `next_hop`.
+    pub fn ipip(next_hop: [u8; 6], real: IpAddr) -> Self {
+        let mut bytes = [0; WITH_IPV6];
+        let nothing = |_| Inner {
+            tos: 0,
+            length: 0,
+            source: [0; 4],
+            source_port: [0; 2],
+        };
+        let (ethernet, outer) = bytes.split_at_mut(ETHERNET_LEN);
+        if let Some(ethernet) = ethernet.first_chunk_mut() {
+            emit::ethernet(ethernet, next_hop, [0; 6], emit::ethertype(real.is_ipv4()));
+        }
+        let mut sum = 0;
+        match real {
+            IpAddr::V4(real) => {
+                if let Some(outer) = outer.first_chunk_mut::<IPV4_LEN>() {
+                    emit::ipip_v4(outer, &nothing(()), real.octets());
+                    // Length and checksum are those of another packet.
+                    outer[2..4].fill(0);
+                    outer[10..12].fill(0);
+                    sum = checksum::fold(checksum::sum(outer));
+                }
+            }
+            IpAddr::V6(real) => {
+                if let Some(outer) = outer.first_chunk_mut() {
+                    emit::ipip_v6(outer, &nothing(()), real.octets());
+                }
+            }
+        }
+        Self {
+            bytes,
+            is_v4: real.is_ipv4(),
+            sum,
+        }
+    }
+
+    /// Bytes, Ethernet header included.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        if self.is_v4 { WITH_IPV4 } else { WITH_IPV6 }
+    }
+
+    /// Whether the outer header is IPv4.
+    #[inline]
+    pub const fn is_v4(&self) -> bool {
+        self.is_v4
+    }
+
+    /// Writes an IPv4 header for a packet. False when `out` is too short; nothing is written then.
+    #[inline]
+    pub fn write_v4(&self, out: &mut [u8], own_mac: [u8; 6], inner: &Inner<[u8; 4]>) -> bool {
+        let (Some(out), Some(bytes)) = (
+            out.first_chunk_mut::<WITH_IPV4>(),
+            self.bytes.first_chunk::<WITH_IPV4>(),
+        ) else {
+            return false;
+        };
+        let length = inner.length.wrapping_add(IPV4_LEN as u16);
+        let source = emit::ipip_source_v4(inner.source, inner.source_port);
+        let source_low = u16::from_be_bytes([source[2], source[3]]);
+        let sum =
+            u64::from(self.sum) + u64::from(inner.tos) + u64::from(length) + u64::from(source_low);
+        *out = *bytes;
+        out[6..12].copy_from_slice(&own_mac);
+        let ip = &mut out[ETHERNET_LEN..];
+        ip[1] = inner.tos;
+        ip[2..4].copy_from_slice(&length.to_be_bytes());
+        ip[10..12].copy_from_slice(&checksum::finish(sum).to_be_bytes());
+        ip[14..16].copy_from_slice(&source[2..]);
+        true
+    }
+
+    /// As [`Self::write_v4`], for an IPv6 header.
+    #[inline]
+    pub fn write_v6<A: InnerIp>(&self, out: &mut [u8], own_mac: [u8; 6], inner: &Inner<A>) -> bool {
+        let Some(out) = out.first_chunk_mut::<WITH_IPV6>() else {
+            return false;
+        };
+        let length = inner.length.wrapping_add(A::UNCOUNTED);
+        let source = emit::ipip_source_v6(inner.source, inner.source_port);
+        *out = self.bytes;
+        out[6..12].copy_from_slice(&own_mac);
+        let ip = &mut out[ETHERNET_LEN..];
+        ip[0] |= inner.tos >> 4;
+        ip[1] = inner.tos << 4;
+        ip[4..6].copy_from_slice(&length.to_be_bytes());
+        ip[6] = A::PROTOCOL;
+        ip[20..24].copy_from_slice(&source[12..]);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn expected(
+        next_hop: [u8; 6],
+        own_mac: [u8; 6],
+        is_v4: bool,
+        outer: impl FnOnce(&mut [u8]),
+    ) -> Vec<u8> {
+        let mut bytes = vec![0; if is_v4 { WITH_IPV4 } else { WITH_IPV6 }];
+        emit::ethernet(
+            bytes.first_chunk_mut().unwrap(),
+            next_hop,
+            own_mac,
+            emit::ethertype(is_v4),
+        );
+        outer(&mut bytes[ETHERNET_LEN..]);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn prepared_headers_are_those_written_in_one_go(
+            next_hop: [u8; 6],
+            own_mac: [u8; 6],
+            real_v4: [u8; 4],
+            real_v6: [u8; 16],
+            tos: u8,
+            length: u16,
+            source_v4: [u8; 4],
+            source_v6: [u8; 16],
+            source_port: [u8; 2],
+        ) {
+            let v4 = Inner { tos, length, source: source_v4, source_port };
+            let v6 = Inner { tos, length, source: source_v6, source_port };
+            let mut out = [0xee; 80];
+
+            let header = OuterHeader::ipip(next_hop, real_v4.into());
+            prop_assert!(header.write_v4(&mut out, own_mac, &v4));
+            let bytes = expected(next_hop, own_mac, true, |outer| {
+                emit::ipip_v4(outer.first_chunk_mut().unwrap(), &v4, real_v4);
+            });
+            prop_assert_eq!(&out[..header.len()], bytes);
+
+            let header = OuterHeader::ipip(next_hop, real_v6.into());
+            prop_assert!(header.write_v6(&mut out, own_mac, &v4));
+            let bytes = expected(next_hop, own_mac, false, |outer| {
+                emit::ipip_v6(outer.first_chunk_mut().unwrap(), &v4, real_v6);
+            });
+            prop_assert_eq!(&out[..header.len()], bytes);
+
+            prop_assert!(header.write_v6(&mut out, own_mac, &v6));
+            let bytes = expected(next_hop, own_mac, false, |outer| {
+                emit::ipip_v6(outer.first_chunk_mut().unwrap(), &v6, real_v6);
+            });
+            prop_assert_eq!(&out[..header.len()], bytes);
+            prop_assert_eq!(out[header.len()], 0xee);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_written() {
+        let inner = Inner {
+            tos: 0,
+            length: 40,
+            source: [192, 0, 2, 1],
+            source_port: [1, 2],
+        };
+        let header = OuterHeader::ipip([2; 6], IpAddr::from([198, 51, 100, 1]));
+        let mut short = [7; WITH_IPV4 - 1];
+        assert!(!header.write_v4(&mut short, [4; 6], &inner));
+        assert!(!header.write_v6(&mut short, [4; 6], &inner));
+        assert_eq!(short, [7; WITH_IPV4 - 1]);
+    }
+}

@@ -1,0 +1,150 @@
+//! The short way of most packets decides, counts and writes what the long way does.
+
+mod common;
+
+use common::{Bench, NotSent, V4_REALS, V6_REALS, frames, settings, vip};
+use dataplane::service::{
+    Protocol::{self, Tcp, Udp},
+    ServiceSpec, VipFlags,
+};
+use proptest::prelude::*;
+use xdp_layout::Tag;
+
+const ROOM_V4: u8 = 20;
+const ROOM_V6: u8 = 40;
+
+/// VIPs by single address and port. `SRC_DST_PORT` changes nothing for them, but VIPs with a flag go
+/// the long way.
+fn services(flags: VipFlags, next_hop: bool) -> ServiceSpec {
+    let mut spec = ServiceSpec {
+        settings: settings(),
+        vips: vec![
+            vip("203.0.113.10", 80, Tcp, flags, V4_REALS),
+            vip("203.0.113.10", 53, Udp, flags, V4_REALS),
+            vip("203.0.113.20", 80, Tcp, flags, V6_REALS),
+            vip("203.0.113.20", 53, Udp, flags, &[V4_REALS[0], V6_REALS[0]]),
+            vip("2001:db8:a::10", 80, Tcp, flags, V6_REALS),
+            vip("2001:db8:a::10", 53, Udp, flags, V6_REALS),
+            vip("203.0.113.40", 80, Tcp, flags, &[]),
+        ],
+        ..ServiceSpec::default()
+    };
+    if !next_hop {
+        spec.settings.next_hop_mac = None;
+    }
+    spec
+}
+
+/// One packet of a sequence.
+#[derive(Clone, Debug)]
+struct Arrival {
+    vip: usize,
+    flow: u16,
+    tcp_flags: u8,
+    payload: usize,
+    /// A byte of the frame to change, and to what.
+    change: Option<(usize, u8)>,
+    /// Bytes to cut off the end.
+    cut: usize,
+    /// The tag's generation is another.
+    stale: bool,
+    room: u8,
+    /// Seconds since the packet before.
+    pause: u64,
+}
+
+fn arrival() -> impl Strategy<Value = Arrival> {
+    let rarely = |often: u32| prop_oneof![often => Just(false), 1 => Just(true)];
+    (
+        0..7_usize,
+        0..12_u16,
+        prop::sample::select(vec![0x02_u8, 0x10, 0x10, 0x10, 0x14, 0x12, 0x18]),
+        prop_oneof![4 => 0..40_usize, 1 => 1400..1500_usize],
+        prop::option::weighted(0.2, (0..90_usize, any::<u8>())),
+        prop_oneof![8 => Just(0_usize), 1 => 1..60_usize],
+        rarely(20),
+        prop::sample::select(vec![ROOM_V4, ROOM_V4, ROOM_V6, ROOM_V6, 28, 48]),
+        prop_oneof![8 => 0..2_u64, 1 => 29..33_u64],
+    )
+        .prop_map(
+            |(vip, flow, tcp_flags, payload, change, cut, stale, room, pause)| Arrival {
+                vip,
+                flow,
+                tcp_flags,
+                payload,
+                change,
+                cut,
+                stale,
+                room,
+                pause,
+            },
+        )
+}
+
+impl Arrival {
+    fn frame(&self, spec: &ServiceSpec) -> Vec<u8> {
+        let key = spec.vips[self.vip].key;
+        let (client, port) = match key.address.is_ipv4() {
+            true => (format!("192.0.2.{}", self.flow % 5), 40_000 + self.flow),
+            false => (format!("2001:db8:c::{}", self.flow % 5), 40_000 + self.flow),
+        };
+        let payload = vec![0x5a; self.payload];
+        let (source, destination) = (
+            (client.as_str(), port),
+            (&*key.address.to_string(), key.port),
+        );
+        let mut frame = match key.protocol {
+            Protocol::Tcp => frames::tcp(source, destination, self.tcp_flags, &payload),
+            Protocol::Udp => frames::udp(source, destination, &payload),
+        };
+        if let Some((at, value)) = self.change
+            && let Some(byte) = frame.get_mut(at)
+        {
+            *byte = value;
+        }
+        frame.truncate(frame.len() - self.cut.min(frame.len()));
+        frame
+    }
+
+    fn send(&self, bench: &mut Bench, frame: &[u8]) -> Option<Result<Vec<u8>, NotSent>> {
+        bench.now_ns += self.pause * 1_000_000_000;
+        let vip = bench.forwarder.table().vips().nth(self.vip).unwrap();
+        let tag = Tag {
+            generation: vip.generation + u32::from(self.stale),
+            vip: vip.number,
+            room: self.room.into(),
+            zero: 0,
+        };
+        let room = usize::from(self.room);
+        let mut buffer = vec![0xa5; room + frame.len() + 64];
+        buffer[..Tag::SIZE].copy_from_slice(&tag.to_bytes());
+        buffer[room..room + frame.len()].copy_from_slice(frame);
+        bench.send_tagged(&mut buffer, room + frame.len())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn the_short_way_ends_where_the_long_one_does(
+        arrivals in prop::collection::vec(arrival(), 1..200),
+        next_hop in prop_oneof![9 => Just(true), 1 => Just(false)],
+    ) {
+        let (short, long) = (
+            services(VipFlags::empty(), next_hop),
+            services(VipFlags::SRC_DST_PORT, next_hop),
+        );
+        let (mut by_short, mut by_long) = (Bench::new(&short), Bench::new(&long));
+        for arrival in &arrivals {
+            let frame = arrival.frame(&short);
+            let outcomes = [&mut by_short, &mut by_long].map(|bench| {
+                let sent = arrival.send(bench, &frame);
+                (sent, bench.last)
+            });
+            prop_assert_eq!(&outcomes[0], &outcomes[1], "{:?}", arrival);
+        }
+        // Every counter, of every VIP and every real.
+        prop_assert_eq!(format!("{:?}", by_short.counters), format!("{:?}", by_long.counters));
+    }
+}
