@@ -25,7 +25,7 @@ pub(super) fn admit(
     slot: usize,
     packet: &Packet<'_>,
 ) -> bool {
-    let Some(vip) = stage.table.plain_vip(&packet.tag) else {
+    let Some(vip) = stage.table.plain_vip(packet.tag) else {
         return false;
     };
     if packet.len > usize::from(stage.table.settings().max_frame) {
@@ -84,7 +84,7 @@ impl<A: Family> Lane<A> {
         let real = RealId::from_bits(bits);
         let header = stage.table.outer_header(real)?;
         // The room is that of the header: nothing has to move.
-        if packet.room + ETHERNET_LEN != header.len() {
+        if packet.room + ETHERNET_LEN != header.size() {
             return None;
         }
         let own_mac = *packet.frame().first_chunk()?;

@@ -24,7 +24,7 @@ impl OuterHeader {
     /// The header of packets that go to `real` by way of `next_hop`.
     pub fn ipip(next_hop: [u8; 6], real: IpAddr) -> Self {
         let mut bytes = [0; WITH_IPV6];
-        let nothing = |_| Inner {
+        let nothing = |()| Inner {
             tos: 0,
             length: 0,
             source: [0; 4],
@@ -60,7 +60,7 @@ impl OuterHeader {
 
     /// Bytes, Ethernet header included.
     #[inline]
-    pub const fn len(&self) -> usize {
+    pub const fn size(&self) -> usize {
         if self.is_v4 { WITH_IPV4 } else { WITH_IPV6 }
     }
 
@@ -158,21 +158,21 @@ mod tests {
             let bytes = expected(next_hop, own_mac, true, |outer| {
                 emit::ipip_v4(outer.first_chunk_mut().unwrap(), &v4, real_v4);
             });
-            prop_assert_eq!(&out[..header.len()], bytes);
+            prop_assert_eq!(&out[..header.size()], bytes);
 
             let header = OuterHeader::ipip(next_hop, real_v6.into());
             prop_assert!(header.write_v6(&mut out, own_mac, &v4));
             let bytes = expected(next_hop, own_mac, false, |outer| {
                 emit::ipip_v6(outer.first_chunk_mut().unwrap(), &v4, real_v6);
             });
-            prop_assert_eq!(&out[..header.len()], bytes);
+            prop_assert_eq!(&out[..header.size()], bytes);
 
             prop_assert!(header.write_v6(&mut out, own_mac, &v6));
             let bytes = expected(next_hop, own_mac, false, |outer| {
                 emit::ipip_v6(outer.first_chunk_mut().unwrap(), &v6, real_v6);
             });
-            prop_assert_eq!(&out[..header.len()], bytes);
-            prop_assert_eq!(out[header.len()], 0xee);
+            prop_assert_eq!(&out[..header.size()], bytes);
+            prop_assert_eq!(out[header.size()], 0xee);
         }
     }
 

@@ -7,7 +7,7 @@ use xdp_layout::Tag;
 
 use super::{
     spec::{Encapsulation, Settings},
-    table::{Detours, Real, RealId, Vip},
+    table::{Real, RealId, Vip},
 };
 use crate::packet::outer::OuterHeader;
 
@@ -55,7 +55,10 @@ impl Plain {
             _ => None,
         };
         Self {
-            vips: vips[..used].iter().map(PlainVip::of).collect(),
+            vips: vips[..used]
+                .iter()
+                .map(|vip| PlainVip::of(vip.as_ref()))
+                .collect(),
             reals: reals[..highest]
                 .iter()
                 .map(|real| RealHeader {
@@ -68,7 +71,7 @@ impl Plain {
 
     /// The plain VIP that a tag names, unless its number was given to another VIP since then.
     #[inline]
-    pub(super) fn vip(&self, tag: &Tag) -> Option<&PlainVip> {
+    pub(super) fn vip(&self, tag: Tag) -> Option<&PlainVip> {
         self.vips
             .get(usize::from(tag.vip))
             .filter(|vip| vip.generation == tag.generation && vip.generation != 0)
@@ -83,7 +86,7 @@ impl Plain {
 }
 
 impl PlainVip {
-    fn of(vip: &Option<Vip>) -> Self {
+    fn of(vip: Option<&Vip>) -> Self {
         let none = Self {
             generation: 0,
             number: Tag::NO_VIP,
@@ -91,18 +94,15 @@ impl PlainVip {
             protocol: 0,
             address: IpAddr::from([0; 4]),
         };
-        vip.as_ref()
-            .filter(|vip| {
-                vip.detours == Detours::empty()
-                    && vip.flags.is_empty()
-                    && !vip.is_wildcard()
-            })
-            .map_or(none, |vip| Self {
-                generation: vip.generation,
-                number: vip.number,
-                port: vip.key.port.to_be_bytes(),
-                protocol: vip.key.protocol.number(),
-                address: vip.key.address,
-            })
+        let is_plain = |vip: &&Vip| {
+            vip.detours.is_empty() && vip.flags.is_empty() && !vip.is_wildcard()
+        };
+        vip.filter(is_plain).map_or(none, |vip| Self {
+            generation: vip.generation,
+            number: vip.number,
+            port: vip.key.port.to_be_bytes(),
+            protocol: vip.key.protocol.number(),
+            address: vip.key.address,
+        })
     }
 }

@@ -204,7 +204,7 @@ impl ServiceTable {
 
     /// The VIP that a tag names, if it is a plain one and the tag is not stale.
     #[inline]
-    pub(crate) fn plain_vip(&self, tag: &Tag) -> Option<&PlainVip> {
+    pub(crate) fn plain_vip(&self, tag: Tag) -> Option<&PlainVip> {
         self.plain.vip(tag)
     }
 
