@@ -31,7 +31,7 @@ pub(super) fn admit(
     if packet.len > usize::from(stage.table.settings().max_frame) {
         return false;
     }
-    match vip.address {
+    let expected = match vip.address {
         IpAddr::V4(address) => {
             let Some(data) = parse::data_v4(packet.frame(), vip.protocol) else {
                 return false;
@@ -56,7 +56,11 @@ pub(super) fn admit(
             }
             expected
         }
+    };
+    if expected {
+        stage.counters.vip_packets.add(1);
     }
+    expected
 }
 
 impl<A: Family> Lane<A> {

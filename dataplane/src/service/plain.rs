@@ -94,9 +94,8 @@ impl PlainVip {
             protocol: 0,
             address: IpAddr::from([0; 4]),
         };
-        let is_plain = |vip: &&Vip| {
-            vip.detours.is_empty() && vip.flags.is_empty() && !vip.is_wildcard()
-        };
+        let is_plain =
+            |vip: &&Vip| vip.detours.is_empty() && vip.flags.is_empty() && !vip.is_wildcard();
         vip.filter(is_plain).map_or(none, |vip| Self {
             generation: vip.generation,
             number: vip.number,
