@@ -1,6 +1,8 @@
 //! Katran's counters (katran-compat section 10), so that none is forgotten.
 
-use xdp_layout::counter::HealthCheckCounter::{self, *};
+use xdp_layout::counter::HealthCheckCounter::{
+    self, DroppedFamilyMismatch, DroppedNoNextHop, DroppedNoRoom, Processed, Skipped, TooBig,
+};
 
 /// Every counter of Katran's. A number is the offset in its table of global counters, `v1` and `v2`
 /// are the two values there. `vip`, `real`, `decap_vip` and `server_id` are lists, `lru_miss` too;
