@@ -2,8 +2,8 @@
 //! verdict that katran-compat gives it.
 //!
 //! A case is a file `corpus/NAME.hex`: `# NAME: sentence`, then `# expect: VERDICT`, then the frame
-//! in hexadecimal. VERDICT is `pass`, `tx` (to a real), `reply` (an ICMP message goes back) or
-//! `drop REASON`. The VIPs are those of [`common::services::every_kind_of_vip`]. A packet that made
+//! in hexadecimal. VERDICT is `pass`, `tx` (to a real), `reply` (an ICMP message, or the inner packet of
+//! a tunnel, goes back) or `drop REASON`. VIPs and decap destinations are those of [`common::services::every_kind_of_vip`]. A packet that made
 //! trouble once becomes a case.
 
 mod common;
@@ -150,6 +150,9 @@ fn no_verdict_is_missing() {
         DropReason::QuoteTruncated,
         DropReason::FrameTooLong,
         DropReason::NoReal,
+        DropReason::InnerTruncated,
+        DropReason::TtlExpired,
+        DropReason::RecirculationLimit,
     ] {
         assert!(fates.contains(&Fate::Dropped(reason)), "{}", reason.name());
     }
