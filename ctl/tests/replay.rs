@@ -226,6 +226,64 @@ fn each_packet_has_its_line_and_each_that_leaves_its_frame() {
     }
 }
 
+/// An IPv4 frame in an IPIP tunnel to the decap destination.
+fn tunnelled(inner: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    ethernet()
+        .ipv4([198, 18, 9, 9], [198, 18, 5, 1], 64)
+        .write(&mut frame, etherparse::IpNumber::IPV4, &inner[14..])
+        .unwrap();
+    frame
+}
+
+#[test]
+fn tunnels_to_a_decap_destination_are_taken_apart() {
+    let (request, question) = (tcp([203, 0, 113, 10], 80, true), udp([192, 0, 2, 99], 53));
+    let packets = [
+        tunnelled(&request),
+        tunnelled(&tunnelled(&question)),
+        tunnelled(&question[..33]),
+    ];
+    let rig = Rig::new(&capture(
+        TsResolution::MicroSecond,
+        DataLink::ETHERNET,
+        &packets,
+    ));
+    let decap = "[[decap]]\naddress = \"198.18.5.1\"\n";
+    fs::write(rig.path("lb.toml"), format!("{CONFIG}{decap}")).unwrap();
+    assert_eq!(rig.succeed(), "");
+    let nobody = "\"vip\":null,\"real\":null,\"selection\":null";
+    assert_eq!(
+        rig.verdicts(),
+        [
+            "{\"packet\":0,\"verdict\":\"tx\",\"reason\":null,\"vip\":\"203.0.113.10:80/tcp\",\
+             \"real\":\"198.51.100.11\",\"selection\":\"ring\",\"stripped\":20}"
+                .to_owned(),
+            format!(
+                "{{\"packet\":1,\"verdict\":\"pass\",\"reason\":null,{nobody},\"stripped\":40}}"
+            ),
+            format!(
+                "{{\"packet\":2,\"verdict\":\"drop\",\"reason\":\"inner-truncated\",{nobody}}}"
+            ),
+        ]
+    );
+    // TTL and checksum of the inner packets are those of a packet one hop later.
+    let later = |frame: &[u8]| {
+        let (mut header, payload) = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap();
+        header.time_to_live -= 1;
+        header.header_checksum = header.calc_header_checksum();
+        [&frame[..14], &header.to_bytes(), payload].concat()
+    };
+    let written = rig.frames();
+    assert_eq!(written.len(), 2);
+    assert_eq!(
+        written[0].2[34..],
+        later(&request)[14..],
+        "one outer header"
+    );
+    assert_eq!(written[1].2, later(&question), "the innermost packet");
+}
+
 #[test]
 fn an_empty_capture_gives_empty_results() {
     let rig = Rig::new(&capture(TsResolution::MicroSecond, DataLink::ETHERNET, &[]));
