@@ -119,6 +119,10 @@ fn traffic(slots: usize) -> Box<[Traffic]> {
     (0..slots).map(|_| Traffic::default()).collect()
 }
 
+fn counters(slots: usize) -> Box<[Counter]> {
+    (0..slots).map(|_| Counter::default()).collect()
+}
+
 counter_table! {
     /// Everything one worker counts.
     WorkerCounters {
@@ -136,8 +140,12 @@ counter_table! {
         /// Per VIP number, of VIPs that route by server id.
         server_id_vips: Box<[ServerIdVipCounters]> =
             (0..MAX_VIPS).map(|_| ServerIdVipCounters::default()).collect(),
+        /// Per VIP number: packets for which the ring chose a real.
+        vip_ring_selections: Box<[Counter]> = counters(MAX_VIPS),
         /// Per real index, as per VIP.
         reals: Box<[Traffic]> = traffic(MAX_REALS),
+        /// Per real index: packets for which the ring chose it.
+        real_ring_selections: Box<[Counter]> = counters(MAX_REALS),
         /// What the worker's loop did.
         io: IoCounters = IoCounters::new(),
     }
@@ -340,6 +348,22 @@ impl WorkerCounters {
             return 0;
         }
         self.connection_events.get()
+    }
+
+    /// Bytes that the counters take.
+    pub fn memory_bytes(&self) -> usize {
+        let traffic = [&self.drops, &self.vips, &self.reals];
+        let counters = [&self.vip_ring_selections, &self.real_ring_selections];
+        size_of::<Self>()
+            + traffic
+                .map(|list| size_of_val(&**list))
+                .iter()
+                .sum::<usize>()
+            + counters
+                .map(|list| size_of_val(&**list))
+                .iter()
+                .sum::<usize>()
+            + size_of_val(&*self.server_id_vips)
     }
 
     /// Packets received that are neither transmitted, passed nor dropped: zero between bursts.

@@ -8,7 +8,7 @@ use common::{
     settings, vip,
 };
 use dataplane::{
-    counters::{DropReason, FRAMES, Kind, REAL_ROWS, VIP_ROWS, WorkerCounters, read_list},
+    counters::{DropReason, FRAMES, Kind, ListRow, REAL_ROWS, VIP_ROWS, WorkerCounters, read_list},
     service::{Protocol, ServiceSpec, Settings, VipFlags},
 };
 
@@ -192,6 +192,26 @@ fn lists_have_packets_and_bytes() {
     let arrived = (v4.len() + v6.len()) as u64;
     let counted = ["received", "transmitted", "passed"].map(|name| read_frames(&bench, name));
     assert_eq!(counted, [(3, arrived + 50), (2, arrived), (0, 0)]);
+}
+
+/// Selections by the ring, not hits of the table.
+#[test]
+fn choices_of_the_ring_are_counted_for_vip_and_real() {
+    let mut bench = Bench::new(&services(settings()));
+    let syn = tcp(CLIENT, "203.0.113.10:80", Segment::Syn);
+    let ack = tcp(CLIENT, "203.0.113.10:80", Segment::Ack);
+    for frame in [&syn, &ack, &ack, &syn] {
+        bench.send(frame).expect("sent");
+    }
+    let of = |rows: &[ListRow], number: usize| {
+        let mut rows = rows.iter().filter(|row| row.name == "ring-selections");
+        let row = rows.next().expect("a row");
+        (row.read)(&bench.counters, number)
+    };
+    assert_eq!(of(VIP_ROWS, usize::from(bench.last.vip)), 2);
+    assert_eq!(of(REAL_ROWS, bench.last.real.index()), 2);
+    let all_reals: u64 = (0..16).map(|real| of(REAL_ROWS, real)).sum();
+    assert_eq!(all_reals, 2);
 }
 
 fn read_frames(bench: &Bench, name: &str) -> (u64, u64) {

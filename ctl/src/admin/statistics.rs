@@ -279,13 +279,10 @@ pub(super) fn memory(view: &View) -> Memory {
             });
         }
         let counters = worker.counters();
-        let slots = counters.drops.len() + counters.vips.len() + counters.reals.len();
         parts.push(MemoryPart {
             part: "counters".into(),
             worker: queue,
-            bytes: Some(
-                (size_of::<WorkerCounters>() + slots * size_of::<counters::Traffic>()) as u64,
-            ),
+            bytes: Some(counters.memory_bytes() as u64),
         });
     }
     let rings = view

@@ -96,6 +96,13 @@ pub const VIP_ROWS: &[ListRow] = &[
         help: "Packets whose server id named another real than the flow table.",
         read: |counters, vip| counters.server_id_vips[vip].mismatches.get(),
     },
+    ListRow {
+        name: "ring-selections",
+        unit: "packets",
+        katran: "",
+        help: "Packets whose real the ring chose.",
+        read: |counters, vip| counters.vip_ring_selections[vip].get(),
+    },
 ];
 
 /// Counters of each real, by its index. Packets and bytes come first.
@@ -113,6 +120,14 @@ pub const REAL_ROWS: &[ListRow] = &[
         katran: "real v2",
         help: "Their bytes: IPv4 total length, or IPv6 payload length.",
         read: |counters, real| counters.reals[real].bytes.get(),
+    },
+    ListRow {
+        name: "ring-selections",
+        unit: "packets",
+        katran: "lru_miss",
+        help: "Packets for which the ring chose the real. Katran counts those of one VIP that is \
+               asked for; here it is always counted, over all VIPs of the real.",
+        read: |counters, real| counters.real_ring_selections[real].get(),
     },
 ];
 

@@ -199,6 +199,8 @@ impl<A: Family> Lane<A> {
             count_ring_drop(counters, index);
             return None;
         };
+        counters.vip_ring_selections[usize::from(vip.number)].add(1);
+        counters.real_ring_selections[real.id.index()].add(1);
         if uses_table(vip) && !is_rst(flow) {
             if flooded {
                 counters.flood_suppressed.add(1);
