@@ -516,8 +516,16 @@ impl Arguments {
     }
 
     fn capture(&self) -> Result<capture::Request, AdminError> {
+        let events = self.many("event", value::parse_event)?;
+        if events.len() > capture::MAX_EVENTS {
+            return Err(AdminError::new(
+                "event",
+                format!("{} events are too many", events.len()),
+                format!("give {} at most", capture::MAX_EVENTS),
+            ));
+        }
         Ok(capture::Request {
-            events: self.many("event", value::parse_event)?,
+            events,
             limit: self.number("limit", 1..=capture::MAX_LIMIT, capture::DEFAULT_LIMIT)?,
             snaplen: self.number(
                 "snaplen",
@@ -897,6 +905,20 @@ mod tests {
                 file: "a.pcapng".into(),
                 force: false,
             }))
+        );
+    }
+
+    #[test]
+    fn a_capture_has_few_events() {
+        let line = |count| {
+            let events = vec!["vip:203.0.113.10"; count].join(",");
+            parse(&format!("capture start --event {events} -w a"))
+        };
+        assert!(line(64).is_ok());
+        let error = line(65).expect_err("too many");
+        assert_eq!(
+            (error.field.as_str(), error.remedy.contains("64")),
+            ("event", true)
         );
     }
 

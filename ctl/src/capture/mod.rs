@@ -45,12 +45,15 @@ pub const MAX_SNAPLEN: usize = 4096;
 /// Least: an Ethernet header.
 pub const MIN_SNAPLEN: usize = 14;
 
+/// Events that a capture can have, as packets are held against each.
+pub const MAX_EVENTS: usize = 64;
+
 /// Memory for packets that wait for the writer, in bytes per worker.
 const MEMORY: usize = 4 << 20;
 /// What a packet takes besides its bytes, about.
 const OVERHEAD: usize = 128;
 /// How long `capture stop` waits for the last packets to be written.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,14 +114,14 @@ impl Captures {
                 }),
             }
         }
-        if let ([], Some(first)) = (sources.as_slice(), failed.first()) {
+        if sources.is_empty() {
             file::discard(&request.file);
+            let reasons = failed
+                .iter()
+                .map(|failure| format!("; queue {}: {}", failure.worker, failure.problem));
             return Err(AdminError::new(
                 "capture",
-                format!(
-                    "no worker answers; queue {}: {}",
-                    first.worker, first.problem
-                ),
+                format!("no worker answers{}", reasons.take(1).collect::<String>()),
                 "look at `show workers`",
             ));
         }

@@ -48,6 +48,8 @@ pub(super) struct Writer {
     interface: String,
     request: Request,
     sources: Vec<Source>,
+    /// The workers have monitors.
+    armed: bool,
     progress: Arc<Progress>,
 }
 
@@ -63,6 +65,7 @@ impl Writer {
             interface: interface.to_owned(),
             request: session.request().clone(),
             sources,
+            armed: true,
             progress: Arc::clone(session.progress()),
         }
     }
@@ -165,7 +168,10 @@ impl Writer {
     }
 
     /// Takes the monitors from the workers and frees them here.
-    fn disarm(&self) {
+    fn disarm(&mut self) {
+        if !std::mem::take(&mut self.armed) {
+            return;
+        }
         for source in &self.sources {
             if let Err(error) = source.worker.set_monitor(None) {
                 tracing::debug!(queue = source.worker.queue(), %error, "no monitor to take back");
@@ -242,6 +248,7 @@ mod tests {
     use std::{fs::OpenOptions, io::Read as _};
 
     use dataplane::capture::Event;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use pcap_file::pcapng::PcapNgReader;
 
     use super::*;
@@ -308,5 +315,41 @@ mod tests {
         while let Some(block) = reader.next_block() {
             block.expect("whole");
         }
+    }
+
+    #[test]
+    fn a_file_that_takes_nothing_holds_nobody_up() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let full = [0; 4096];
+        let mut pipe = File::from(std::os::fd::OwnedFd::from(writer));
+        set_blocking(&pipe, false);
+        while pipe.write(&full).is_ok() {}
+        set_blocking(&pipe, true);
+
+        let request = Request {
+            events: vec![Event::Address([203, 0, 113, 10].into())],
+            limit: 10,
+            snaplen: 128,
+            file: "/proc/pipe".into(),
+            force: false,
+        };
+        let session = Session::new(request, Vec::new());
+        let writer = Writer::new(pipe, "eth0", Vec::new(), &session);
+        session.run(writer).expect("a thread");
+        session.request_stop();
+        assert!(!session.wait(Duration::from_millis(50)));
+        assert_eq!(session.report().state, "stopping");
+        let mut written = Vec::new();
+        reader.read_to_end(&mut written).expect("readable");
+        assert!(session.wait(Duration::from_mins(1)));
+        assert_eq!(session.report().state, "stopped");
+        let blocks = &written[written.len() - session.report().bytes as usize..];
+        assert_eq!(whole_blocks(blocks), (1, blocks.len()));
+    }
+
+    fn set_blocking(file: &File, blocking: bool) {
+        let mut flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).expect("flags"));
+        flags.set(OFlag::O_NONBLOCK, !blocking);
+        fcntl(file, FcntlArg::F_SETFL(flags)).expect("flags");
     }
 }

@@ -4,6 +4,7 @@
 //! why; with `CI` or `KATRAN_XSK_REQUIRE_ROOT` set it fails instead.
 
 mod churn;
+mod capture;
 mod conversation;
 mod cross_pop;
 mod gue;
