@@ -3,8 +3,8 @@
 //! Needs root and Debian's nginx, curl, iperf3, iproute2 and util-linux. Where one is missing, a test says `SKIPPED` and
 //! why; with `CI` or `KATRAN_XSK_REQUIRE_ROOT` set it fails instead.
 
-mod churn;
 mod capture;
+mod churn;
 mod conversation;
 mod cross_pop;
 mod gue;
