@@ -12,6 +12,7 @@
 mod decap;
 mod difference;
 mod health_check;
+mod server_ids;
 mod sink;
 mod worker;
 
@@ -40,6 +41,7 @@ use crate::{
 
 pub use difference::{Changes, Names};
 pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
+pub use server_ids::ServerIds;
 pub use sink::{VipSink, tunnels, vip_entries};
 pub use worker::{Socket, Worker};
 

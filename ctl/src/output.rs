@@ -11,7 +11,7 @@ use crate::{
     admin::report::{
         Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowCount,
         FlowCounts, FlowList, FlowsRemoved, HealthCheckList, Help, HelpArgument, HelpCommand,
-        Memory, RealList, Stats, Traffic, VipList, WorkerFailure, WorkerList,
+        Memory, RealList, ServerIdList, Stats, Traffic, VipList, WorkerFailure, WorkerList,
     },
     control::{Changes, Names},
 };
@@ -43,6 +43,7 @@ pub fn render(answer: &Answer, reading: Reading) -> String {
         Answer::Explained(result) => explained(result),
         Answer::Capture(report) => capture(report),
         Answer::HealthChecks(list) => health_checks(list),
+        Answer::ServerIds(list) => server_ids(list),
         Answer::Dump(dump) => dump.toml.clone(),
         Answer::Help(report) => help(report),
         Answer::Version(version) => format!(
@@ -272,6 +273,9 @@ fn changes(changes: &Changes) -> String {
         (&changes.health_checks_added, "added"),
         (&changes.health_checks_removed, "removed"),
         (&changes.health_checks_changed, "changed"),
+        (&changes.server_ids_added, "added"),
+        (&changes.server_ids_removed, "removed"),
+        (&changes.server_ids_changed, "changed"),
     ] {
         let Names { count, names } = names;
         for name in names {
@@ -460,6 +464,29 @@ fn program(title: &str, counters: &BTreeMap<String, u64>) -> String {
         table.row([name.clone(), grouped(*value)]);
     }
     format!("\n{}", table.render(""))
+}
+
+fn server_ids(list: &ServerIdList) -> String {
+    let mut table = Table::new([">ID", "REAL", "VALID", ">INDEX"]);
+    for server_id in &list.server_ids {
+        table.row([
+            server_id.id.to_string(),
+            server_id.real.to_string(),
+            if server_id.valid { "yes" } else { "NO" }.to_owned(),
+            or_dash(server_id.index),
+        ]);
+    }
+    let mut text = table.render("no server ids");
+    if list.server_ids.len() < list.total {
+        let _ = writeln!(
+            text,
+            "{} to {} of {}; limit= and offset= show others",
+            (list.offset + 1).min(list.total),
+            list.offset + list.server_ids.len(),
+            list.total
+        );
+    }
+    text
 }
 
 fn health_checks(list: &HealthCheckList) -> String {

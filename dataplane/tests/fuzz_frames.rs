@@ -69,6 +69,7 @@ fn services(settings: Settings) -> ServiceSpec {
         .map(|(number, real)| ServerIdSpec {
             id: 0x1001 + number as u32,
             real: real.parse().expect("an address"),
+            valid: true,
         })
         .collect();
     spec

@@ -292,6 +292,7 @@ fn what_a_server_id_stored_has_expired_here_too() {
     spec.server_ids = vec![ServerIdSpec {
         id: 0x1001,
         real: "198.51.100.101".parse().unwrap(),
+        valid: true,
     }];
     let mut pair = Pair::new(&spec);
     let with_id = udp(CLIENT, VIP, &[0x40, 0x80, 0, 0x10, 1, 0, 0, 0, 0, 1, 2, 3]);

@@ -223,6 +223,7 @@ fn a_server_id_can_name_the_local_real() {
     spec.server_ids = vec![ServerIdSpec {
         id: 7,
         real: HERE.parse().unwrap(),
+        valid: true,
     }];
     let mut bench = Bench::new(&spec);
     let frame = udp(

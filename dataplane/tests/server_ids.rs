@@ -22,6 +22,7 @@ fn services(protocol: Protocol, flags: VipFlags, tcp_server_id: bool) -> Service
     let server_id = |id, real: &str| ServerIdSpec {
         id,
         real: real.parse().unwrap(),
+        valid: true,
     };
     ServiceSpec {
         settings: Settings {

@@ -29,7 +29,7 @@ pub use value::parse_vip;
 use words::Given;
 
 use super::error::AdminError;
-use crate::{capture, config::HealthCheckSpec};
+use crate::{capture, config::HealthCheckSpec, control::ServerIds};
 
 /// Rows of a list unless something else is said.
 pub const DEFAULT_LIMIT: usize = 100;
@@ -180,6 +180,32 @@ pub enum Command {
     CaptureStop,
     /// How it is going.
     CaptureStatus,
+    /// Server ids.
+    SidList {
+        /// Only those of this real.
+        real: Option<IpAddr>,
+        /// Which rows.
+        page: Page,
+    },
+    /// An id gets a real.
+    SidAdd {
+        /// The id.
+        id: u32,
+        /// The real.
+        real: IpAddr,
+    },
+    /// Ids go.
+    SidDel {
+        /// The ids.
+        ids: Vec<u32>,
+    },
+    /// Whether workers use ids.
+    SidValid {
+        /// Which ids.
+        which: ServerIds,
+        /// They do.
+        valid: bool,
+    },
     /// Health checks.
     HcList {
         /// Which rows.
@@ -437,6 +463,21 @@ impl Arguments {
             Verb::CaptureStart => Command::CaptureStart(self.capture()?),
             Verb::CaptureStop => Command::CaptureStop,
             Verb::CaptureStatus => Command::CaptureStatus,
+            Verb::SidList => Command::SidList {
+                real: self.optional("real", value::parse_address)?,
+                page: page()?,
+            },
+            Verb::SidAdd => Command::SidAdd {
+                id: self.required("id", value::parse_server_id)?,
+                real: self.required("real", value::parse_address)?,
+            },
+            Verb::SidDel => Command::SidDel {
+                ids: self.many("id", value::parse_server_id)?,
+            },
+            Verb::SidInvalidate | Verb::SidRevalidate => Command::SidValid {
+                which: self.server_ids()?,
+                valid: self.spec.verb == Verb::SidRevalidate,
+            },
             Verb::HcList => Command::HcList { page: page()? },
             Verb::HcAdd => Command::HcAdd(HealthCheckSpec {
                 mark: self.required("mark", value::parse_mark)?,
@@ -491,6 +532,26 @@ impl Arguments {
 
     fn flags(&self) -> Result<VipFlags, AdminError> {
         Ok(self.many("flags", value::parse_flag)?.into_iter().collect())
+    }
+
+    /// Either ids or the real that they name.
+    fn server_ids(&self) -> Result<ServerIds, AdminError> {
+        let ids = self.many("id", value::parse_server_id)?;
+        let real = self.optional("real", value::parse_address)?;
+        match (ids.is_empty(), real) {
+            (false, None) => Ok(ServerIds::Ids(ids)),
+            (true, Some(real)) => Ok(ServerIds::OfReal(real)),
+            (true, None) => Err(AdminError::new(
+                "id",
+                "neither ids nor a real",
+                format!("usage: {}", self.spec.usage()),
+            )),
+            (false, Some(_)) => Err(AdminError::new(
+                "real",
+                "given beside ids",
+                "give ids, or real=ADDR for all that name it",
+            )),
+        }
     }
 
     fn limit(&self) -> Result<usize, AdminError> {
@@ -846,6 +907,23 @@ mod tests {
                 }
             })
         );
+        assert_eq!(
+            parse("sid del 7,8 4097"),
+            Ok(Command::SidDel {
+                ids: vec![7, 8, 4097]
+            })
+        );
+        let real = [198, 51, 100, 1].into();
+        for (line, which, valid) in [
+            ("sid invalidate 7 8", ServerIds::Ids(vec![7, 8]), false),
+            (
+                "sid revalidate real=198.51.100.1",
+                ServerIds::OfReal(real),
+                true,
+            ),
+        ] {
+            assert_eq!(parse(line), Ok(Command::SidValid { which, valid }));
+        }
         assert_eq!(parse("version"), Ok(Command::Version));
     }
 
@@ -982,6 +1060,11 @@ mod tests {
             ("real set 198.51.100.1", "flag", "usage"),
             ("real set 198.51.100.1 remote", "flag", "local"),
             ("real unset nobody local", "real", "address"),
+            ("sid add 0 198.51.100.1", "id", "1 to 2147483647"),
+            ("sid add 2147483648 198.51.100.1", "id", "1 to 2147483647"),
+            ("sid del", "id", "usage"),
+            ("sid invalidate", "id", "usage"),
+            ("sid revalidate 7 real=198.51.100.1", "real", "give ids, or"),
             ("hc", "command", "hc add"),
             ("hc add 7", "real", "usage"),
             ("hc add 0 198.51.100.1", "mark", "1 to 4294967295"),

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use dataplane::service::{DecapSpec, VipFlags, VipKey, VipSpec};
+use dataplane::service::{DecapSpec, ServerIdSpec, VipFlags, VipKey, VipSpec};
 use nix::unistd::Uid;
 use serde_json::json;
 
@@ -17,8 +17,8 @@ use super::{
     flows, help,
     protocol::VERSION,
     report::{
-        Answer, ConfigReport, Dump, HealthCheckList, HealthCheckRow, RealList, RealRow, Traffic,
-        Version, VipList, VipRow,
+        Answer, ConfigReport, Dump, HealthCheckList, HealthCheckRow, RealList, RealRow,
+        ServerIdList, ServerIdRow, Traffic, Version, VipList, VipRow,
     },
     statistics,
 };
@@ -154,6 +154,14 @@ impl Engine {
             }
             Command::CaptureStop => Answer::Capture(self.captures.stop()?),
             Command::CaptureStatus => Answer::Capture(self.captures.status()),
+            Command::SidList { real, page } => {
+                Answer::ServerIds(server_id_list(&control(), real, page))
+            }
+            Command::SidAdd { id, real } => Answer::Changes(control().set_server_id(id, real)?),
+            Command::SidDel { ids } => Answer::Changes(control().delete_server_ids(&ids)?),
+            Command::SidValid { which, valid } => {
+                Answer::Changes(control().set_server_ids_valid(&which, valid)?)
+            }
             Command::HcList { page } => Answer::HealthChecks(health_check_list(&control(), page)?),
             Command::HcAdd(check) => Answer::Changes(control().set_health_check(check)?),
             Command::HcDel { marks } => Answer::Changes(control().delete_health_checks(&marks)?),
@@ -269,6 +277,33 @@ fn real_list(
         offset: page.offset,
         reals,
     })
+}
+
+fn server_id_list(control: &Control, real: Option<IpAddr>, page: Page) -> ServerIdList {
+    let table = control.view().table;
+    let indices: HashMap<IpAddr, u16> = table
+        .reals()
+        .map(|real| (real.address, real.id.index() as u16))
+        .collect();
+    let mut wanted: Vec<&ServerIdSpec> = control
+        .config()
+        .server_ids
+        .iter()
+        .filter(|server_id| real.is_none_or(|real| real == server_id.real))
+        .collect();
+    wanted.sort_unstable_by_key(|server_id| server_id.id);
+    let row = |server_id: &&ServerIdSpec| ServerIdRow {
+        id: server_id.id,
+        real: server_id.real,
+        valid: server_id.valid,
+        index: indices.get(&server_id.real).copied(),
+    };
+    let rows = wanted.iter().skip(page.offset).take(page.limit).map(row);
+    ServerIdList {
+        total: wanted.len(),
+        offset: page.offset,
+        server_ids: rows.collect(),
+    }
 }
 
 fn health_check_list(control: &Control, page: Page) -> Result<HealthCheckList, AdminError> {

@@ -31,6 +31,7 @@ pub enum Answer {
     Explained(Explained),
     Capture(CaptureReport),
     HealthChecks(HealthCheckList),
+    ServerIds(ServerIdList),
     Dump(Dump),
     Help(Help),
     Version(Version),
@@ -62,6 +63,10 @@ impl Answer {
             | Verb::DecapDel
             | Verb::HcAdd
             | Verb::HcDel
+            | Verb::SidAdd
+            | Verb::SidDel
+            | Verb::SidInvalidate
+            | Verb::SidRevalidate
             | Verb::Reload => Self::Changes(serde_json::from_value(value)?),
             Verb::ShowWorkers => Self::Workers(serde_json::from_value(value)?),
             Verb::ShowStats => Self::Stats(serde_json::from_value(value)?),
@@ -75,6 +80,7 @@ impl Answer {
             Verb::CaptureStart | Verb::CaptureStop | Verb::CaptureStatus => {
                 Self::Capture(serde_json::from_value(value)?)
             }
+            Verb::SidList => Self::ServerIds(serde_json::from_value(value)?),
             Verb::HcList => Self::HealthChecks(serde_json::from_value(value)?),
             Verb::Dump => Self::Dump(serde_json::from_value(value)?),
             Verb::Help => Self::Help(serde_json::from_value(value)?),
@@ -503,6 +509,30 @@ impl Default for CaptureReport {
             failed: Vec::new(),
         }
     }
+}
+
+/// `sid list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerIdList {
+    /// Rows there are.
+    pub total: usize,
+    /// Rows left out at the start.
+    pub offset: usize,
+    /// By id.
+    pub server_ids: Vec<ServerIdRow>,
+}
+
+/// A server id and its real.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerIdRow {
+    /// The id.
+    pub id: u32,
+    /// The real it names.
+    pub real: IpAddr,
+    /// Workers use it.
+    pub valid: bool,
+    /// The real's index in tables and counters.
+    pub index: Option<u16>,
 }
 
 /// `hc list`.

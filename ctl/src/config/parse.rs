@@ -480,9 +480,11 @@ fn server_id<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Opti
         reader.missing(section, "id", "give the server id as in id = 4097");
     }
     let real = ip_address(reader, section, "real", "\"198.51.100.11\"");
+    let valid = reader.boolean(section, "valid").unwrap_or(true);
     Some(ServerIdSpec {
         id: id?,
         real: real?,
+        valid,
     })
 }
 

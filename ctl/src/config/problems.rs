@@ -3,7 +3,8 @@
 use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
 use dataplane::service::{
-    MAX_DECAP, MAX_REALS, MAX_SERVER_ID, MAX_VIPS, Protocol, RealSpec, VipFlags, VipKey, VipSpec,
+    MAX_DECAP, MAX_REALS, MAX_SERVER_ID, MAX_SERVER_IDS, MAX_VIPS, Protocol, RealSpec, VipFlags,
+    VipKey, VipSpec,
 };
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
 
@@ -485,6 +486,13 @@ impl Checker<'_> {
 
     fn server_ids(&mut self) {
         let mut ids: HashMap<u32, usize> = HashMap::new();
+        if self.config.server_ids.len() > MAX_SERVER_IDS {
+            self.report(
+                Place::ServerId(MAX_SERVER_IDS, ""),
+                format!("{} server ids are too many", self.config.server_ids.len()),
+                format!("keep at most {MAX_SERVER_IDS}"),
+            );
+        }
         for (index, server_id) in self.config.server_ids.iter().enumerate() {
             if !(1..=MAX_SERVER_ID).contains(&server_id.id) {
                 self.report(

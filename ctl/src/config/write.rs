@@ -53,6 +53,9 @@ impl Config {
             text.push_str("\n[[server_id]]\n");
             line(&mut text, "id", server_id.id);
             line(&mut text, "real", quote(&server_id.real.to_string()));
+            if !server_id.valid {
+                line(&mut text, "valid", server_id.valid);
+            }
         }
         for route in &self.source_routes {
             text.push_str("\n[[source_route]]\n");
@@ -247,6 +250,7 @@ mod tests {
         config.server_ids.push(ServerIdSpec {
             id: 4097,
             real: "198.51.100.11".parse().unwrap(),
+            valid: false,
         });
         config.source_routes.push(SourceRouteSpec {
             prefix: "192.0.2.0".parse().unwrap(),

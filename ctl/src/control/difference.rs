@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use dataplane::{
-    service::{DecapSpec, RealSpec, VipKey, VipSpec},
+    service::{DecapSpec, RealSpec, ServerIdSpec, VipKey, VipSpec},
     xsk::chunk_size,
 };
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,15 @@ pub struct Changes {
     pub health_checks_removed: Names,
     /// Marks with another real.
     pub health_checks_changed: Names,
+    /// Server ids that are new: `server id ID real ADDRESS`.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub server_ids_added: Names,
+    /// Server ids that are gone.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub server_ids_removed: Names,
+    /// Server ids with another real, or that became valid or invalid.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub server_ids_changed: Names,
     /// What the operator should look at because of the change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -94,6 +103,9 @@ impl Changes {
             && self.health_checks_added.is_empty()
             && self.health_checks_removed.is_empty()
             && self.health_checks_changed.is_empty()
+            && self.server_ids_added.is_empty()
+            && self.server_ids_removed.is_empty()
+            && self.server_ids_changed.is_empty()
     }
 }
 
@@ -123,6 +135,9 @@ pub(super) fn compare(old: &Config, new: &Config, generation: u32) -> Changes {
     }
     compare_decap(&old.decap, &new.decap, &mut changes);
     compare_health_checks(&old.health_checks, &new.health_checks, &mut changes);
+    if old.server_ids != new.server_ids {
+        compare_server_ids(&old.server_ids, &new.server_ids, &mut changes);
+    }
     changes
 }
 
@@ -170,6 +185,27 @@ fn compare_health_checks(old: &[HealthCheckSpec], new: &[HealthCheckSpec], chang
     }
 }
 
+fn compare_server_ids(old: &[ServerIdSpec], new: &[ServerIdSpec], changes: &mut Changes) {
+    let name =
+        |server_id: &ServerIdSpec| format!("server id {} real {}", server_id.id, server_id.real);
+    let index = |list: &[ServerIdSpec]| -> HashMap<u32, ServerIdSpec> {
+        list.iter().map(|one| (one.id, *one)).collect()
+    };
+    let (before, after) = (index(old), index(new));
+    for one in old {
+        if !after.contains_key(&one.id) {
+            changes.server_ids_removed.push(|| name(one));
+        }
+    }
+    for one in new {
+        match before.get(&one.id) {
+            None => changes.server_ids_added.push(|| name(one)),
+            Some(old) if old != one => changes.server_ids_changed.push(|| name(one)),
+            Some(_) => {}
+        }
+    }
+}
+
 fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
     if old.hash != new.hash || old.flags != new.flags {
         changes.vips_changed.push(|| new.key.to_string());
@@ -195,7 +231,7 @@ fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
 }
 
 /// Keys that can change while packets flow, and whether they are the same on both sides.
-fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 16] {
+fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 15] {
     let (a, b) = (&old.balancer, &new.balancer);
     [
         (
@@ -222,7 +258,6 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 16] {
             "balancer.keep_last_ring",
             a.keep_last_ring == b.keep_last_ring,
         ),
-        ("server_id", old.server_ids == new.server_ids),
         ("source_route", old.source_routes == new.source_routes),
         (
             "health_check_path.interface",

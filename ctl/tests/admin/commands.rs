@@ -66,6 +66,7 @@ fn ctl_prints_tables() {
         "flow del 192.0.2.1:1 203.0.113.10:80 tcp",
         "flow purge 203.0.113.10:80/tcp",
         "explain 192.0.2.1:1 203.0.113.10:80 tcp",
+        "sid list",
         "hc list",
         "reload",
         "dump",

@@ -17,3 +17,4 @@ mod random;
 mod rig;
 mod scale;
 mod server;
+mod server_ids;

@@ -26,6 +26,8 @@ const MIN_MAX_FRAME: u16 = 14 + 40 + 20;
 const MIN_MAX_FRAME_TOO_BIG: u16 = 14 + 1280;
 /// Largest server id: connection ids carry them as signed 32-bit numbers (katran-compat section 7.1).
 pub const MAX_SERVER_ID: u32 = i32::MAX as u32;
+/// Most server ids (katran-compat section 1).
+pub const MAX_SERVER_IDS: usize = 1 << 24;
 /// Largest `max_frame`: what fits a UMEM chunk beside the kernel's and our head room.
 const MAX_MAX_FRAME: u16 = 3_500;
 
@@ -89,7 +91,10 @@ struct State {
     reals: Vec<Option<RealSlot>>,
     free_reals: VecDeque<u16>,
     real_numbers: HashMap<IpAddr, u16, RandomState>,
+    /// Index of the real that each valid server id names.
     server_ids: HashMap<u32, u16, RandomState>,
+    /// References that server ids hold, also those that are not valid.
+    named_reals: Vec<u16>,
     decap: HashMap<IpAddr, DecapSpec, RandomState>,
     global: Option<GlobalTable>,
 }
@@ -126,6 +131,7 @@ impl ServiceControl {
             free_reals: (1..MAX_REALS as u16).collect(),
             real_numbers: HashMap::default(),
             server_ids: HashMap::default(),
+            named_reals: Vec::new(),
             decap: HashMap::default(),
             global: None,
         };
@@ -180,16 +186,20 @@ impl State {
             released.extend(self.put_vip(vip, spec, &local, generation)?);
         }
         let mut server_ids = HashMap::default();
+        let mut named_reals = Vec::with_capacity(spec.server_ids.len());
         for server_id in &spec.server_ids {
             let index = self.acquire_real(server_id.real, &local, || {
                 format!("server_id {}, real {}", server_id.id, server_id.real)
             })?;
-            server_ids.insert(server_id.id, index);
+            named_reals.push(index);
+            if server_id.valid {
+                server_ids.insert(server_id.id, index);
+            }
         }
         self.decap = spec.decap.iter().map(|own| (own.address, *own)).collect();
         self.put_global_table(spec)?;
-        let old_server_ids = std::mem::replace(&mut self.server_ids, server_ids);
-        released.extend(old_server_ids.into_values());
+        self.server_ids = server_ids;
+        released.extend(std::mem::replace(&mut self.named_reals, named_reals));
         for index in released {
             self.release_real(index);
         }
@@ -552,6 +562,13 @@ fn validate_settings(settings: &Settings) -> Result<(), ServiceError> {
 }
 
 fn validate_server_ids(spec: &ServiceSpec) -> Result<(), ServiceError> {
+    if spec.server_ids.len() > MAX_SERVER_IDS {
+        return Err(ServiceError::new(
+            "server_id",
+            format!("{} are too many", spec.server_ids.len()),
+            format!("keep at most {MAX_SERVER_IDS}"),
+        ));
+    }
     let mut ids = HashSet::new();
     for server_id in &spec.server_ids {
         let field = format!("server_id {}", server_id.id);
@@ -714,7 +731,7 @@ fn not_supported(field: &str, what: &str) -> ServiceError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::RealSpec;
+    use crate::service::{RealSpec, ServerIdSpec};
 
     fn vip(address: &str, reals: &[(&str, u32)]) -> VipSpec {
         VipSpec {
@@ -858,6 +875,45 @@ mod tests {
         routed.flags = VipFlags::SRC_ROUTING;
         let error = control.apply(&spec(vec![routed])).unwrap_err();
         assert_eq!(error.problem, "not supported yet: flag src-routing");
+    }
+
+    #[test]
+    fn every_server_id_holds_a_reference_to_its_real() {
+        let mut control = ServiceControl::new();
+        let server_id = |id, valid| ServerIdSpec {
+            id,
+            real: "198.51.100.7".parse().unwrap(),
+            valid,
+        };
+        let mut spec = spec(vec![vip("203.0.113.1", &[("198.51.100.7", 1)])]);
+        spec.server_ids = vec![server_id(1, true), server_id(2, false)];
+        let references = |control: &ServiceControl, index: usize| {
+            let slot = control.state.reals[index].as_ref();
+            (
+                slot.unwrap().references,
+                control.state.free_reals.contains(&(index as u16)),
+            )
+        };
+        let table = control.apply(&spec).unwrap();
+        let index = index_of(&table, "198.51.100.7");
+        assert_eq!(references(&control, index), (3, false));
+        assert!(table.real_of_server_id(1).is_some());
+        assert!(table.real_of_server_id(2).is_none(), "it is not valid");
+        // Neither the VIP's membership nor the other id is needed to keep the number.
+        spec.vips.clear();
+        spec.server_ids.remove(0);
+        let table = control.apply(&spec).unwrap();
+        assert_eq!(references(&control, index), (1, false));
+        assert!(table.real_of_server_id(1).is_none(), "a deleted id is gone");
+        spec.server_ids[0].valid = true;
+        let table = control.apply(&spec).unwrap();
+        assert_eq!(
+            table.real_of_server_id(2).map(|real| real.id.index()),
+            Some(index)
+        );
+        spec.server_ids.clear();
+        control.apply(&spec).unwrap();
+        assert_eq!(references(&control, index), (0, true));
     }
 
     #[test]

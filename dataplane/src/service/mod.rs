@@ -10,7 +10,7 @@ mod table;
 
 pub use maglev::HashFunction;
 
-pub use control::{MAX_SERVER_ID, ServiceControl, ServiceError};
+pub use control::{MAX_SERVER_ID, MAX_SERVER_IDS, ServiceControl, ServiceError};
 pub use publish::{Publisher, Subscription};
 pub use spec::{
     DecapSpec, Encapsulation, MacAddress, Protocol, RealSpec, ServerIdSpec, ServiceSpec, Settings,

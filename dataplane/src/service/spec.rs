@@ -258,6 +258,8 @@ pub struct ServerIdSpec {
     pub id: u32,
     /// The real it names.
     pub real: IpAddr,
+    /// Workers use it. What is not valid keeps the real's number, and no packet finds it.
+    pub valid: bool,
 }
 
 /// Client prefix that selects a real.

@@ -36,6 +36,11 @@ pub enum Verb {
     CaptureStatus,
     HcList,
     HcAdd,
+    SidList,
+    SidAdd,
+    SidDel,
+    SidInvalidate,
+    SidRevalidate,
     HcDel,
     Reload,
     Dump,
@@ -62,6 +67,8 @@ pub enum Kind {
     Hash,
     /// A flag's name.
     Flag,
+    /// A server id.
+    ServerId,
     /// The name of a real's flag.
     RealFlag,
     /// `ADDRESS:PORT`.
@@ -90,6 +97,7 @@ impl Kind {
             Self::Number => "N",
             Self::Hash => "HASH",
             Self::Flag => "FLAG,…",
+            Self::ServerId => "ID",
             Self::RealFlag => "FLAG",
             Self::Endpoint => "ADDR:PORT",
             Self::Protocol => "PROTO",
@@ -270,6 +278,12 @@ const ONLY_REAL: ArgumentSpec = ArgumentSpec::named("real", Kind::Real, "only fl
 const REALS_OF_VIP: &[ArgumentSpec] = &[
     VIP,
     ArgumentSpec::positional("real", Kind::Real, "a real of the VIP").repeated(),
+];
+const SERVER_IDS: &[ArgumentSpec] = &[
+    ArgumentSpec::positional("id", Kind::ServerId, "an id")
+        .optional()
+        .repeated(),
+    ArgumentSpec::named("real", Kind::Real, "all ids that name this real"),
 ];
 const REAL_FLAG: &[ArgumentSpec] = &[
     ArgumentSpec::positional("real", Kind::Real, "a real of some VIP"),
@@ -565,6 +579,48 @@ pub static COMMANDS: &[CommandSpec] = &[
         summary: "Show the capture that runs, or how the last one ended",
         details: "",
         arguments: &[],
+    },
+    CommandSpec {
+        name: "sid list",
+        verb: Verb::SidList,
+        summary: "List server ids with the reals that they name",
+        details: "",
+        arguments: &[
+            ArgumentSpec::named("real", Kind::Real, "only ids that name this real"),
+            LIMIT,
+            OFFSET,
+        ],
+    },
+    CommandSpec {
+        name: "sid add",
+        verb: Verb::SidAdd,
+        summary: "Let a server id name a real",
+        details: "An id that named another real names this one from then on, and is valid. The real need not be one of a VIP.",
+        arguments: &[
+            ArgumentSpec::positional("id", Kind::ServerId, "the id, 1 to 2147483647"),
+            ArgumentSpec::positional("real", Kind::Real, "the real's address"),
+        ],
+    },
+    CommandSpec {
+        name: "sid del",
+        verb: Verb::SidDel,
+        summary: "Remove server ids",
+        details: "Packets with them go by table or ring from then on.",
+        arguments: &[ArgumentSpec::positional("id", Kind::ServerId, "an id").repeated()],
+    },
+    CommandSpec {
+        name: "sid invalidate",
+        verb: Verb::SidInvalidate,
+        summary: "Take server ids from the workers without forgetting them",
+        details: "Packets with them go by table or ring until `sid revalidate` or `sid add`.",
+        arguments: SERVER_IDS,
+    },
+    CommandSpec {
+        name: "sid revalidate",
+        verb: Verb::SidRevalidate,
+        summary: "Give invalidated server ids back to the workers",
+        details: "",
+        arguments: SERVER_IDS,
     },
     CommandSpec {
         name: "hc list",

@@ -8,7 +8,7 @@ use std::{
 use dataplane::{
     capture::{Event, Happened},
     counters::DropReason,
-    service::{HashFunction, Protocol, RealSpec, VipFlags, VipKey},
+    service::{HashFunction, MAX_SERVER_ID, Protocol, RealSpec, VipFlags, VipKey},
 };
 
 use super::clip;
@@ -40,6 +40,18 @@ impl Invalid {
 }
 
 /// Reads a mark: `7`, `0x7`.
+pub(super) fn parse_server_id(text: &str) -> Result<u32, Invalid> {
+    parse_number(text)
+        .ok()
+        .filter(|id| (1..=MAX_SERVER_ID).contains(id))
+        .ok_or_else(|| {
+            Invalid::new(
+                "is not a server id",
+                format!("give a whole number from 1 to {MAX_SERVER_ID}"),
+            )
+        })
+}
+
 pub(super) fn parse_mark(text: &str) -> Result<u32, Invalid> {
     let digits = text.strip_prefix("0x");
     let (digits, radix) = digits.map_or((text, 10), |digits| (digits, 16));
