@@ -1,5 +1,7 @@
 //! Every complaint about a configuration, word for word.
 
+use std::fmt::Write as _;
+
 use katran_xsk::config::Config;
 
 /// What is wrong with `text`, a line for each problem.
@@ -529,9 +531,10 @@ fn the_health_check_path_is_checked() {
 fn more_health_checks_than_can_be_held_are_refused() {
     let mut text = String::from("[balancer]\nsource_v4 = \"192.0.2.1\"\n");
     for mark in 1..=4097 {
-        text.push_str(&format!(
-            "[[health_check]]\nmark = {mark}\nreal = \"198.51.100.11\"\n"
-        ));
+        let _ = writeln!(
+            text,
+            "[[health_check]]\nmark = {mark}\nreal = \"198.51.100.11\""
+        );
     }
     check(
         &text,

@@ -120,7 +120,7 @@ impl Arrival {
         let tag = Tag {
             generation: vip.generation + u32::from(self.stale),
             vip: vip.number,
-            room: self.room.into(),
+            room: self.room,
             zero: 0,
         };
         let room = usize::from(self.room);

@@ -131,7 +131,7 @@ impl Control {
     }
 
     /// Tag, room and frame, as the socket receives them.
-    fn received(&self, table: &ServiceTable, frame: &[u8]) -> Vec<u8> {
+    fn received(self, table: &ServiceTable, frame: &[u8]) -> Vec<u8> {
         let number = self.vip.map_or(Tag::NO_VIP, u16::from);
         let generation = table.vip(number).map_or(0, |vip| vip.generation);
         let tag = Tag {
