@@ -8,6 +8,7 @@ mod churn;
 mod conversation;
 mod cross_pop;
 mod gue;
+mod health_check;
 mod http;
 mod iperf;
 mod lifecycle;
