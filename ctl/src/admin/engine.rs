@@ -25,7 +25,7 @@ use super::{
 use crate::{
     capture::Captures,
     config::HealthCheckSpec,
-    control::{Control, HealthCheckState, SharedControl, Worker, lock},
+    control::{Changes, Control, HealthCheckState, SharedControl, Worker, lock},
 };
 
 /// Carries commands out on a [`Control`].
@@ -96,34 +96,30 @@ impl Engine {
                 hash,
                 flags,
                 reals,
-            } => Answer::Changes(control().add_vip(vip, hash, flags, reals)?),
-            Command::VipDel { vip } => Answer::Changes(control().delete_vip(&vip)?),
+            } => changed(control().add_vip(vip, hash, flags, reals)?),
+            Command::VipDel { vip } => changed(control().delete_vip(&vip)?),
             Command::VipSet { vip, hash, flags } => {
-                Answer::Changes(control().change_vip(&vip, hash, flags, nothing)?)
+                changed(control().change_vip(&vip, hash, flags, nothing)?)
             }
             Command::VipUnset { vip, flags } => {
-                Answer::Changes(control().change_vip(&vip, None, nothing, flags)?)
+                changed(control().change_vip(&vip, None, nothing, flags)?)
             }
             Command::RealList { vip, page } => Answer::Reals(real_list(&control(), vip, page)?),
-            Command::RealAdd { vip, reals } => Answer::Changes(control().add_reals(&vip, reals)?),
-            Command::RealDel { vip, reals } => {
-                Answer::Changes(control().delete_reals(&vip, &reals)?)
-            }
+            Command::RealAdd { vip, reals } => changed(control().add_reals(&vip, reals)?),
+            Command::RealDel { vip, reals } => changed(control().delete_reals(&vip, &reals)?),
             Command::RealWeight { vip, real, weight } => {
-                Answer::Changes(control().set_weight(&vip, &real, weight)?)
+                changed(control().set_weight(&vip, &real, weight)?)
             }
             Command::RealDown { vip, reals, down } => {
-                Answer::Changes(control().set_down(&vip, &reals, down)?)
+                changed(control().set_down(&vip, &reals, down)?)
             }
-            Command::RealLocal { real, local } => {
-                Answer::Changes(control().set_local(&real, local)?)
-            }
+            Command::RealLocal { real, local } => changed(control().set_local(&real, local)?),
             Command::DecapList => Answer::Decap(decap::list(&control())),
             Command::DecapAdd { address, egress } => {
                 let own = DecapSpec { address, egress };
-                Answer::Changes(control().add_decap(own)?)
+                changed(control().add_decap(own)?)
             }
-            Command::DecapDel { addresses } => Answer::Changes(control().delete_decap(&addresses)?),
+            Command::DecapDel { addresses } => changed(control().delete_decap(&addresses)?),
             Command::ShowWorkers => Answer::Workers(statistics::workers(&view())),
             Command::ShowStats { vip, worker } => {
                 let xdp = control()
@@ -157,15 +153,15 @@ impl Engine {
             Command::SidList { real, page } => {
                 Answer::ServerIds(server_id_list(&control(), real, page))
             }
-            Command::SidAdd { id, real } => Answer::Changes(control().set_server_id(id, real)?),
-            Command::SidDel { ids } => Answer::Changes(control().delete_server_ids(&ids)?),
+            Command::SidAdd { id, real } => changed(control().set_server_id(id, real)?),
+            Command::SidDel { ids } => changed(control().delete_server_ids(&ids)?),
             Command::SidValid { which, valid } => {
-                Answer::Changes(control().set_server_ids_valid(&which, valid)?)
+                changed(control().set_server_ids_valid(&which, valid)?)
             }
             Command::HcList { page } => Answer::HealthChecks(health_check_list(&control(), page)?),
-            Command::HcAdd(check) => Answer::Changes(control().set_health_check(check)?),
-            Command::HcDel { marks } => Answer::Changes(control().delete_health_checks(&marks)?),
-            Command::Reload => Answer::Changes(control().reload()?),
+            Command::HcAdd(check) => changed(control().set_health_check(check)?),
+            Command::HcDel { marks } => changed(control().delete_health_checks(&marks)?),
+            Command::Reload => changed(control().reload()?),
             Command::Dump => Answer::Dump(Dump {
                 toml: control().dump(),
             }),
@@ -176,6 +172,11 @@ impl Engine {
             }),
         })
     }
+}
+
+/// A change that was made.
+fn changed(changes: Changes) -> Answer {
+    Answer::Changes(Box::new(changes))
 }
 
 fn xdp_unreadable(error: &anyhow::Error) -> AdminError {

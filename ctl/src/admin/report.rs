@@ -15,15 +15,11 @@ pub use super::decap::{DecapList, DecapRow};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[expect(missing_docs, reason = "each variant is documented at its type")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one at a time, for as long as a command takes"
-)]
 pub enum Answer {
     Vips(VipList),
     Reals(RealList),
     Decap(DecapList),
-    Changes(Changes),
+    Changes(Box<Changes>),
     Workers(WorkerList),
     Stats(Stats),
     Drops(DropList),

@@ -41,7 +41,7 @@ fn ask(rig: &Rig, line: &str) -> Result<Answer, String> {
 
 fn change(rig: &Rig, line: &str) -> Changes {
     match ask(rig, line) {
-        Ok(Answer::Changes(changes)) => changes,
+        Ok(Answer::Changes(changes)) => *changes,
         other => panic!("{line}: {other:?}"),
     }
 }
