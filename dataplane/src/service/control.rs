@@ -200,6 +200,10 @@ impl State {
         self.put_global_table(spec)?;
         self.server_ids = server_ids;
         released.extend(std::mem::replace(&mut self.named_reals, named_reals));
+        // All at once: one by one it takes the square of the number of reals that come back.
+        let mut free = std::mem::take(&mut self.free_reals);
+        free.retain(|index| !self.is_referenced(*index));
+        self.free_reals = free;
         for index in released {
             self.release_real(index);
         }
@@ -356,14 +360,11 @@ impl State {
         if let Some(&index) = self.real_numbers.get(&address)
             && let Some(slot) = &mut self.reals[usize::from(index)]
         {
-            if slot.references == 0 {
-                self.free_reals.retain(|free| *free != index);
-            }
             slot.references += 1;
             slot.real.local = local;
             return Ok(index);
         }
-        let index = self.free_reals.pop_front().ok_or_else(|| {
+        let index = self.take_free_index().ok_or_else(|| {
             ServiceError::new(
                 field(),
                 format!("all {} real numbers are in use", MAX_REALS - 1),
@@ -385,6 +386,22 @@ impl State {
             references: 1,
         });
         Ok(index)
+    }
+
+    /// The index that has been free for longest. Those that their real has taken back are still listed.
+    fn take_free_index(&mut self) -> Option<u16> {
+        loop {
+            let index = self.free_reals.pop_front()?;
+            if !self.is_referenced(index) {
+                return Some(index);
+            }
+        }
+    }
+
+    fn is_referenced(&self, index: u16) -> bool {
+        self.reals[usize::from(index)]
+            .as_ref()
+            .is_some_and(|slot| slot.references > 0)
     }
 
     fn release_real(&mut self, index: u16) {
