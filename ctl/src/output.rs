@@ -9,9 +9,10 @@ use dataplane::counters::WorkerCounters;
 
 use crate::{
     admin::report::{
-        Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowCount,
-        FlowCounts, FlowList, FlowsRemoved, HealthCheckList, Help, HelpArgument, HelpCommand,
-        Memory, RealList, ServerIdList, Stats, Traffic, VipList, WorkerFailure, WorkerList,
+        Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowAnalysis,
+        FlowCount, FlowCounts, FlowList, FlowsRemoved, HealthCheckList, Help, HelpArgument,
+        HelpCommand, Memory, RealList, ServerIdList, Stats, Traffic, VipFlows, VipList,
+        WorkerFailure, WorkerList,
     },
     control::{Changes, Names},
 };
@@ -39,6 +40,7 @@ pub fn render(answer: &Answer, reading: Reading) -> String {
         Answer::Memory(report) => memory(report),
         Answer::Flows(list) => flows(list),
         Answer::Removed(result) => removed(result),
+        Answer::Analysis(result) => analysis(result),
         Answer::Counts(counts) => flow_counts(counts),
         Answer::Explained(result) => explained(result),
         Answer::Capture(report) => capture(report),
@@ -704,6 +706,32 @@ fn removed(result: &FlowsRemoved) -> String {
         );
     }
     text.push('\n');
+    failures(&mut text, &result.failed);
+    text
+}
+
+fn analysis(result: &FlowAnalysis) -> String {
+    let mut table = Table::new([
+        "VIP",
+        ">FLOWS",
+        ">STALE REAL",
+        ">NO TIME",
+        ">< 30 S",
+        ">30-60 S",
+        ">> 60 S",
+    ]);
+    for VipFlows { vip, kinds } in &result.vips {
+        table.row([
+            vip.clone().unwrap_or_else(|| "gone".to_owned()),
+            grouped(kinds.flows),
+            grouped(kinds.stale_real),
+            grouped(kinds.without_time),
+            grouped(kinds.under_30_s),
+            grouped(kinds.from_30_to_60_s),
+            grouped(kinds.over_60_s),
+        ]);
+    }
+    let mut text = table.render("no flows");
     failures(&mut text, &result.failed);
     text
 }

@@ -98,15 +98,6 @@ real = "2001:db8:f::1"
 
 #[test]
 fn what_is_not_built_is_refused() {
-    for flag in ["src-routing"] {
-        check(
-            &vip(&format!("flags = [\"{flag}\"]")),
-            &[&format!(
-                "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flag {flag}; \
-                 remove the flag or the VIP"
-            )],
-        );
-    }
     check(
         &vip("flags = [\"src-routing\", \"no-src-port\"]"),
         &[

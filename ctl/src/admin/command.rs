@@ -172,6 +172,13 @@ pub enum Command {
         /// Which flows.
         filter: FlowFilter,
     },
+    /// Flows by VIP, real and age.
+    FlowAnalyze {
+        /// Only those of this VIP.
+        vip: Option<VipKey>,
+        /// Only those in the table of this queue's worker.
+        worker: Option<u32>,
+    },
     /// What would become of a flow's packet.
     Explain(FlowId),
     /// Starts a capture.
@@ -458,6 +465,10 @@ impl Arguments {
             Verb::FlowGet => Command::FlowGet(self.flow()?),
             Verb::FlowDel => Command::FlowDel(self.flow()?),
             Verb::FlowPurge => Command::FlowPurge { filter: filter()? },
+            Verb::FlowAnalyze => Command::FlowAnalyze {
+                vip: self.optional("vip", value::parse_vip)?,
+                worker: self.optional("worker", value::parse_number)?,
+            },
             Verb::FlowCount => Command::FlowCount { filter: filter()? },
             Verb::Explain => Command::Explain(self.flow()?),
             Verb::CaptureStart => Command::CaptureStart(self.capture()?),

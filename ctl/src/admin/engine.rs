@@ -11,6 +11,7 @@ use nix::unistd::Uid;
 use serde_json::json;
 
 use super::{
+    analysis,
     command::{Command, Page},
     decap,
     error::AdminError,
@@ -138,6 +139,9 @@ impl Engine {
             Command::FlowGet(id) => Answer::Flows(flows::get(&view(), &id)),
             Command::FlowDel(id) => Answer::Removed(flows::delete(&view(), &id)),
             Command::FlowPurge { filter } => Answer::Removed(flows::purge(&view(), &filter)?),
+            Command::FlowAnalyze { vip, worker } => {
+                Answer::Analysis(analysis::analyze(&view(), vip.as_ref(), worker)?)
+            }
             Command::FlowCount { filter } => Answer::Counts(flows::count(&view(), &filter)?),
             Command::Explain(id) => Answer::Explained(flows::explain(&view(), &id)?),
             Command::CaptureStart(request) => {

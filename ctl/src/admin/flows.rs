@@ -19,9 +19,9 @@ use super::{
 use crate::control::{View, Worker};
 
 /// Table slots visited per step: some microseconds of a worker's time.
-const STEP: usize = 256;
+pub(super) const STEP: usize = 256;
 
-fn failure(worker: &Worker, error: AskError) -> WorkerFailure {
+pub(super) fn failure(worker: &Worker, error: AskError) -> WorkerFailure {
     WorkerFailure {
         worker: worker.queue(),
         problem: error.to_string(),
@@ -29,7 +29,7 @@ fn failure(worker: &Worker, error: AskError) -> WorkerFailure {
 }
 
 /// The workers that are meant.
-fn chosen(view: &View, queue: Option<u32>) -> Result<Vec<&Worker>, AdminError> {
+pub(super) fn chosen(view: &View, queue: Option<u32>) -> Result<Vec<&Worker>, AdminError> {
     let workers: Vec<_> = view
         .workers
         .iter()
@@ -97,7 +97,7 @@ impl Matcher {
 }
 
 /// Runs one step of a walk on the worker after the other until a step returns no next cursor.
-fn walk<R: Send + 'static>(
+pub(super) fn walk<R: Send + 'static>(
     worker: &Worker,
     mut step: impl FnMut(usize) -> Step<R>,
     mut collect: impl FnMut(R) -> bool,
@@ -114,7 +114,7 @@ fn walk<R: Send + 'static>(
 }
 
 /// One step: what it found, and where the next one starts.
-type Step<R> = Box<dyn FnOnce(&mut Forwarder, u64) -> (R, Option<usize>) + Send>;
+pub(super) type Step<R> = Box<dyn FnOnce(&mut Forwarder, u64) -> (R, Option<usize>) + Send>;
 
 /// What one step of a list brings back. Its memory is taken before the worker gets it, which only
 /// copies records.

@@ -1,6 +1,7 @@
 //! The admin socket: what can be asked of a running balancer ([`command`]), how it is written on the
 //! wire ([`protocol`]), what it answers ([`report`]), and the two ends ([`server`], [`client`]).
 
+mod analysis;
 pub mod client;
 pub mod command;
 mod decap;

@@ -15,6 +15,10 @@ pub use super::decap::{DecapList, DecapRow};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[expect(missing_docs, reason = "each variant is documented at its type")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one answer at a time, and it moves once"
+)]
 pub enum Answer {
     Vips(VipList),
     Reals(RealList),
@@ -28,6 +32,7 @@ pub enum Answer {
     Flows(FlowList),
     Removed(FlowsRemoved),
     Counts(FlowCounts),
+    Analysis(FlowAnalysis),
     Explained(Explained),
     Capture(CaptureReport),
     HealthChecks(HealthCheckList),
@@ -75,6 +80,7 @@ impl Answer {
             Verb::ShowMemory => Self::Memory(serde_json::from_value(value)?),
             Verb::FlowList | Verb::FlowGet => Self::Flows(serde_json::from_value(value)?),
             Verb::FlowDel | Verb::FlowPurge => Self::Removed(serde_json::from_value(value)?),
+            Verb::FlowAnalyze => Self::Analysis(serde_json::from_value(value)?),
             Verb::FlowCount => Self::Counts(serde_json::from_value(value)?),
             Verb::Explain => Self::Explained(serde_json::from_value(value)?),
             Verb::CaptureStart | Verb::CaptureStop | Verb::CaptureStatus => {
@@ -427,6 +433,42 @@ pub struct FlowCounts {
     pub workers: Vec<FlowCount>,
     /// Workers that did not answer, and why.
     pub failed: Vec<WorkerFailure>,
+}
+
+/// `flow analyze`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowAnalysis {
+    /// VIPs that have flows.
+    pub vips: Vec<VipFlows>,
+    /// Workers that did not answer, and why.
+    pub failed: Vec<WorkerFailure>,
+}
+
+/// Flows of one VIP in all workers' tables.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VipFlows {
+    /// The VIP; nothing for flows of VIPs that are gone.
+    pub vip: Option<String>,
+    /// Its flows.
+    #[serde(flatten)]
+    pub kinds: FlowKinds,
+}
+
+/// Flows by kind. Those with a time, which are UDP, are told by the time since their last packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowKinds {
+    /// All.
+    pub flows: u64,
+    /// Those whose real's index was given to another real since then: their next packet selects anew.
+    pub stale_real: u64,
+    /// TCP, and UDP that a server id brought in.
+    pub without_time: u64,
+    /// Less than 30 seconds.
+    pub under_30_s: u64,
+    /// 30 to 60 seconds.
+    pub from_30_to_60_s: u64,
+    /// More than 60 seconds.
+    pub over_60_s: u64,
 }
 
 /// Flows of one worker.

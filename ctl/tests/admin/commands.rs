@@ -62,6 +62,7 @@ fn ctl_prints_tables() {
         "show memory",
         "flow list",
         "flow count",
+        "flow analyze",
         "flow get 192.0.2.1:1 203.0.113.10:80 tcp",
         "flow del 192.0.2.1:1 203.0.113.10:80 tcp",
         "flow purge 203.0.113.10:80/tcp",

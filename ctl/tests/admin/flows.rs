@@ -81,3 +81,27 @@ fn packets_go_on_while_a_full_table_is_walked() {
         "a packet was dropped"
     );
 }
+
+#[test]
+fn flows_are_analyzed_by_vip() {
+    let served = full();
+    let mut admin = served.connect();
+    let analysis = admin.result("flow analyze");
+    let count = admin.result("flow count")["total"].clone();
+    let expected = json!([{
+        "vip": WEB, "flows": count, "stale_real": 0, "without_time": count,
+        "under_30_s": 0, "from_30_to_60_s": 0, "over_60_s": 0,
+    }]);
+    assert_eq!(analysis["vips"], expected);
+    assert_eq!(
+        admin.result(&format!("flow analyze {WEB} worker=0"))["vips"],
+        expected
+    );
+    let other = admin.result("flow analyze [2001:db8:a::/96]:53/udp");
+    assert_eq!(other["vips"], json!([]));
+    assert_eq!(admin.error("flow analyze worker=7")["field"], "worker");
+    // Flows outlive their VIP.
+    admin.result(&format!("vip del {WEB}"));
+    assert_eq!(admin.result("flow analyze")["vips"][0]["vip"], json!(null));
+    assert_eq!(admin.error(&format!("flow analyze {WEB}"))["field"], "vip");
+}

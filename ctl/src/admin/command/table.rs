@@ -30,6 +30,7 @@ pub enum Verb {
     FlowDel,
     FlowPurge,
     FlowCount,
+    FlowAnalyze,
     Explain,
     CaptureStart,
     CaptureStop,
@@ -523,6 +524,13 @@ pub static COMMANDS: &[CommandSpec] = &[
         summary: "Count flows per worker",
         details: "With a filter the tables are walked; without, the workers' own counts are read.",
         arguments: &[VIP.optional(), ONLY_REAL, WORKER],
+    },
+    CommandSpec {
+        name: "flow analyze",
+        verb: Verb::FlowAnalyze,
+        summary: "Count flows of each VIP by kind: stale real, no time, and idle time of UDP",
+        details: "VIPs with any port, and prefixes, are one row each.",
+        arguments: &[VIP.optional(), WORKER],
     },
     CommandSpec {
         name: "explain",
