@@ -312,6 +312,10 @@ counter_table! {
             "The fill ring could not take every free frame at once.";
         fill_kicks = "fill-kicks", Count, "system calls", "",
             "The kernel was asked to look at the fill ring.";
+        rx_stalls = "rx-stalls", Count, "times", "",
+            "The kernel found the fill ring empty and nothing arrived for a second; it was kicked.";
+        tx_stalls = "tx-stalls", Count, "times", "",
+            "Frames were on their way and none left for a second; the kernel was kicked.";
         invalid_descriptors = "invalid-descriptors", Count, "descriptors", "",
             "Descriptors from the kernel that lay outside the frames' memory or were too long.";
         frames_lost = "frames-lost", Gauge, "frames", "",

@@ -20,7 +20,7 @@ use dataplane::{
     port::{NoPassPath, PassPath},
     service::{Publisher, ServiceControl},
     worker::{self, WorkerConfig},
-    xsk::{BusyPoll, Interface, SocketMode, Tap, XskConfig, XskPort},
+    xsk::{BusyPoll, Interface, SocketMode, Tap, XskConfig, XskPort, kernel_release},
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -70,14 +70,21 @@ impl Balancer {
     ) -> anyhow::Result<Self> {
         let services = ServiceControl::new();
         let publisher = Arc::new(Publisher::new(services.table()));
+        let driver = interface.driver().unwrap_or_default();
         if config.interface.xdp_mode == XdpMode::Generic {
-            socket_mode(config.interface.mode, Some(AttachedMode::Generic), None)?;
+            socket_mode(
+                config.interface.mode,
+                Some(AttachedMode::Generic),
+                None,
+                &driver,
+            )?;
         }
         let redirect = Redirect::attach(name, config.interface.xdp_mode)?;
         let mode = socket_mode(
             config.interface.mode,
             redirect.mode(),
             redirect.fallback_reason(),
+            &driver,
         )?;
         let mut balancer = Self {
             redirect: Arc::new(Mutex::new(redirect)),
@@ -172,7 +179,6 @@ impl Balancer {
         port_config.busy_poll = interface.busy_poll.map(|microseconds| BusyPoll {
             microseconds,
             budget: BUSY_POLL_BUDGET,
-            prefer: false,
         });
         let port = XskPort::open(&port_config)?;
         if interface.huge_pages && !port.huge_pages() {
@@ -319,6 +325,7 @@ fn socket_mode(
     asked: SocketMode,
     attached: Option<AttachedMode>,
     fallback: Option<&str>,
+    driver: &str,
 ) -> anyhow::Result<SocketMode> {
     match (asked, attached) {
         (SocketMode::ZeroCopy, Some(AttachedMode::Generic)) => {
@@ -326,9 +333,10 @@ fn socket_mode(
                 format!(", because native mode failed ({reason})")
             });
             bail!(
-                "interface.mode: zero-copy takes an XDP program in the driver, and it runs in the \
-                 network stack (generic){reason}; give mode auto or copy, or use a driver and an \
-                 xdp_mode that run it natively"
+                "interface.mode: zero-copy takes an XDP program in the driver ({driver} of kernel {}), \
+                 and it runs in the network stack (generic){reason}; give mode auto or copy, or use a \
+                 driver and an xdp_mode that run it natively",
+                kernel_release()
             )
         }
         (SocketMode::Auto, Some(AttachedMode::Generic)) => Ok(SocketMode::Copy),
@@ -414,20 +422,24 @@ mod tests {
 
     #[test]
     fn generic_xdp_goes_with_copies_only() {
-        let generic = |asked| socket_mode(asked, Some(AttachedMode::Generic), None);
+        let generic = |asked| socket_mode(asked, Some(AttachedMode::Generic), None, "e1000e");
         assert_eq!(generic(SocketMode::Auto).unwrap(), SocketMode::Copy);
         assert_eq!(generic(SocketMode::Copy).unwrap(), SocketMode::Copy);
         let error = generic(SocketMode::ZeroCopy).unwrap_err().to_string();
         assert_eq!(
             error,
-            "interface.mode: zero-copy takes an XDP program in the driver, and it runs in the network \
-             stack (generic); give mode auto or copy, or use a driver and an xdp_mode that run it \
-             natively"
+            format!(
+                "interface.mode: zero-copy takes an XDP program in the driver (e1000e of kernel {}), and \
+                 it runs in the network stack (generic); give mode auto or copy, or use a driver and an \
+                 xdp_mode that run it natively",
+                kernel_release()
+            )
         );
         let error = socket_mode(
             SocketMode::ZeroCopy,
             Some(AttachedMode::Generic),
             Some("not supported"),
+            "e1000e",
         );
         let error = error.unwrap_err().to_string();
         assert!(
@@ -435,7 +447,7 @@ mod tests {
             "{error}"
         );
         for asked in [SocketMode::Auto, SocketMode::ZeroCopy, SocketMode::Copy] {
-            let native = socket_mode(asked, Some(AttachedMode::Native), None);
+            let native = socket_mode(asked, Some(AttachedMode::Native), None, "igb");
             assert_eq!(native.unwrap(), asked);
         }
     }

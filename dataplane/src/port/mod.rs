@@ -163,6 +163,13 @@ pub trait QueuePort {
     /// Sleeps until the TX ring has room or the time is over.
     fn wait_for_room(&mut self, timeout: Duration) -> io::Result<()>;
 
+    /// Times that the kernel wanted a chunk for a frame and the fill ring had none. It may ask the
+    /// kernel; called about once a second.
+    fn fill_ring_empty(&self) -> u64;
+
+    /// Tells the kernel once to look at the fill ring, whether it asked for it or not.
+    fn wake_receiver(&mut self);
+
     /// Whether the queue is still there. Called about once a second.
     fn check(&mut self) -> io::Result<()>;
 

@@ -9,6 +9,7 @@ use super::{
     status::Status,
     tasks::{self, Tasks},
     waker::Waker,
+    watchdog::{Signs, Stalls, Watchdog},
 };
 use crate::{
     capture::{Decided, Monitor},
@@ -67,6 +68,10 @@ pub struct Engine<P: QueuePort> {
     arrived_bytes: ArrayVec<u64, BURST>,
     outcomes: [Outcome; BURST],
     activity: Activity,
+    /// Chunks whose frames have left.
+    reaped: u64,
+    watchdog: Watchdog,
+    stalls: Stalls,
     /// The clock when it was last read.
     now_ns: u64,
     next_check_ns: u64,
@@ -123,6 +128,9 @@ impl<P: QueuePort> Engine<P> {
                 selection: Selection::None,
             }; BURST],
             activity: Activity::default(),
+            reaped: 0,
+            watchdog: Watchdog::default(),
+            stalls: Stalls::default(),
             now_ns,
             next_check_ns: now_ns + nanoseconds(CHECK_INTERVAL),
         }
@@ -154,6 +162,7 @@ impl<P: QueuePort> Engine<P> {
         let reaped = self.port.reap();
         if reaped > 0 {
             self.tail.progress();
+            self.reaped += reaped as u64;
         }
         let received = self.port.receive(&mut self.received);
         let mut sent = Ok(());
@@ -294,7 +303,7 @@ impl<P: QueuePort> Engine<P> {
         let mut sleeps = 0;
         while !self.outgoing.is_empty() && sleeps < STALL_SLEEPS {
             let left = self.outgoing.len();
-            self.port.reap();
+            self.reaped += self.port.reap() as u64;
             self.transmit()?;
             if self.outgoing.len() < left {
                 sleeps = 0;
@@ -357,8 +366,10 @@ impl<P: QueuePort> Engine<P> {
             waker.drain();
         }
         if wake.timed_out() && unfinished > 0 {
-            if self.port.reap() > 0 {
+            let reaped = self.port.reap();
+            if reaped > 0 {
                 self.tail.progress();
+                self.reaped += reaped as u64;
             } else {
                 self.tail.timed_out();
                 self.port.kick()?;
@@ -368,11 +379,45 @@ impl<P: QueuePort> Engine<P> {
         Ok(())
     }
 
-    /// Finds out whether the queue is still there and whether all chunks are.
-    fn check(&mut self) -> io::Result<()> {
+    /// Finds out whether the queue is still there, whether all chunks are, and whether both
+    /// directions move. The worker's thread calls it about once a second.
+    ///
+    /// # Errors
+    /// The queue is gone.
+    pub fn check(&mut self) -> io::Result<()> {
         self.next_check_ns = self.now_ns + nanoseconds(CHECK_INTERVAL);
         self.count_chunks();
-        self.port.check()
+        self.port.check()?;
+        self.kick_what_stands_still()
+    }
+
+    fn kick_what_stands_still(&mut self) -> io::Result<()> {
+        let counters = self.forwarder.counters();
+        let before = self.stalls;
+        self.stalls = self.watchdog.look(Signs {
+            received: counters.received.packets.get(),
+            fill_ring_empty: self.port.fill_ring_empty(),
+            reaped: self.reaped,
+            unfinished: self.port.unfinished(),
+        });
+        let Stalls { rx, tx } = self.stalls;
+        if (rx && !before.rx) || (tx && !before.tx) {
+            tracing::warn!(
+                queue = self.queue,
+                rx,
+                tx,
+                "the queue stands still, kicking it"
+            );
+        }
+        if rx {
+            counters.io.rx_stalls.add(1);
+            self.port.wake_receiver();
+        }
+        if tx {
+            counters.io.tx_stalls.add(1);
+            self.port.kick()?;
+        }
+        Ok(())
     }
 
     /// Between two rounds the worker holds no chunk.

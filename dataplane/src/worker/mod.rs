@@ -13,6 +13,8 @@
 //! - While traffic flows the loop neither allocates nor locks nor logs. Exceptions, each caused by
 //!   the control plane or a fault: a step of a question may do what it likes, and its closure is
 //!   freed; a frame that goes to the kernel costs a system call; lost frames are logged once.
+//! - About once a second the worker asks whether the queue is still there, counts the chunks, and
+//!   kicks a direction that stands still ([`Engine::check`]).
 //! - A swapped-out table is not freed here; the [`Publisher`](crate::service::Publisher) keeps it.
 
 mod clock;
@@ -22,6 +24,7 @@ mod handle;
 mod status;
 mod tasks;
 mod waker;
+mod watchdog;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -96,15 +96,17 @@ impl FromStr for SocketMode {
 }
 
 /// Busy polling by the kernel on behalf of the socket (`SO_BUSY_POLL`).
+///
+/// Without `SO_PREFER_BUSY_POLL`: with it the kernel leaves out the call that wakes the driver for
+/// transmission and polls the receive queue's NAPI instead, so nothing leaves where the transmit
+/// queue has a NAPI of its own. That is so in virtio-net always, and in igb as long as it has
+/// interrupts enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusyPoll {
     /// How long one call polls the device, in microseconds.
     pub microseconds: u32,
     /// Frames taken in one poll (`SO_BUSY_POLL_BUDGET`).
     pub budget: u16,
-    /// Keep the device's interrupts off meanwhile (`SO_PREFER_BUSY_POLL`). Some zero-copy drivers
-    /// stop transmitting with it.
-    pub prefer: bool,
 }
 
 /// What a socket is to be like.

@@ -124,8 +124,8 @@ pub enum XskError {
 
     /// Zero-copy was insisted on and is not to be had.
     #[error(
-        "{interface} queue {queue}: the driver ({driver}) does not support zero-copy here ({source}); \
-         use mode = \"auto\" or \"copy\""
+        "{interface} queue {queue}: the driver ({driver}) of this kernel ({kernel}) does not support \
+         zero-copy here ({source}); use mode = \"auto\" or \"copy\""
     )]
     ZeroCopyUnsupported {
         /// Interface.
@@ -134,6 +134,8 @@ pub enum XskError {
         queue: u32,
         /// Driver.
         driver: String,
+        /// The kernel's release.
+        kernel: String,
         /// The kernel's answer.
         source: io::Error,
     },

@@ -3,7 +3,7 @@
 //! Asked through a socket and not through /sys, which shows the network namespace it was mounted in.
 
 use std::{
-    io,
+    fs, io,
     mem::size_of,
     net::Ipv4Addr,
     os::fd::{AsRawFd, OwnedFd},
@@ -244,6 +244,12 @@ impl Interface {
             Ok(())
         }
     }
+}
+
+/// Release of the running kernel, such as `6.12.43+deb13-amd64`.
+pub fn kernel_release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
 /// Text in words, up to the first zero.

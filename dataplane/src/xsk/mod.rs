@@ -24,7 +24,7 @@ mod tap;
 
 pub use config::{BusyPoll, HEAD_ROOM, SocketMode, TUNNEL_ROOM, XskConfig, chunk_size};
 pub use error::XskError;
-pub use interface::Interface;
+pub use interface::{Interface, kernel_release};
 pub use port::{Chunk, XskPort};
 pub use probe::{SocketProbe, SocketStatistics};
 pub use tap::{Tap, TapError};

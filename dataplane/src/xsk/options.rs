@@ -82,7 +82,6 @@ pub(super) fn statistics(fd: BorrowedFd<'_>) -> io::Result<Statistics> {
 /// Turns busy polling on.
 pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, busy_poll: BusyPoll) -> io::Result<()> {
     let microseconds = libc::c_int::try_from(busy_poll.microseconds).unwrap_or(libc::c_int::MAX);
-    set(fd, libc::SO_PREFER_BUSY_POLL, busy_poll.prefer.into())?;
     set(fd, libc::SO_BUSY_POLL, microseconds)?;
     set(fd, libc::SO_BUSY_POLL_BUDGET, busy_poll.budget.into())
 }

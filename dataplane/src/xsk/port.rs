@@ -31,7 +31,7 @@ use xsk_rs::{
 use super::{
     config::{SocketMode, XskConfig, chunk_size_under},
     error::XskError,
-    interface::Interface,
+    interface::{Interface, kernel_release},
     ledger::{Arrival, Ledger},
     options,
     probe::SocketProbe,
@@ -373,6 +373,7 @@ impl Attempt<'_> {
                         interface,
                         queue,
                         driver: self.driver.clone(),
+                        kernel: kernel_release(),
                         source,
                     });
                 }
@@ -545,9 +546,7 @@ impl QueuePort for XskPort {
             }
         }
         if self.ledger.kernel() > 0 && self.fill.needs_wakeup() {
-            self.activity.fill_kicks += 1;
-            // What it returns says nothing that the next call will not find out.
-            let _ = recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
+            self.wake_receiver();
         }
     }
 
@@ -603,6 +602,18 @@ impl QueuePort for XskPort {
         poll_for(&mut fds, timeout)?;
         let [socket] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         self.check_events(socket)
+    }
+
+    fn fill_ring_empty(&self) -> u64 {
+        // What cannot be asked any more has not risen.
+        options::statistics(self.socket_fd())
+            .map_or(0, |statistics| statistics.rx_fill_ring_empty_descs)
+    }
+
+    fn wake_receiver(&mut self) {
+        self.activity.fill_kicks += 1;
+        // What it returns says nothing that the next check will not find out.
+        let _ = recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
     }
 
     fn check(&mut self) -> io::Result<()> {

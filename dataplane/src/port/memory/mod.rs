@@ -111,6 +111,17 @@ struct Shared {
     withhold_completions: bool,
     discard: bool,
     sent: u64,
+    driver: Driver,
+    fill_ring_empty: u64,
+}
+
+/// Misbehaviour of the driver.
+#[derive(Debug, Default)]
+struct Driver {
+    /// It says that it sends by itself.
+    claims_to_send: bool,
+    /// It does not look at the fill ring.
+    deaf: bool,
 }
 
 impl Shared {
@@ -226,6 +237,8 @@ pub fn pair(config: &MemoryConfig) -> io::Result<(MemoryPort, MemoryNic)> {
             withhold_completions: false,
             discard: false,
             sent: 0,
+            driver: Driver::default(),
+            fill_ring_empty: 0,
         }),
         arrival: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
     });
@@ -258,7 +271,7 @@ impl KickTarget for Transmission<'_> {
     }
 
     fn needs_kick(&self) -> bool {
-        true
+        !self.shared.driver.claims_to_send
     }
 
     fn kick(&mut self) -> io::Result<()> {
@@ -400,6 +413,15 @@ impl QueuePort for MemoryPort {
             std::thread::sleep(timeout);
         }
         Ok(())
+    }
+
+    fn fill_ring_empty(&self) -> u64 {
+        self.queue.lock().fill_ring_empty
+    }
+
+    fn wake_receiver(&mut self) {
+        self.activity.fill_kicks += 1;
+        self.queue.lock().driver.deaf = false;
     }
 
     fn check(&mut self) -> io::Result<()> {

@@ -52,7 +52,15 @@ impl MemoryNic {
         if shared.rx.free() == 0 {
             return Err(Refused::RxRingFull);
         }
-        let mut chunk = shared.fill.pop().ok_or(Refused::FillRingEmpty)?;
+        let chunk = if shared.driver.deaf {
+            None
+        } else {
+            shared.fill.pop()
+        };
+        let Some(mut chunk) = chunk else {
+            shared.fill_ring_empty += 1;
+            return Err(Refused::FillRingEmpty);
+        };
         let place = chunk.buffer.get_mut(HEAD_ROOM..HEAD_ROOM + bytes.len());
         let refused = if let Some(place) = place {
             place.copy_from_slice(bytes);
@@ -122,6 +130,16 @@ impl MemoryNic {
     /// The driver keeps the newest `frames` frames of a kick until the next kick.
     pub fn hold_last(&self, frames: usize) {
         self.queue.lock().hold_last = frames;
+    }
+
+    /// Whether the driver says that it sends by itself, so that nobody kicks it.
+    pub fn claim_to_send(&self, claim: bool) {
+        self.queue.lock().driver.claims_to_send = claim;
+    }
+
+    /// The driver takes the fill ring for empty until it is told to look.
+    pub fn go_deaf(&self) {
+        self.queue.lock().driver.deaf = true;
     }
 
     /// Changes the state of the interface.
