@@ -238,6 +238,12 @@ impl Balancer {
         Ok((status, self.log()))
     }
 
+    /// Waits until it ends by itself; gives its status and all it said.
+    pub fn wait(mut self, patience: Duration) -> Result<(ExitStatus, String)> {
+        let status = self.process.wait(patience)?;
+        Ok((status, self.log()))
+    }
+
     /// Kills it without a chance to clean up.
     pub fn kill(mut self) -> Result<ExitStatus> {
         self.process.signal(Signal::SIGKILL)?;

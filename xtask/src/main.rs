@@ -32,10 +32,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Formatting, lints, documentation, eBPF rebuild, all tests and fuzzing, with a summary at the
-    /// end.
+    /// Formatting, lints, documentation, eBPF rebuild, all tests, fuzzing and a few virtual machines,
+    /// with a summary at the end.
     Test {
-        /// Leave out documentation, the eBPF rebuild and fuzzing.
+        /// Leave out documentation, the eBPF rebuild, fuzzing and the virtual machines.
         #[arg(long)]
         fast: bool,
     },

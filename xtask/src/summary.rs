@@ -13,6 +13,17 @@ pub(crate) struct Tally {
     pub(crate) skipped: u64,
 }
 
+impl Tally {
+    /// Both sums.
+    pub(crate) const fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+}
+
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed", self.passed, self.failed)?;

@@ -6,15 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     bpf, fuzz, setup, shell,
     summary::{Reader, Tally},
+    vm,
 };
 
 /// Name of the stage that runs the tests.
 const TESTS: &str = "tests";
+
+/// Name of the stage that runs virtual machines.
+const MACHINES: &str = "vm";
 
 /// Runs all stages, also after one that failed, and sums up.
 pub(crate) fn run(fast: bool) -> Result<ExitCode> {
@@ -40,6 +44,19 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
         stages.run("fuzz", fuzz::stage);
     }
 
+    let mut machines = Tally::default();
+    if !fast {
+        stages.run(MACHINES, || {
+            machines = virtual_machines(&vm::test()?, shell::is_ci())?;
+            ensure!(
+                machines.failed == 0,
+                "{} machines are not as expected",
+                machines.failed
+            );
+            Ok(())
+        });
+    }
+
     let (tally, failed_tests) = tests;
     for name in failed_tests {
         println!("failed test: {name}");
@@ -48,13 +65,38 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
         println!("failed stage: {name}");
     }
     println!("elapsed: {}", seconds(started.elapsed()));
-    let tally = with_stages(tally, &stages.failed);
+    if machines.failed > 0 {
+        // Its machines are counted.
+        stages.failed.retain(|&stage| stage != MACHINES);
+    }
+    let tally = with_stages(tally, &stages.failed).plus(machines);
     println!("total: {tally}");
     Ok(if tally.failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What the machines count as. They may skip themselves, but not in continuous integration.
+fn virtual_machines(tested: &vm::Tested, is_ci: bool) -> Result<Tally> {
+    match tested {
+        &vm::Tested::Ran { passed, failed } => Ok(Tally {
+            passed,
+            failed,
+            skipped: 0,
+        }),
+        vm::Tested::Skipped { reason, .. } if is_ci => {
+            bail!("the virtual machines must run because CI is set, but {reason}")
+        }
+        vm::Tested::Skipped { machines, reason } => {
+            println!("SKIPPED {machines} virtual machines: {reason}");
+            Ok(Tally {
+                skipped: *machines,
+                ..Tally::default()
+            })
+        }
+    }
 }
 
 /// Adds the failed stages: each counts as one, the one of the tests only if no test failed in it.
@@ -206,5 +248,22 @@ mod tests {
     fn a_stage_that_failed_without_a_failed_test_is_a_failure() {
         assert_eq!(failed_of(0, &[TESTS]), 1);
         assert_eq!(failed_of(0, &["clippy", "bpf", TESTS]), 3);
+    }
+
+    #[test]
+    fn machines_that_cannot_run_are_skipped_but_not_in_continuous_integration() {
+        let skipped = vm::Tested::Skipped {
+            machines: 3,
+            reason: "QEMU is not to be had".to_owned(),
+        };
+        assert_eq!(virtual_machines(&skipped, false).unwrap().skipped, 3);
+        let error = virtual_machines(&skipped, true).unwrap_err().to_string();
+        assert!(error.ends_with("QEMU is not to be had"), "{error}");
+        let ran = vm::Tested::Ran {
+            passed: 2,
+            failed: 1,
+        };
+        let tally = virtual_machines(&ran, true).unwrap();
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (2, 1, 0));
     }
 }

@@ -6,6 +6,10 @@
 //! [`Scenario`] names, and turns the machine off. The host reads the [`Report`] on a serial port.
 
 mod boot;
+mod busy_poll;
+mod faults;
+mod insist;
+mod keep;
 mod report;
 mod scenario;
 mod site;
@@ -39,7 +43,13 @@ fn steps(scenario: &Scenario, report: &Report) -> Result<()> {
     for step in &scenario.steps {
         match step {
             Step::Traffic => traffic::run(&site, scenario, report),
+            Step::Insist => report.check("insist", insist::run(&site, scenario)),
+            Step::BusyPoll => report.check("busy poll", busy_poll::run(&site)),
+            Step::Faults => faults::run(&site, scenario, report),
         }
+    }
+    if scenario.keep {
+        keep::run(&site)?;
     }
     Ok(())
 }

@@ -21,12 +21,18 @@ pub(super) struct Scenario {
     pub(super) far_card: String,
     /// Queues that have to see traffic.
     pub(super) queues: usize,
+    /// Whether the card has zero-copy under this kernel.
+    pub(super) zero_copy: bool,
     /// What to do, in this order.
     pub(super) steps: Vec<Step>,
     /// TCP connections in all.
     pub(super) connections: usize,
     /// UDP datagrams in all.
     pub(super) datagrams: usize,
+    /// Starts and stops of the balancer, to see whether something is left each time.
+    pub(super) cycles: usize,
+    /// Whether a person wants to look around at the end.
+    pub(super) keep: bool,
 }
 
 /// A part of the work.
@@ -35,6 +41,12 @@ pub(super) struct Scenario {
 pub(super) enum Step {
     /// Connections and datagrams through a balancer that chooses its modes itself.
     Traffic,
+    /// A balancer that insists on zero-copy.
+    Insist,
+    /// Connections and datagrams while the kernel polls for the sockets.
+    BusyPoll,
+    /// What happens to a card; it is gone afterwards.
+    Faults,
 }
 
 impl Scenario {

@@ -25,6 +25,8 @@ pub(super) const REALS: u8 = 2;
 pub(super) const PORT: u16 = 7000;
 /// Flows per worker: far more than there are, and only some megabytes.
 const FLOWS: usize = 20_000;
+/// File of a PCI device that pulls it.
+const REMOVE: &str = "remove";
 /// How long a card may take to appear and get its link, and a program to begin.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -33,6 +35,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) struct Site {
     lab: Lab,
     driver: String,
+    device: PathBuf,
     config: PathBuf,
     _servers: Vec<Server>,
     _decaps: Vec<Process>,
@@ -42,6 +45,8 @@ impl Site {
     /// Finds the cards, builds the lab on them and starts the servers of the reals.
     pub(super) fn build(scenario: &Scenario) -> Result<Self> {
         let card = find_card(&scenario.card)?;
+        let device = fs::canonicalize(class(&card).join("device"))
+            .with_context(|| format!("{card} is no device"))?;
         let driver = fs::canonicalize(class(&card).join("device/driver"))
             .with_context(|| format!("{card} has no driver"))?;
         let driver = driver.file_name().unwrap_or_default().to_string_lossy();
@@ -67,6 +72,7 @@ impl Site {
             .write("lb.toml", configuration(&vips(), FLOWS))?;
         Ok(Self {
             driver: driver.into_owned(),
+            device: pci_device(&device)?,
             lab,
             config,
             _servers: servers,
@@ -82,6 +88,12 @@ impl Site {
     /// Driver of the card under test.
     pub(super) fn driver(&self) -> &str {
         &self.driver
+    }
+
+    /// Pulls the card under test.
+    pub(super) fn remove_card(&self) -> Result<()> {
+        let file = self.device.join(REMOVE);
+        fs::write(&file, "1").with_context(|| format!("cannot write to {}", file.display()))
     }
 
     /// How to start the balancer.
@@ -115,6 +127,15 @@ pub(super) fn vips() -> Vec<Vip> {
         }
     }
     vips
+}
+
+/// The device on the PCI bus that an interface's device is, or is part of.
+fn pci_device(device: &Path) -> Result<PathBuf> {
+    device
+        .ancestors()
+        .find(|ancestor| ancestor.join(REMOVE).exists())
+        .map(Path::to_path_buf)
+        .with_context(|| format!("{} cannot be removed", device.display()))
 }
 
 fn class(interface: &str) -> PathBuf {

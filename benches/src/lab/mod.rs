@@ -187,6 +187,11 @@ impl Lab {
         &self.balancer_links
     }
 
+    /// Gives the balancer the addresses and routes that it loses with its link.
+    pub fn address_balancer(&self) -> Result<()> {
+        address_balancer(&self.balancer_links, self.options.ipv6)
+    }
+
     /// Real `i`.
     ///
     /// # Panics
@@ -342,12 +347,6 @@ fn add_balancer(router: &Router, options: &LabOptions) -> Result<(Namespace, Net
     router
         .links
         .add_route((vips.into(), vips_len), Some(BALANCER_V4.into()), port)?;
-    links.add_address(BALANCER_INTERFACE, BALANCER_V4.into(), 30)?;
-    links.add_route(
-        DEFAULT_V4,
-        Some(plan::ROUTER_TO_BALANCER_V4.into()),
-        BALANCER_INTERFACE,
-    )?;
     if options.ipv6 {
         namespace.sysctl("ipv6/conf/all/forwarding", "0")?;
         let (vips, vips_len) = plan::VIP_NETWORK_V6;
@@ -357,6 +356,20 @@ fn add_balancer(router: &Router, options: &LabOptions) -> Result<(Namespace, Net
         router
             .links
             .add_route((vips.into(), vips_len), Some(BALANCER_V6.into()), port)?;
+    }
+    address_balancer(&links, options.ipv6)?;
+    Ok((namespace, links))
+}
+
+/// Gives the balancer its addresses and its routes, or gives them again.
+fn address_balancer(links: &Netlink, ipv6: bool) -> Result<()> {
+    links.add_address(BALANCER_INTERFACE, BALANCER_V4.into(), 30)?;
+    links.add_route(
+        DEFAULT_V4,
+        Some(plan::ROUTER_TO_BALANCER_V4.into()),
+        BALANCER_INTERFACE,
+    )?;
+    if ipv6 {
         links.add_address(BALANCER_INTERFACE, BALANCER_V6.into(), 64)?;
         links.add_route(
             DEFAULT_V6,
@@ -364,7 +377,7 @@ fn add_balancer(router: &Router, options: &LabOptions) -> Result<(Namespace, Net
             BALANCER_INTERFACE,
         )?;
     }
-    Ok((namespace, links))
+    Ok(())
 }
 
 fn add_client(router: &Router, i: u8) -> Result<Namespace> {

@@ -132,6 +132,20 @@ impl Namespace {
         self.disable(interface, Offload::Gro)
     }
 
+    /// Sets the number of queues of an interface, as `ethtool -L INTERFACE combined N` does.
+    pub fn set_queues(&self, interface: &str, queues: u32) -> Result<()> {
+        self.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            sys::set_queues(&socket, interface, queues)
+        })?
+        .with_context(|| {
+            format!(
+                "cannot give {interface} in namespace `{}` {queues} queues",
+                self.name
+            )
+        })
+    }
+
     fn disable(&self, interface: &str, offload: Offload) -> Result<()> {
         self.run(|| {
             let socket = UdpSocket::bind("0.0.0.0:0")?;

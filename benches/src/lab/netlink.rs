@@ -123,10 +123,14 @@ impl Netlink {
         )
     }
 
-    /// Adds an address to an interface; an IPv6 address is usable at once.
+    /// Adds an address to an interface, unless it has it; an IPv6 address is usable at once.
     pub fn add_address(&self, interface: &str, address: IpAddr, prefix_len: u8) -> Result<()> {
         let index = self.link(interface)?.index;
-        let mut request = self.handle.address().add(index, address, prefix_len);
+        let mut request = self
+            .handle
+            .address()
+            .add(index, address, prefix_len)
+            .replace();
         if address.is_ipv6() {
             let message = request.message_mut();
             message.header.flags |= AddressHeaderFlags::Nodad;
@@ -142,7 +146,7 @@ impl Netlink {
         })
     }
 
-    /// Adds a route to `network` through `gateway`, or straight onto the link when there is none.
+    /// Adds or replaces a route to `network` through `gateway`, or straight onto the link when there is none.
     /// `mtu` limits packets that take the route.
     pub fn add_route(
         &self,
@@ -177,7 +181,7 @@ impl Netlink {
             }
         };
         self.runtime
-            .block_on(self.handle.route().add(message).execute())
+            .block_on(self.handle.route().add(message).replace().execute())
             .with_context(|| {
                 format!(
                     "cannot add a route to {}/{} by {interface} in `{}`",

@@ -25,12 +25,13 @@ pub(super) enum Offload {
     Gro = 0x2c,
 }
 
-/// `struct ethtool_value` of linux/ethtool.h.
-#[repr(C)]
-struct EthtoolValue {
-    cmd: u32,
-    data: u32,
-}
+/// `ETHTOOL_GCHANNELS` and `ETHTOOL_SCHANNELS` of linux/ethtool.h.
+const GET_CHANNELS: u32 = 0x3c;
+const SET_CHANNELS: u32 = 0x3d;
+/// Words of `struct ethtool_channels`, and which of them is the number of queues that receive and
+/// transmit.
+const CHANNELS: usize = 9;
+const COMBINED: usize = 8;
 
 /// Makes the child that `command` starts enter the network namespace and die with the thread that
 /// started it.
@@ -56,10 +57,22 @@ pub(super) fn enter_namespace_on_exec(command: &mut Command, namespace: Arc<Owne
 
 /// Turns off an offload of `interface` in the network namespace that `socket` belongs to.
 pub(super) fn disable(socket: &UdpSocket, interface: &str, offload: Offload) -> io::Result<()> {
-    let mut value = EthtoolValue {
-        cmd: offload as u32,
-        data: 0,
-    };
+    // `struct ethtool_value`: command and value.
+    ethtool(socket, interface, &mut [offload as u32, 0])
+}
+
+/// Sets the number of queues of `interface` in the network namespace that `socket` belongs to.
+pub(super) fn set_queues(socket: &UdpSocket, interface: &str, queues: u32) -> io::Result<()> {
+    let mut channels = [0; CHANNELS];
+    channels[0] = GET_CHANNELS;
+    ethtool(socket, interface, &mut channels)?;
+    channels[0] = SET_CHANNELS;
+    channels[COMBINED] = queues;
+    ethtool(socket, interface, &mut channels)
+}
+
+/// Sends an ethtool command: its structure as words, as long as the command wants it.
+fn ethtool(socket: &UdpSocket, interface: &str, words: &mut [u32]) -> io::Result<()> {
     let mut name: [libc::c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
     // The last byte stays zero: the kernel wants a terminated string.
     if interface.len() >= name.len() {
@@ -71,11 +84,11 @@ pub(super) fn disable(socket: &UdpSocket, interface: &str, offload: Offload) -> 
     let mut request = libc::ifreq {
         ifr_name: name,
         ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_data: (&raw mut value).cast(),
+            ifru_data: words.as_mut_ptr().cast(),
         },
     };
     // SAFETY: SIOCETHTOOL takes a pointer to an ifreq whose data pointer leads to the structure that
-    // the command expects; both live until the call returns.
+    // the command expects, and the callers above make it that long; both live until the call returns.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if result < 0 {
         return Err(io::Error::last_os_error());

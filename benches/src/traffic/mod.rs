@@ -9,6 +9,7 @@ mod client;
 mod held;
 mod message;
 mod ping;
+mod probe;
 mod server;
 mod web;
 
@@ -24,6 +25,7 @@ pub use client::{run_connections, run_datagrams};
 pub use held::{HeldConnections, HeldReport};
 pub use message::MAX_PAYLOAD;
 pub use ping::ping;
+pub use probe::time_to_answer;
 pub use server::Server;
 pub use web::WebServer;
 

@@ -28,15 +28,17 @@ use crate::{
 };
 use initramfs::Archive as Initramfs;
 use kernel::Bootable;
-use matrix::{CARDS, Card, KERNELS, Kernel};
+use matrix::{CARDS, Card, KERNELS, Kernel, Wiring};
 use qemu::{Machine, Qemu};
 use report::{Heard, Row, table};
 
 /// Longest life of a machine on a busy computer.
-const LIMIT: Duration = Duration::from_mins(5);
+const LIMIT: Duration = Duration::from_mins(15);
 /// Connections and datagrams of a machine, over all VIPs.
 const CONNECTIONS: usize = 200;
 const DATAGRAMS: usize = 2000;
+/// Starts and stops among the faults.
+const CYCLES: usize = 100;
 
 /// Options of the command.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -47,6 +49,9 @@ pub(crate) struct Options {
     /// Card: igb, virtio-iommu, virtio, vmxnet3 or e1000e; may be repeated. All when left out
     #[arg(long = "nic", value_name = "NAME", value_parser = card_names())]
     cards: Vec<String>,
+    /// Leave out the faults, which take minutes
+    #[arg(long)]
+    no_faults: bool,
     /// Leave the machine running afterwards with a shell on this terminal; takes one kernel and card
     #[arg(long)]
     keep: bool,
@@ -76,7 +81,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         !options.keep || pairs.len() == 1,
         "--keep takes one kernel and one card: add --kernel NAME --nic NAME"
     );
-    let rows = Workshop::new()?.rows(&pairs, options.keep)?;
+    let plan = Plan {
+        // They would leave nothing to look at.
+        faults: !options.no_faults && !options.keep,
+        keep: options.keep,
+    };
+    let rows = Workshop::new(Parts::get(&pairs)?)?.rows(&pairs, plan)?;
     println!("\n{}", table(&rows));
     if let Some(path) = &options.json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
@@ -90,32 +100,115 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What all machines are made of.
-struct Workshop {
-    cache: PathBuf,
-    /// Where files of machines are.
-    folder: PathBuf,
-    qemu: Qemu,
-    init: Vec<u8>,
-    balancer: Vec<u8>,
+/// What the machines do besides balancing.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// Break the card, where it has zero-copy.
+    faults: bool,
+    /// Go on with a shell.
+    keep: bool,
 }
 
-impl Workshop {
-    /// Finds or fetches QEMU and builds the programs.
-    fn new() -> Result<Self> {
+/// The machines of `cargo xtask test`: both drivers that have zero-copy, and one where neither the
+/// card nor the oldest kernel knows XDP.
+const SELECTION: [(&str, &str); 3] = [
+    ("newest", "igb"),
+    ("newest", "virtio-iommu"),
+    ("6.1", "vmxnet3"),
+];
+
+/// How the machines of the test command fared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tested {
+    /// They ran; so many were as expected, so many not.
+    Ran { passed: u64, failed: u64 },
+    /// What they are made of is not to be had here: so many did not run, and why.
+    Skipped { machines: u64, reason: String },
+}
+
+/// Runs the machines of the test command, without faults.
+pub(crate) fn test() -> Result<Tested> {
+    let pairs: Vec<(Kernel, Card)> = KERNELS
+        .into_iter()
+        .flat_map(|kernel| CARDS.map(|card| (kernel, card)))
+        .filter(|(kernel, card)| SELECTION.contains(&(kernel.name, card.name)))
+        .collect();
+    let parts = match Parts::get(&pairs) {
+        Ok(parts) => parts,
+        Err(error) => {
+            return Ok(Tested::Skipped {
+                machines: pairs.len() as u64,
+                reason: format!("{error:#}"),
+            });
+        }
+    };
+    let plan = Plan {
+        faults: false,
+        keep: false,
+    };
+    let rows = Workshop::new(parts)?.rows(&pairs, plan)?;
+    println!("{}", table(&rows));
+    let passed = rows.iter().filter(|row| row.ok()).count() as u64;
+    Ok(Tested::Ran {
+        passed,
+        failed: rows.len() as u64 - passed,
+    })
+}
+
+/// What machines are made of and this repository does not hold.
+struct Parts {
+    cache: PathBuf,
+    qemu: Qemu,
+    /// By name.
+    kernels: BTreeMap<&'static str, Bootable>,
+}
+
+impl Parts {
+    /// Finds or fetches what these machines need.
+    fn get(pairs: &[(Kernel, Card)]) -> Result<Self> {
         let triple = shell::host_triple()?;
         ensure!(
             triple.starts_with("x86_64-"),
             "the machines run x86_64, and this computer is {triple}"
         );
-        setup::build()?;
         let cache = shell::root().join(".cache/vm");
-        let folder = shell::target_folder()?.join("vm");
-        for folder in [&cache, &folder] {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("cannot create {}", folder.display()))?;
-        }
+        fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
         let qemu = Qemu::get(&cache)?;
+        if pairs.iter().any(|(_, card)| card.wiring == Wiring::Taps) {
+            qemu::try_taps()?;
+        }
+        let suites: Vec<&str> = KERNELS.iter().map(|kernel| kernel.suite).collect();
+        let mut apt = || Apt::new(cache.join("apt"), &Archive::of_this_machine()?, &suites);
+        let mut kernels = BTreeMap::new();
+        for (kernel, _) in pairs {
+            if !kernels.contains_key(kernel.name) {
+                kernels.insert(kernel.name, kernel::get(kernel, &cache, &mut apt)?);
+            }
+        }
+        Ok(Self {
+            cache,
+            qemu,
+            kernels,
+        })
+    }
+}
+
+/// What machines are made of.
+struct Workshop {
+    parts: Parts,
+    /// Where files of machines are.
+    folder: PathBuf,
+    init: Vec<u8>,
+    balancer: Vec<u8>,
+}
+
+impl Workshop {
+    /// Builds the programs.
+    fn new(parts: Parts) -> Result<Self> {
+        setup::build()?;
+        let folder = shell::target_folder()?.join("vm");
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
         // The profile for development: it builds in a fraction of the time, and asserts more.
         dist::build_static(&[
             "--package=katran-xsk",
@@ -131,42 +224,28 @@ impl Workshop {
         Ok(Self {
             init: program("guest")?,
             balancer: program("katran-xsk")?,
-            cache,
+            parts,
             folder,
-            qemu,
         })
     }
 
-    /// Fetches the kernels and runs a machine for each pair.
-    fn rows(&self, pairs: &[(Kernel, Card)], keep: bool) -> Result<Vec<Row>> {
-        let suites: Vec<&str> = KERNELS.iter().map(|kernel| kernel.suite).collect();
-        let mut apt = || {
-            Apt::new(
-                self.cache.join("apt"),
-                &Archive::of_this_machine()?,
-                &suites,
-            )
-        };
-        let mut kernels: BTreeMap<&str, Bootable> = BTreeMap::new();
-        for (kernel, _) in pairs {
-            if !kernels.contains_key(kernel.name) {
-                kernels.insert(kernel.name, kernel::get(kernel, &self.cache, &mut apt)?);
-            }
-        }
+    /// Runs a machine for each pair.
+    fn rows(&self, pairs: &[(Kernel, Card)], plan: Plan) -> Result<Vec<Row>> {
         pairs
             .iter()
-            .map(|(kernel, card)| self.row(kernel, &kernels[kernel.name], card, keep))
+            .map(|(kernel, card)| self.row(kernel, card, plan))
             .collect()
     }
 
-    fn row(&self, kernel: &Kernel, bootable: &Bootable, card: &Card, keep: bool) -> Result<Row> {
+    fn row(&self, kernel: &Kernel, card: &Card, plan: Plan) -> Result<Row> {
         let started = Instant::now();
+        let bootable = &self.parts.kernels[kernel.name];
         let expected = card.expected(bootable.version);
         let name = format!("{}-{}", kernel.name, card.name);
         let folder = self.folder.join(name);
         fs::create_dir_all(&folder)?;
         let initramfs = folder.join("initramfs");
-        fs::write(&initramfs, self.initramfs(bootable, card, keep)?)
+        fs::write(&initramfs, self.initramfs(bootable, card, plan)?)
             .with_context(|| format!("cannot write {}", initramfs.display()))?;
         let console = folder.join("console.log");
         let machine = Machine {
@@ -174,14 +253,14 @@ impl Workshop {
             kernel: &bootable.image,
             initramfs: &initramfs,
             report: &folder.join("report.jsonl"),
-            console: (!keep).then_some(&*console),
+            console: (!plan.keep).then_some(&*console),
         };
         println!(
             "kernel {}, card {}: {expected} expected",
             bootable.release, card.name
         );
         let mut heard = Heard::default();
-        let result = machine.run(&self.qemu, (!keep).then_some(LIMIT), |line| {
+        let result = machine.run(&self.parts.qemu, (!plan.keep).then_some(LIMIT), |line| {
             if let Some(check) = heard.read(line) {
                 let mark = if check.ok { "ok    " } else { "FAILED" };
                 println!("  {mark} {:<14} {}", check.name, check.detail);
@@ -202,15 +281,15 @@ impl Workshop {
         })
     }
 
-    fn initramfs(&self, kernel: &Bootable, card: &Card, keep: bool) -> Result<Vec<u8>> {
+    fn initramfs(&self, kernel: &Bootable, card: &Card, plan: Plan) -> Result<Vec<u8>> {
         let mut archive = Initramfs::default();
         // The kernel opens the first for init, whose runtime wants the second.
         archive.device("dev/console", (5, 1));
         archive.device("dev/null", (1, 3));
         archive.program("init", &self.init);
         archive.program("bin/katran-xsk", &self.balancer);
-        if keep {
-            archive.program("bin/busybox", &qemu::busybox(&self.cache)?);
+        if plan.keep {
+            archive.program("bin/busybox", &qemu::busybox(&self.parts.cache)?);
         }
         let mut modules = Vec::new();
         let names = ["veth", "tun", "virtio_pci", "virtio_net", card.module];
@@ -221,14 +300,22 @@ impl Workshop {
             archive.data(&path, &contents);
             modules.push(format!("/{path}"));
         }
+        let mut steps = vec!["traffic", "insist", "busy-poll"];
+        // They are about sockets that the driver uses, and end the card.
+        if plan.faults && card.expected(kernel.version).zero_copy {
+            steps.push("faults");
+        }
         let scenario = json!({
             "modules": modules,
             "card": qemu::CARD,
             "far_card": qemu::FAR_CARD,
             "queues": card.queues,
-            "steps": ["traffic"],
+            "zero_copy": card.expected(kernel.version).zero_copy,
+            "steps": steps,
             "connections": CONNECTIONS,
             "datagrams": DATAGRAMS,
+            "cycles": CYCLES,
+            "keep": plan.keep,
         });
         archive.data("scenario.json", scenario.to_string().as_bytes());
         Ok(archive.finish())
@@ -240,4 +327,17 @@ fn shown(path: &Path) -> String {
         .unwrap_or(path)
         .display()
         .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_selection_is_in_the_matrix() {
+        for (kernel, card) in SELECTION {
+            assert!(KERNELS.iter().any(|known| known.name == kernel), "{kernel}");
+            assert!(CARDS.iter().any(|known| known.name == card), "{card}");
+        }
+    }
 }

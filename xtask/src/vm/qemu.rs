@@ -191,25 +191,7 @@ impl Machine<'_> {
     fn command(&self, qemu: &Qemu) -> Result<Command> {
         let mut command = match self.card.wiring {
             Wiring::Hub => qemu.command(&[]),
-            Wiring::Taps => {
-                let mut words = Vec::new();
-                if !shell::is_root() {
-                    ensure!(
-                        shell::has_program("sudo"),
-                        "TAP devices need root, and there is no sudo"
-                    );
-                    words.extend(["sudo", "--preserve-env=LD_LIBRARY_PATH"]);
-                }
-                words.extend([
-                    "unshare",
-                    "--net",
-                    "sh",
-                    "-c",
-                    include_str!("taps.sh"),
-                    "taps.sh",
-                ]);
-                qemu.command(&words)
-            }
+            Wiring::Taps => qemu.command(&behind_taps()?),
         };
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
@@ -277,6 +259,37 @@ impl Machine<'_> {
         let mut running = Running(child);
         running.follow(self.report, limit, heard)
     }
+}
+
+/// What makes a program run with TAP devices: the words before its own.
+fn behind_taps() -> Result<Vec<&'static str>> {
+    let mut words = Vec::new();
+    if !shell::is_root() {
+        ensure!(
+            shell::has_program("sudo"),
+            "TAP devices need root, and there is no sudo"
+        );
+        words.extend(["sudo", "--preserve-env=LD_LIBRARY_PATH"]);
+    }
+    let script = include_str!("taps.sh");
+    words.extend(["unshare", "--net", "sh", "-c", script, "taps.sh"]);
+    Ok(words)
+}
+
+/// Fails unless this computer has TAP devices and bridges.
+pub(super) fn try_taps() -> Result<()> {
+    let words = behind_taps()?;
+    let output = shell::command(words[0])
+        .args(&words[1..])
+        .arg("true")
+        .output()
+        .context("cannot try TAP devices")?;
+    ensure!(
+        output.status.success(),
+        "no TAP devices with a bridge are to be had: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
 }
 
 /// A running QEMU; dropping it kills it.
