@@ -30,6 +30,7 @@ struct Meaning {
     decap: Decap,
     vips: Vec<VipMeaning>,
     health_checks: HealthChecks,
+    source_routes: usize,
     warnings: Vec<Finding>,
 }
 
@@ -61,6 +62,7 @@ struct Memory {
     vip_rings: usize,
     /// 0 while no VIP uses it.
     global_table: usize,
+    source_routes: usize,
     /// `None`: as many as the interface has queues.
     workers: Option<usize>,
     /// For all workers, or for one when their number is not known.
@@ -228,6 +230,7 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
             })
             .collect(),
         health_checks: health_checks(config),
+        source_routes: config.source_routes.len(),
         warnings: config.warnings().into_iter().map(Finding::from).collect(),
     }
 }
@@ -294,6 +297,10 @@ fn memory(config: &Config, table: &ServiceTable) -> Memory {
         .map(|vip| vip.ring.len() * size_of::<u16>())
         .sum();
     let global_table = config.global_table_bytes();
+    let source_routes = match &config.source_routes {
+        none if none.is_empty() => 0,
+        routes => routes.memory_bytes(),
+    };
     let workers = match &config.interface.queues {
         Some(Queues::List(list)) => Some(list.indices().len()),
         Some(Queues::All) | None => None,
@@ -303,8 +310,12 @@ fn memory(config: &Config, table: &ServiceTable) -> Memory {
         frames_per_worker: frames,
         vip_rings,
         global_table,
+        source_routes,
         workers,
-        total: (flow_tables + frames) * workers.unwrap_or(1) + vip_rings + global_table,
+        total: (flow_tables + frames) * workers.unwrap_or(1)
+            + vip_rings
+            + global_table
+            + source_routes,
     }
 }
 
@@ -343,6 +354,9 @@ impl fmt::Display for Meaning {
             "flows          {} per worker and address family",
             self.balancer.flow_table_capacity
         )?;
+        if self.source_routes > 0 {
+            writeln!(f, "source routes  {}", self.source_routes)?;
+        }
         self.memory.fmt(f)?;
         self.decap.fmt(f)?;
         for vip in &self.vips {
@@ -383,6 +397,9 @@ impl fmt::Display for Memory {
         )?;
         if self.global_table > 0 {
             write!(f, "; global table {}", Bytes(self.global_table))?;
+        }
+        if self.source_routes > 0 {
+            write!(f, "; source routes {}", Bytes(self.source_routes))?;
         }
         writeln!(f)
     }

@@ -28,14 +28,14 @@ use dataplane::{
     counters::{self, ListRow, REAL_ROWS, VIP_ROWS},
     service::{
         HashFunction, MacAddress, Publisher, RealSpec, ServiceControl, ServiceSpec, ServiceTable,
-        VipFlags, VipKey, VipSpec,
+        SourceRouteSpec, SourceRoutes, VipFlags, VipKey, VipSpec,
     },
     xsk::chunk_size,
 };
 
 use crate::{
     admin::AdminError,
-    config::{Config, ConfigError, HealthCheckSpec, Problem},
+    config::{Config, ConfigError, HealthCheckSpec, Problem, describe_source_route},
     mtu,
 };
 
@@ -201,7 +201,7 @@ impl Control {
             config: Config {
                 vips: Vec::new(),
                 server_ids: Vec::new(),
-                source_routes: Vec::new(),
+                source_routes: SourceRoutes::default(),
                 decap: Vec::new(),
                 health_checks: Vec::new(),
                 ..config.clone()
@@ -466,6 +466,56 @@ impl Control {
             };
             checks.remove(index);
         }
+        self.commit(config)
+    }
+
+    /// Sends the clients of some prefixes to a real, whatever routes the prefixes had.
+    pub fn add_source_routes(
+        &mut self,
+        prefixes: &[(IpAddr, u8)],
+        real: IpAddr,
+    ) -> Result<Changes, AdminError> {
+        let route = |&(prefix, prefix_len): &(IpAddr, u8)| SourceRouteSpec {
+            prefix,
+            prefix_len,
+            real,
+        };
+        let added: Vec<_> = prefixes.iter().map(route).collect();
+        let routes = self.config.source_routes.with(&added).map_err(|errors| {
+            let (place, error) = errors[0];
+            // The routes there are follow those added, none of which is wrong then.
+            let route = added.get(place).unwrap_or(&added[0]);
+            let earlier = |_| "another in this command".to_owned();
+            let (key, problem, remedy) = describe_source_route(error, route, earlier);
+            AdminError::new(key, problem, remedy)
+        })?;
+        self.commit_source_routes(routes)
+    }
+
+    /// Removes the routes of some prefixes.
+    pub fn delete_source_routes(
+        &mut self,
+        prefixes: &[(IpAddr, u8)],
+    ) -> Result<Changes, AdminError> {
+        let routes = self.config.source_routes.without(prefixes);
+        let routes = routes.map_err(|(prefix, prefix_len)| {
+            AdminError::new(
+                "prefix",
+                format!("there is no source route for {prefix}/{prefix_len}"),
+                "`src-route list` names those there are",
+            )
+        })?;
+        self.commit_source_routes(routes)
+    }
+
+    /// Removes all source routes.
+    pub fn clear_source_routes(&mut self) -> Result<Changes, AdminError> {
+        self.commit_source_routes(SourceRoutes::default())
+    }
+
+    fn commit_source_routes(&mut self, routes: SourceRoutes) -> Result<Changes, AdminError> {
+        let mut config = self.config.clone();
+        config.source_routes = routes;
         self.commit(config)
     }
 

@@ -16,8 +16,15 @@ fn overhead(config: &Config) -> u32 {
     let of_vips = config.vips.iter().flat_map(|vip| &vip.reals);
     let of_vips = of_vips.map(|real| real.address);
     let of_ids = config.server_ids.iter().map(|server_id| server_id.real);
+    let routes = &config.source_routes;
+    let of_routes = routes
+        .reals(true)
+        .iter()
+        .chain(routes.reals(false))
+        .copied();
     let largest = of_vips
         .chain(of_ids)
+        .chain(of_routes)
         .map(|address| encapsulation.overhead(address.is_ipv4()))
         .max();
     largest.unwrap_or_else(|| encapsulation.overhead(true)) as u32

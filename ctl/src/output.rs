@@ -7,12 +7,14 @@ use std::{
 
 use dataplane::counters::WorkerCounters;
 
+use dataplane::forward::Selection;
+
 use crate::{
     admin::report::{
         Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowAnalysis,
         FlowCount, FlowCounts, FlowList, FlowsRemoved, HealthCheckList, Help, HelpArgument,
-        HelpCommand, Memory, RealList, ServerIdList, Stats, Traffic, VipFlows, VipList,
-        WorkerFailure, WorkerList,
+        HelpCommand, Memory, RealList, ServerIdList, SourceRouteAnswer, SourceRouteList, Stats,
+        Traffic, VipFlows, VipList, WorkerFailure, WorkerList,
     },
     control::{Changes, Names},
 };
@@ -33,6 +35,8 @@ pub fn render(answer: &Answer, reading: Reading) -> String {
         Answer::Reals(list) => reals(list),
         Answer::Decap(list) => decap(list),
         Answer::Changes(changed) => changes(changed),
+        Answer::SourceRoutes(list) => source_routes(list),
+        Answer::SourceRoute(answer) => source_route(answer),
         Answer::Workers(list) => workers(list, reading),
         Answer::Stats(report) => stats(report, reading),
         Answer::Drops(list) => drops(list, reading),
@@ -257,6 +261,29 @@ fn others(rows: usize, offset: usize, total: usize) -> String {
     }
     let (first, last) = ((offset + 1).min(total), offset + rows);
     format!("{first} to {last} of {total}; limit= and offset= show others\n")
+}
+
+fn source_routes(list: &SourceRouteList) -> String {
+    let mut table = Table::new(["PREFIX", "REAL"]);
+    for route in &list.routes {
+        table.row([route.prefix.clone(), route.real.to_string()]);
+    }
+    let mut text = table.render("no source routes");
+    text.push_str(&others(list.routes.len(), list.offset, list.total));
+    text
+}
+
+fn source_route(answer: &SourceRouteAnswer) -> String {
+    match &answer.route {
+        Some(route) => format!(
+            "{} sends {} to {}\n",
+            route.prefix, answer.client, route.real
+        ),
+        None => format!(
+            "no source route covers {}: the ring decides\n",
+            answer.client
+        ),
+    }
 }
 
 fn changes(changes: &Changes) -> String {
@@ -772,6 +799,10 @@ fn explained(result: &Explained) -> String {
             0 if by == "global-table" => writeln!(
                 text,
                 "by the global table: another worker stored the flow there"
+            ),
+            0 if by == Selection::SourceRoute.name() => writeln!(
+                text,
+                "by the client's source route: no worker has the flow in its table"
             ),
             0 => writeln!(
                 text,

@@ -67,7 +67,7 @@ address = "203.0.113.10"
 port = 80
 protocol = "tcp"
 hash = "maglev-v1"
-flags = ["no-src-port", "lru-bypass", "dport-only", "src-dst-port"]
+flags = ["no-src-port", "lru-bypass", "dport-only", "src-dst-port", "src-routing"]
 reals = [{ address = "198.51.100.11", weight = 1 }, { address = "2001:db8:f::1", local = false }]
 
 [[vip]]
@@ -92,23 +92,12 @@ real = "198.51.100.11"
 [[health_check]]
 mark = 0x80000000
 real = "2001:db8:f::1"
+
+[[source_route]]
+prefix = "192.0.2.0/24"
+real = "198.51.100.12"
 "#;
     check(text, &["valid"]);
-}
-
-#[test]
-fn what_is_not_built_is_refused() {
-    check(
-        &vip("flags = [\"src-routing\", \"no-src-port\"]"),
-        &[
-            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: not supported yet: flag src-routing; \
-           remove the flag or the VIP",
-        ],
-    );
-    check(
-        "\n[[source_route]]\nprefix = \"192.0.2.0/24\"\nreal = \"198.51.100.12\"\n",
-        &["lb.toml:2: source_route[0]: not supported yet: [[source_route]]; remove these sections"],
-    );
 }
 
 #[test]
@@ -762,10 +751,35 @@ fn sections_that_are_not_supported_are_checked_all_the_same() {
         "[[source_route]]\nprefix = \"192.0.2.1/24\"\nreal = \"198.51.100.11\"\n[[source_route]]\n\
          prefix = \"2001:db8::/32\"\nreal = \"198.51.100.11\"\n",
         &[
-            "lb.toml:1: source_route[0]: not supported yet: [[source_route]]; remove these sections",
             "lb.toml:2: source_route[0].prefix: 192.0.2.1/24 has host bits set; write 192.0.2.0/24",
             "lb.toml:6: source_route[1].real: 198.51.100.11 is an IPv4 real for IPv6 clients; give the \
              real's IPv6 address",
+        ],
+    );
+    check(
+        "[[source_route]]\nprefix = \"192.0.2.0/24\"\nreal = \"224.0.0.1\"\n[[source_route]]\n\
+         prefix = \"198.51.100.0/24\"\nreal = \"x\"\n[[source_route]]\nprefix = \"192.0.2.0/24\"\n\
+         real = \"198.51.100.1\"\n",
+        &[
+            "lb.toml:6: source_route[1].real: \"x\" is not an IP address; write one as in \
+             \"198.51.100.11\"",
+            "lb.toml:8: source_route[2].prefix: 192.0.2.0/24 is already the prefix of source_route[0] on \
+             line 2; give each prefix once",
+        ],
+    );
+    check(
+        "[[source_route]]\nprefix = \"192.0.2.0/24\"\nreal = \"224.0.0.1\"\n",
+        &[
+            "lb.toml:3: source_route[0].real: 224.0.0.1 is a multicast address; give the address of one \
+             host",
+        ],
+    );
+    check(
+        "[balancer]\nencapsulation = \"gue\"\nsource_v4 = \"192.0.2.1\"\n[[source_route]]\n\
+         prefix = \"192.0.2.0/24\"\nreal = \"2001:db8::5\"\n",
+        &[
+            "lb.toml:6: source_route[0].real: GUE to an IPv6 real needs an IPv6 source; give source_v6 in \
+             [balancer]",
         ],
     );
     check(

@@ -6,7 +6,9 @@ use std::{
 };
 
 use dataplane::{
-    service::{MacAddress, Protocol, RealSpec, VipFlags, VipKey, VipSpec},
+    service::{
+        MacAddress, Protocol, RealSpec, SourceRouteSpec, SourceRoutes, VipFlags, VipKey, VipSpec,
+    },
     xsk::SocketMode,
 };
 use katran_xsk::config::{
@@ -173,15 +175,51 @@ fn vip() -> impl Strategy<Value = VipSpec> {
     )
 }
 
+fn source_routes() -> impl Strategy<Value = SourceRoutes> {
+    let v4 = (unicast_v4(), 0..=32_u8, unicast_v4()).prop_map(|(prefix, prefix_len, real)| {
+        let mask = u32::MAX
+            .checked_shl(32 - u32::from(prefix_len))
+            .unwrap_or(0);
+        SourceRouteSpec {
+            prefix: Ipv4Addr::from_bits(prefix.to_bits() & mask).into(),
+            prefix_len,
+            real: real.into(),
+        }
+    });
+    let v6 = (unicast_v6(), 0..=128_u8, unicast_v6()).prop_map(|(prefix, prefix_len, real)| {
+        let mask = u128::MAX
+            .checked_shl(128 - u32::from(prefix_len))
+            .unwrap_or(0);
+        SourceRouteSpec {
+            prefix: Ipv6Addr::from_bits(prefix.to_bits() & mask).into(),
+            prefix_len,
+            real: real.into(),
+        }
+    });
+    prop::collection::vec(prop_oneof![v4, v6], 0..6).prop_map(|routes| {
+        let mut seen = HashSet::new();
+        let unique = routes.into_iter();
+        let unique = unique.filter(|route| seen.insert((route.prefix, route.prefix_len)));
+        SourceRoutes::new(unique).expect("valid routes")
+    })
+}
+
 fn config() -> impl Strategy<Value = Config> {
     let admin = ("[ -~é\t]{1,40}", 0..=0o777_u32).prop_map(|(socket, mode)| AdminConfig {
         socket: socket.into(),
         mode,
     });
     let vips = prop::collection::vec(vip(), 0..5);
-    let parts = (interface(), balancer(), admin, vips, health_checks());
+    let parts = (
+        interface(),
+        balancer(),
+        admin,
+        vips,
+        health_checks(),
+        source_routes(),
+    );
     parts.prop_map(
-        |(interface, balancer, admin, mut vips, (path, mut checks))| {
+        |(interface, balancer, admin, mut vips, (path, mut checks), source_routes)| {
             let mut seen = HashSet::new();
             vips.retain(|vip| seen.insert(vip.key));
             let mut seen = HashSet::new();
@@ -197,6 +235,7 @@ fn config() -> impl Strategy<Value = Config> {
                 vips,
                 health_check_path: path,
                 health_checks: checks,
+                source_routes,
                 ..Config::default()
             }
         },

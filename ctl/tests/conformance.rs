@@ -89,7 +89,6 @@ impl Case {
             .unwrap()
             .parse()
             .unwrap();
-        config.remove("source_route");
         let mut left_out = Vec::new();
         config["vip"].as_array_mut().unwrap().retain(|vip| {
             let flags = vip

@@ -154,11 +154,15 @@ counter_table! {
         vip_packets = "vip-packets", Count, "packets", "0 v1",
             "Packets to VIPs that are not too long.";
         ring_selections = "ring-selections", Count, "packets", "0 v2",
-            "Packets whose real neither a server id nor a table named: the ring did.";
+            "Packets whose real neither a server id nor a table named: a source route or the ring did.";
         tcp_syn_misses = "tcp-syn-misses", Count, "packets", "1 v1",
             "Of these, TCP with SYN.";
         tcp_non_syn_misses = "tcp-non-syn-misses", Count, "packets", "1 v2",
             "Of these, TCP without SYN: flows that began elsewhere or were forgotten.";
+        source_route_misses = "source-route-misses", Count, "packets", "5 v1",
+            "Packets of VIPs with source routing that no route covers: the ring placed them.";
+        source_route_hits = "source-route-hits", Count, "packets", "5 v2",
+            "Packets whose real a source route named.";
         udp_flow_migrations = "udp-flow-migrations", Count, "packets", "15 v1",
             "UDP packets whose flow left a real that is down.";
         ring_unknown_reals = "ring-unknown-reals", Count, "packets", "9 v1",

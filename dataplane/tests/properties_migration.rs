@@ -1,4 +1,4 @@
-//! UDP flows that leave reals, and floods, against a small model of katran-compat sections 5.2 to 5.4:
+//! UDP flows that leave reals, source routes and floods, against a small model of katran-compat sections 5.2 to 5.4:
 //! whatever the order of packets, pauses and changes, each packet gets the real and the selection of
 //! the model.
 
@@ -9,11 +9,12 @@ use std::{collections::HashMap, net::IpAddr};
 use common::{Bench, frames::udp, proptest_config, real, settings, vip};
 use dataplane::{
     forward::{Selection, flow_hash},
-    service::{Protocol, ServiceSpec, VipFlags},
+    service::{Protocol, ServiceSpec, SourceRouteSpec, SourceRoutes, VipFlags},
 };
 use proptest::prelude::*;
 
 const REALS: [&str; 3] = ["198.51.100.11", "198.51.100.12", "198.51.100.13"];
+const ROUTED: &str = "198.51.100.20";
 const CAP: u32 = 6;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -29,6 +30,8 @@ enum Step {
     Weight(usize, u32),
     /// The VIP's flows migrate, or do not.
     Migrates(bool),
+    /// Clients below 4 have a route that the VIP follows, or does not.
+    Routed(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -40,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..REALS.len(), any::<bool>()).prop_map(|(real, down)| Step::Down(real, down)),
         2 => (0..REALS.len(), 0..2_u32).prop_map(|(real, weight)| Step::Weight(real, weight)),
         1 => any::<bool>().prop_map(Step::Migrates),
+        1 => any::<bool>().prop_map(Step::Routed),
     ]
 }
 
@@ -94,13 +98,18 @@ impl Model {
             return Some((real, Selection::Table));
         }
         let flooded = self.is_flooded(now);
-        let real = by_ring?;
+        let follows = vip.flags.contains(VipFlags::SRC_ROUTING) && !flooded;
+        let (real, selection) = if follows && client < 4 {
+            (ROUTED.parse().expect("an address"), Selection::SourceRoute)
+        } else {
+            (by_ring?, Selection::Ring)
+        };
         if flooded {
             self.suppressed += 1;
         } else {
             self.flows.insert(client, (real, now));
         }
-        Some((real, Selection::Ring))
+        Some((real, selection))
     }
 }
 
@@ -127,6 +136,12 @@ proptest! {
             ..ServiceSpec::default()
         };
         spec.settings.connection_rate_cap = CAP;
+        spec.source_routes = SourceRoutes::new([SourceRouteSpec {
+            prefix: [192, 0, 2, 0].into(),
+            prefix_len: 30,
+            real: ROUTED.parse().unwrap(),
+        }])
+        .unwrap();
         let (mut bench, mut model) = (Bench::new(&spec), Model::default());
         for step in steps {
             let vip = &mut spec.vips[0];
@@ -150,6 +165,7 @@ proptest! {
                 Step::Down(real, down) => vip.reals[real].down = down,
                 Step::Weight(real, weight) => vip.reals[real].weight = weight,
                 Step::Migrates(migrates) => vip.flags.set(flags, migrates),
+                Step::Routed(routed) => vip.flags.set(VipFlags::SRC_ROUTING, routed),
             }
             bench.apply(&spec);
         }

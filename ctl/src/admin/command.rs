@@ -136,6 +136,34 @@ pub enum Command {
         /// Outer destinations.
         addresses: Vec<IpAddr>,
     },
+    /// Source routes.
+    SrcRouteList {
+        /// Only those in this prefix.
+        within: Option<(IpAddr, u8)>,
+        /// Only those to this real.
+        real: Option<IpAddr>,
+        /// Which rows.
+        page: Page,
+    },
+    /// The source route of a client.
+    SrcRouteGet {
+        /// The client.
+        client: IpAddr,
+    },
+    /// Clients of these prefixes go to the real.
+    SrcRouteAdd {
+        /// The real.
+        real: IpAddr,
+        /// Prefixes of clients.
+        prefixes: Vec<(IpAddr, u8)>,
+    },
+    /// Fewer source routes.
+    SrcRouteDel {
+        /// Prefixes of clients.
+        prefixes: Vec<(IpAddr, u8)>,
+    },
+    /// No source routes.
+    SrcRouteClear,
     /// The workers.
     ShowWorkers,
     /// Traffic per VIP, real and worker.
@@ -450,6 +478,22 @@ impl Arguments {
             Verb::DecapDel => Command::DecapDel {
                 addresses: self.many("address", value::parse_address)?,
             },
+            Verb::SrcRouteList => Command::SrcRouteList {
+                within: self.optional("within", value::parse_prefix)?,
+                real: self.optional("real", value::parse_address)?,
+                page: page()?,
+            },
+            Verb::SrcRouteGet => Command::SrcRouteGet {
+                client: self.required("client", value::parse_address)?,
+            },
+            Verb::SrcRouteAdd => Command::SrcRouteAdd {
+                real: self.required("real", value::parse_address)?,
+                prefixes: self.many("prefix", value::parse_prefix)?,
+            },
+            Verb::SrcRouteDel => Command::SrcRouteDel {
+                prefixes: self.many("prefix", value::parse_prefix)?,
+            },
+            Verb::SrcRouteClear => Command::SrcRouteClear,
             Verb::ShowWorkers => Command::ShowWorkers,
             Verb::ShowStats => Command::ShowStats {
                 vip: self.optional("vip", value::parse_vip)?,
@@ -1068,6 +1112,15 @@ mod tests {
                 "usage",
             ),
             ("real down 203.0.113.10:80/tcp", "real", "usage"),
+            ("src-route add 198.51.100.1", "prefix", "usage"),
+            (
+                "src-route add 198.51.100.1 192.0.2.1/24",
+                "prefix",
+                "192.0.2.0/24",
+            ),
+            ("src-route del 192.0.2.0/33", "prefix", "32"),
+            ("src-route list within=2001:db8::/x", "within", "128"),
+            ("src-route get client", "client", "address"),
             ("real set 198.51.100.1", "flag", "usage"),
             ("real set 198.51.100.1 remote", "flag", "local"),
             ("real unset nobody local", "real", "address"),

@@ -21,7 +21,7 @@ use super::{
         Answer, ConfigReport, Dump, HealthCheckList, HealthCheckRow, RealList, RealRow,
         ServerIdList, ServerIdRow, Traffic, Version, VipList, VipRow,
     },
-    statistics,
+    source_routes, statistics,
 };
 use crate::{
     capture::Captures,
@@ -121,6 +121,21 @@ impl Engine {
                 changed(control().add_decap(own)?)
             }
             Command::DecapDel { addresses } => changed(control().delete_decap(&addresses)?),
+            Command::SrcRouteList { within, real, page } => {
+                let routes = control().config().source_routes.clone();
+                Answer::SourceRoutes(source_routes::list(&routes, within, real, page))
+            }
+            Command::SrcRouteGet { client } => {
+                let routes = control().config().source_routes.clone();
+                Answer::SourceRoute(source_routes::get(&routes, client))
+            }
+            Command::SrcRouteAdd { real, prefixes } => {
+                changed(control().add_source_routes(&prefixes, real)?)
+            }
+            Command::SrcRouteDel { prefixes } => {
+                changed(control().delete_source_routes(&prefixes)?)
+            }
+            Command::SrcRouteClear => changed(control().clear_source_routes()?),
             Command::ShowWorkers => Answer::Workers(statistics::workers(&view())),
             Command::ShowStats { vip, worker } => {
                 let xdp = control()

@@ -14,6 +14,7 @@ mod rates;
 pub mod report;
 pub mod server;
 mod socket;
+mod source_routes;
 mod statistics;
 
 pub use engine::Engine;

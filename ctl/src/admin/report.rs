@@ -24,6 +24,8 @@ pub enum Answer {
     Reals(RealList),
     Decap(DecapList),
     Changes(Box<Changes>),
+    SourceRoutes(SourceRouteList),
+    SourceRoute(SourceRouteAnswer),
     Workers(WorkerList),
     Stats(Stats),
     Drops(DropList),
@@ -62,6 +64,9 @@ impl Answer {
             | Verb::RealWeight
             | Verb::RealDown
             | Verb::RealUp
+            | Verb::SrcRouteAdd
+            | Verb::SrcRouteDel
+            | Verb::SrcRouteClear
             | Verb::RealSet
             | Verb::RealUnset
             | Verb::DecapAdd
@@ -73,6 +78,8 @@ impl Answer {
             | Verb::SidInvalidate
             | Verb::SidRevalidate
             | Verb::Reload => Self::Changes(serde_json::from_value(value)?),
+            Verb::SrcRouteList => Self::SourceRoutes(serde_json::from_value(value)?),
+            Verb::SrcRouteGet => Self::SourceRoute(serde_json::from_value(value)?),
             Verb::ShowWorkers => Self::Workers(serde_json::from_value(value)?),
             Verb::ShowStats => Self::Stats(serde_json::from_value(value)?),
             Verb::ShowDrops => Self::Drops(serde_json::from_value(value)?),
@@ -148,6 +155,35 @@ pub struct RealRow {
     pub down: bool,
     /// Index in tables and counters.
     pub index: Option<u16>,
+}
+
+/// `src-route list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRouteList {
+    /// Rows there are.
+    pub total: usize,
+    /// Rows left out at the start.
+    pub offset: usize,
+    /// IPv4 first, in the order of addresses.
+    pub routes: Vec<SourceRouteRow>,
+}
+
+/// A source route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRouteRow {
+    /// Clients.
+    pub prefix: String,
+    /// Their real.
+    pub real: IpAddr,
+}
+
+/// `src-route get`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRouteAnswer {
+    /// Who was asked about.
+    pub client: IpAddr,
+    /// The route with the longest prefix; nothing when none covers the client.
+    pub route: Option<SourceRouteRow>,
 }
 
 /// Packets and bytes.

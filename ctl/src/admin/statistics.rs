@@ -301,6 +301,14 @@ pub(super) fn memory(view: &View) -> Memory {
             bytes: Some(global.memory_bytes() as u64),
         });
     }
+    let routes = view.table.source_routes();
+    if !routes.is_empty() {
+        parts.push(MemoryPart {
+            part: "source routes".into(),
+            worker: None,
+            bytes: Some(routes.memory_bytes() as u64),
+        });
+    }
     Memory {
         resident_bytes: resident(),
         parts,

@@ -14,7 +14,11 @@ mod origins;
 mod parse;
 mod problems;
 mod reader;
+mod source_routes;
 mod write;
+
+pub(crate) use problems::mask;
+pub(crate) use source_routes::describe as describe_source_route;
 
 pub use error::{ConfigError, Problem};
 pub use index_list::{IndexList, IndexListError, Queues};

@@ -7,7 +7,7 @@ use std::{
 
 use dataplane::service::{
     DecapSpec, Encapsulation, MacAddress, ServerIdSpec, ServiceSpec, ServiceTable, Settings,
-    SourceRouteSpec, VipSpec,
+    SourceRoutes, VipSpec,
 };
 use dataplane::xsk::SocketMode;
 use maglev::HashFunction;
@@ -34,7 +34,7 @@ pub struct Config {
     /// `[[server_id]]`.
     pub server_ids: Vec<ServerIdSpec>,
     /// `[[source_route]]`.
-    pub source_routes: Vec<SourceRouteSpec>,
+    pub source_routes: SourceRoutes,
     /// `[[decap]]`.
     pub decap: Vec<DecapSpec>,
     /// `[health_check_path]`.

@@ -1,5 +1,7 @@
 //! Where the parts of a configuration stand in its file.
 
+use std::{collections::HashMap, net::IpAddr};
+
 use super::reader::KeyLines;
 
 /// An element of an array of tables.
@@ -28,7 +30,8 @@ pub(super) struct Origins {
     pub(super) admin: KeyLines,
     pub(super) vips: Vec<VipOrigin>,
     pub(super) server_ids: Vec<ElementOrigin>,
-    pub(super) source_routes: Vec<ElementOrigin>,
+    /// The first route of each real.
+    pub(super) source_routes: HashMap<IpAddr, ElementOrigin>,
     pub(super) decap: Vec<ElementOrigin>,
     pub(super) health_check_path: KeyLines,
     pub(super) health_checks: Vec<ElementOrigin>,

@@ -8,8 +8,8 @@ use std::{
 };
 
 use dataplane::service::{
-    DecapSpec, MAX_SERVER_ID, Protocol, RealSpec, ServerIdSpec, SourceRouteSpec, VipFlags, VipKey,
-    VipSpec,
+    DecapSpec, MAX_SERVER_ID, Protocol, RealSpec, ServerIdSpec, SourceRouteSpec, SourceRoutes,
+    VipFlags, VipKey, VipSpec,
 };
 use dataplane::xsk::SocketMode;
 use maglev::HashFunction;
@@ -25,6 +25,7 @@ use super::{
     },
     origins::{ElementOrigin, Origins, VipOrigin},
     reader::{Complaint, Reader, Section, find_name},
+    source_routes::describe,
 };
 
 /// Largest file that is read, in bytes: far above 512 VIPs with 4095 reals each.
@@ -174,13 +175,7 @@ impl Document {
             reader.finish(&section);
         }
         let tables = reader.tables(&mut file, "source_route", "tables headed [[source_route]]");
-        for (index, mut section) in tables {
-            if let Some(source_route) = source_route(&mut reader, &mut section) {
-                config.source_routes.push(source_route);
-                origins.source_routes.push(element(index, &section));
-            }
-            reader.finish(&section);
-        }
+        config.source_routes = source_routes(&mut reader, tables, &mut origins);
         for (index, mut section) in reader.tables(&mut file, "decap", "tables headed [[decap]]") {
             if let Some(decap) = decap(&mut reader, &mut section) {
                 config.decap.push(decap);
@@ -486,6 +481,48 @@ fn server_id<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Opti
         real: real?,
         valid,
     })
+}
+
+/// Reads all routes. Lines are kept for the first route of each real only: there may be millions.
+fn source_routes<'i>(
+    reader: &mut Reader<'i>,
+    tables: Vec<(usize, Section<'_, 'i>)>,
+    origins: &mut Origins,
+) -> SourceRoutes {
+    let mut routes = Vec::with_capacity(tables.len());
+    // Position in the file, and the lines of prefix and real.
+    let mut places: Vec<(usize, usize, usize)> = Vec::with_capacity(tables.len());
+    for (index, mut section) in tables {
+        if let Some(route) = source_route(reader, &mut section) {
+            let first = origins.source_routes.entry(route.real);
+            first.or_insert_with(|| element(index, &section));
+            routes.push(route);
+            let line = |key| section.lines.get(key).copied().unwrap_or(section.line);
+            places.push((index, line("prefix"), line("real")));
+        }
+        reader.finish(&section);
+    }
+    match SourceRoutes::new(routes.iter().copied()) {
+        Ok(set) => set,
+        Err(errors) => {
+            for (place, error) in errors {
+                let earlier = |first: usize| {
+                    let (index, line, _) = places[first];
+                    format!("source_route[{index}] on line {line}")
+                };
+                let (key, problem, remedy) = describe(error, &routes[place], earlier);
+                let (index, of_prefix, of_real) = places[place];
+                let line = if key == "real" { of_real } else { of_prefix };
+                reader.problems.push(Problem {
+                    line: Some(line),
+                    field: format!("source_route[{index}].{key}"),
+                    problem,
+                    remedy,
+                });
+            }
+            SourceRoutes::default()
+        }
+    }
 }
 
 fn source_route<'i>(

@@ -70,7 +70,8 @@ enum Place {
     Vip(usize, &'static str),
     Real(usize, usize, &'static str),
     ServerId(usize, &'static str),
-    SourceRoute(usize, &'static str),
+    /// A real that source routes name.
+    SourceRoutes(IpAddr),
     Decap(usize, &'static str),
     HealthCheckPath(&'static str),
     /// The array as a whole.
@@ -101,7 +102,7 @@ impl Checker<'_> {
             Place::Vip(vip, key) => Some((&origins.vips.get(vip)?.element, key)),
             Place::Real(vip, real, key) => Some((origins.vips.get(vip)?.reals.get(real)?, key)),
             Place::ServerId(index, key) => Some((origins.server_ids.get(index)?, key)),
-            Place::SourceRoute(index, key) => Some((origins.source_routes.get(index)?, key)),
+            Place::SourceRoutes(real) => Some((origins.source_routes.get(&real)?, "real")),
             Place::Decap(index, key) => Some((origins.decap.get(index)?, key)),
             Place::HealthCheck(index, key) => Some((origins.health_checks.get(index)?, key)),
             Place::Interface(_)
@@ -148,7 +149,10 @@ impl Checker<'_> {
                 key,
             ),
             Place::ServerId(id, key) => (format!("server_id[{}]", index(id)), key),
-            Place::SourceRoute(route, key) => (format!("source_route[{}]", index(route)), key),
+            Place::SourceRoutes(_) => match self.element_origin(place) {
+                Some((origin, key)) => (format!("source_route[{}]", origin.index), key),
+                None => ("source_route".to_owned(), ""),
+            },
             Place::Decap(decap, key) => (format!("decap[{}]", index(decap)), key),
             Place::HealthCheckPath(key) => ("health_check_path".to_owned(), key),
             Place::HealthChecks => ("health_check".to_owned(), ""),
@@ -168,7 +172,6 @@ impl Checker<'_> {
                 Place::Vip(index, _)
                 | Place::Real(_, index, _)
                 | Place::ServerId(index, _)
-                | Place::SourceRoute(index, _)
                 | Place::Decap(index, _)
                 | Place::HealthCheck(index, _) => format!("{what}[{index}]"),
                 _ => what.to_owned(),
@@ -324,7 +327,8 @@ impl Checker<'_> {
                 let real = spec.reals.iter().position(of_family)?;
                 Some(Place::Real(vip, real, "address"))
             });
-            if let Some(place) = user {
+            let routed = route_reals(self.config).find(|real| real.is_ipv4() == is_v4);
+            if let Some(place) = user.or(routed.map(Place::SourceRoutes)) {
                 self.report(
                     place,
                     format!("GUE to an {family} real needs an {family} source"),
@@ -515,39 +519,30 @@ impl Checker<'_> {
         }
     }
 
+    /// Prefixes were checked when the set was made.
     fn source_routes(&mut self) {
-        let mut prefixes: HashMap<(IpAddr, u8), usize> = HashMap::new();
-        for (index, route) in self.config.source_routes.iter().enumerate() {
-            let prefix = (route.prefix, route.prefix_len);
-            if let Some(&first) = prefixes.get(&prefix) {
-                let earlier = self.earlier(Place::SourceRoute(first, ""), "source_route");
-                self.report(
-                    Place::SourceRoute(index, "prefix"),
-                    format!(
-                        "{}/{} is already the prefix of {earlier}",
-                        prefix.0, prefix.1
-                    ),
-                    "give each prefix once",
-                );
-            } else {
-                prefixes.insert(prefix, index);
-            }
-            self.host_bits(Place::SourceRoute(index, "prefix"), prefix.0, prefix.1);
-            let unicast = self.unicast(Place::SourceRoute(index, "real"), route.real);
-            if unicast && route.prefix.is_ipv6() && route.real.is_ipv4() {
-                self.report(
-                    Place::SourceRoute(index, "real"),
-                    format!("{} is an IPv4 real for IPv6 clients", route.real),
-                    "give the real's IPv6 address",
-                );
-            }
+        for real in route_reals(self.config) {
+            self.unicast(Place::SourceRoutes(real), real);
         }
-        if !self.config.source_routes.is_empty() {
-            self.unsupported(
-                Place::SourceRoute(0, ""),
-                "[[source_route]]",
-                "these sections",
-            );
+    }
+
+    /// Routes serve VIPs with the flag only.
+    fn source_route_warnings(&mut self) {
+        let vips = &self.config.vips;
+        let flag = VipFlags::SRC_ROUTING;
+        let user = vips.iter().position(|vip| vip.flags.contains(flag));
+        match (user, route_reals(self.config).next()) {
+            (None, Some(real)) => self.report(
+                Place::SourceRoutes(real),
+                "no VIP has the flag src-routing: source routes do nothing",
+                "give the flag to the VIPs that follow them",
+            ),
+            (Some(vip), None) => self.report(
+                Place::Vip(vip, "flags"),
+                "src-routing does nothing: there are no source routes",
+                "add [[source_route]] sections, or remove the flag",
+            ),
+            _ => {}
         }
     }
 
@@ -731,6 +726,7 @@ impl Checker<'_> {
             .filter(|(_, vip)| vip.key.is_single_address())
             .map(|(index, vip)| (vip.key.address, index))
             .collect();
+        self.source_route_warnings();
         for (index, vip) in config.vips.iter().enumerate() {
             if vip.reals.is_empty() {
                 self.report(
@@ -781,8 +777,15 @@ impl Checker<'_> {
     }
 }
 
+/// Reals of source routes.
+fn route_reals(config: &Config) -> impl Iterator<Item = IpAddr> {
+    let routes = &config.source_routes;
+    let of_both = routes.reals(true).iter().chain(routes.reals(false));
+    of_both.copied()
+}
+
 /// The network's address: host bits zero.
-fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
+pub(crate) fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
     let shift = |bits: u32| bits - u32::from(prefix_len).min(bits);
     match address {
         IpAddr::V4(v4) => {

@@ -57,7 +57,7 @@ impl Config {
                 line(&mut text, "valid", server_id.valid);
             }
         }
-        for route in &self.source_routes {
+        for route in self.source_routes.iter() {
             text.push_str("\n[[source_route]]\n");
             let prefix = format!("{}/{}", route.prefix, route.prefix_len);
             line(&mut text, "prefix", quote(&prefix));
@@ -238,7 +238,7 @@ fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::service::{DecapSpec, ServerIdSpec, SourceRouteSpec};
+    use dataplane::service::{DecapSpec, ServerIdSpec, SourceRouteSpec, SourceRoutes};
 
     use super::*;
     use crate::config::parse::Document;
@@ -252,11 +252,12 @@ mod tests {
             real: "198.51.100.11".parse().unwrap(),
             valid: false,
         });
-        config.source_routes.push(SourceRouteSpec {
+        let route = SourceRouteSpec {
             prefix: "192.0.2.0".parse().unwrap(),
             prefix_len: 24,
             real: "198.51.100.12".parse().unwrap(),
-        });
+        };
+        config.source_routes = SourceRoutes::new([route]).unwrap();
         config.decap.push(DecapSpec {
             address: "2001:db8:d::1".parse().unwrap(),
             egress: true,

@@ -18,3 +18,4 @@ mod rig;
 mod scale;
 mod server;
 mod server_ids;
+mod source_routes;

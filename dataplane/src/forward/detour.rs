@@ -65,14 +65,53 @@ impl<A: Family> Lane<A> {
             }
             return (Some(real), selection);
         }
-        let real = self.by_ring(stage, pending, vip);
+        let (real, selection) = if vip.detours.contains(Detours::SOURCE_ROUTE) {
+            self.by_route_or_ring(stage, pending, vip)
+        } else {
+            (self.by_ring(stage, pending, vip), Selection::Ring)
+        };
         if let Some(real) = real
             && global
         {
             self.publish(stage, pending, real);
         }
-        (real, Selection::Ring)
+        (real, selection)
     }
+
+    /// The real of the client's prefix, or of the ring where there is none and in a flood; it enters
+    /// the flow table (katran-compat section 5.2 step 7).
+    fn by_route_or_ring<'t>(
+        &mut self,
+        stage: &mut Stage<'t>,
+        pending: &Pending<A>,
+        vip: &Vip,
+    ) -> (Option<&'t Real>, Selection) {
+        let flooded = lane::count_selection(stage, pending);
+        let routed = if flooded {
+            None
+        } else {
+            by_source_route(stage, pending)
+        };
+        let (real, selection) = match routed {
+            Some(real) => (Some(real), Selection::SourceRoute),
+            None => (lane::ring_real(stage, pending, vip), Selection::Ring),
+        };
+        if let Some(real) = real {
+            self.store(stage, pending, vip, real, flooded);
+        }
+        (real, selection)
+    }
+}
+
+/// The real of the longest prefix around the client's address.
+fn by_source_route<'t, A: Family>(stage: &Stage<'t>, pending: &Pending<A>) -> Option<&'t Real> {
+    let real = pending.flow.source.source_route(stage.table);
+    if real.is_some() {
+        stage.counters.source_route_hits.add(1);
+    } else {
+        stage.counters.source_route_misses.add(1);
+    }
+    real
 }
 
 /// Whether a UDP flow gives up the real that is known of it (katran-compat section 5.2 step 6). Counts

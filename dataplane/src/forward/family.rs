@@ -10,6 +10,7 @@ use crate::packet::{
     emit::{self, Inner, InnerIp},
     parse::{Address, FlowTuple},
 };
+use crate::service::{Real, ServiceTable};
 
 /// The lanes of a burst.
 pub(super) struct Lanes<'f> {
@@ -36,6 +37,8 @@ pub(super) trait Family: Address + InnerIp + HashAddress {
     fn from_ip(address: IpAddr) -> Option<Self>;
     /// The packet as one that fits an IPv4 outer header.
     fn inside_v4(inner: &Inner<Self>) -> Option<Inner<[u8; 4]>>;
+    /// The real to which a source route sends the client.
+    fn source_route(self, table: &ServiceTable) -> Option<&Real>;
     /// Turns an echo request into its reply.
     fn echo_reply(frame: &mut [u8]);
     /// Writes the headers of a too-big message in front of the quoted packet.
@@ -84,6 +87,11 @@ impl Family for [u8; 4] {
     #[inline]
     fn inside_v4(inner: &Inner<Self>) -> Option<Inner<[u8; 4]>> {
         Some(*inner)
+    }
+
+    #[inline]
+    fn source_route(self, table: &ServiceTable) -> Option<&Real> {
+        table.real_of_client_v4(self)
     }
 
     fn echo_reply(frame: &mut [u8]) {
@@ -137,6 +145,11 @@ impl Family for [u8; 16] {
     #[inline]
     fn inside_v4(_: &Inner<Self>) -> Option<Inner<[u8; 4]>> {
         None
+    }
+
+    #[inline]
+    fn source_route(self, table: &ServiceTable) -> Option<&Real> {
+        table.real_of_client_v6(self)
     }
 
     fn echo_reply(frame: &mut [u8]) {

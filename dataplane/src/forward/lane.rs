@@ -181,39 +181,73 @@ impl<A: Family> Lane<A> {
         pending: &Pending<A>,
         vip: &Vip,
     ) -> Option<&'t Real> {
-        let flow = &pending.flow;
-        let is_udp = flow.protocol == protocol::UDP;
-        let counters = stage.counters;
-        if !is_udp {
-            if is_syn(flow) {
-                counters.tcp_syn_misses.add(1);
-            } else {
-                counters.tcp_non_syn_misses.add(1);
-                stage.events.mark_lru_miss(pending.slot);
-            }
-        }
-        let flooded = stage.is_flooded();
-        counters.ring_selections.add(1);
-        let index = vip.ring.select(ring_hash(flow, vip));
-        let Some(real) = stage.table.real(usize::from(index)) else {
-            count_ring_drop(counters, index);
-            return None;
-        };
-        counters.vip_ring_selections[usize::from(vip.number)].add(1);
-        counters.real_ring_selections[real.id.index()].add(1);
-        if uses_table(vip) && !is_rst(flow) {
-            if flooded {
-                counters.flood_suppressed.add(1);
-            } else {
-                let time = if is_udp { stage.now_ns } else { 0 };
-                let inserted =
-                    self.flows
-                        .insert(pending.table_hash, A::key(flow), real.id.bits(), time);
-                count_insertion(counters, &inserted);
-            }
-        }
+        let flooded = count_selection(stage, pending);
+        let real = ring_real(stage, pending, vip)?;
+        self.store(stage, pending, vip, real, flooded);
         Some(real)
     }
+
+    /// Writes the real of a flow that the table does not have, or has with another real.
+    #[inline]
+    pub(super) fn store(
+        &mut self,
+        stage: &Stage<'_>,
+        pending: &Pending<A>,
+        vip: &Vip,
+        real: &Real,
+        flooded: bool,
+    ) {
+        let flow = &pending.flow;
+        if !uses_table(vip) || is_rst(flow) {
+            return;
+        }
+        let counters = stage.counters;
+        if flooded {
+            counters.flood_suppressed.add(1);
+            return;
+        }
+        let is_udp = flow.protocol == protocol::UDP;
+        let time = if is_udp { stage.now_ns } else { 0 };
+        let inserted = self
+            .flows
+            .insert(pending.table_hash, A::key(flow), real.id.bits(), time);
+        count_insertion(counters, &inserted);
+    }
+}
+
+/// Counts a packet whose real is not known; true in a flood.
+#[inline]
+pub(super) fn count_selection<A>(stage: &mut Stage<'_>, pending: &Pending<A>) -> bool {
+    let flow = &pending.flow;
+    let counters = stage.counters;
+    if flow.protocol != protocol::UDP {
+        if is_syn(flow) {
+            counters.tcp_syn_misses.add(1);
+        } else {
+            counters.tcp_non_syn_misses.add(1);
+            stage.events.mark_lru_miss(pending.slot);
+        }
+    }
+    counters.ring_selections.add(1);
+    stage.is_flooded()
+}
+
+/// The real at the flow's place of the ring.
+#[inline]
+pub(super) fn ring_real<'t, A: Family>(
+    stage: &Stage<'t>,
+    pending: &Pending<A>,
+    vip: &Vip,
+) -> Option<&'t Real> {
+    let index = vip.ring.select(ring_hash(&pending.flow, vip));
+    let counters = stage.counters;
+    let Some(real) = stage.table.real(usize::from(index)) else {
+        count_ring_drop(counters, index);
+        return None;
+    };
+    counters.vip_ring_selections[usize::from(vip.number)].add(1);
+    counters.real_ring_selections[real.id.index()].add(1);
+    Some(real)
 }
 
 /// The outcome of a packet for a VIP.

@@ -116,6 +116,8 @@ pub enum Selection {
     Ring,
     /// A server id in the packet named it.
     ServerId,
+    /// The client's prefix selects it.
+    SourceRoute,
 }
 
 impl Selection {
@@ -127,6 +129,7 @@ impl Selection {
             Self::GlobalTable => "global-table",
             Self::Ring => "ring",
             Self::ServerId => "server-id",
+            Self::SourceRoute => "source-route",
         }
     }
 }

@@ -281,13 +281,19 @@ impl<A: Family> Lane<A> {
             }
         };
         let hash = lane::ring_hash(&flow, vip);
-        let (real, by) = match known.filter(|(real, _)| !vip.is_down(real.id.index())) {
-            Some((real, by)) => (Some(real), by),
-            None => (
-                table.real(usize::from(vip.ring.select(hash))),
-                Selection::Ring,
-            ),
+        let routed = || {
+            let follows = vip.detours.contains(Detours::SOURCE_ROUTE);
+            follows.then(|| flow.source.source_route(table)).flatten()
         };
+        let (real, by) =
+            if let Some((real, by)) = known.filter(|(real, _)| !vip.is_down(real.id.index())) {
+                (Some(real), by)
+            } else if let Some(real) = routed() {
+                (Some(real), Selection::SourceRoute)
+            } else {
+                let index = vip.ring.select(hash);
+                (table.real(usize::from(index)), Selection::Ring)
+            };
         let Some(real) = real else {
             return Explanation::NoReal { vip: vip.key };
         };

@@ -16,8 +16,9 @@ use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
 
 use super::{
     plain::Plain,
+    source_routes::SourceRoutes,
     spec::{DecapSpec, Encapsulation, Protocol, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
-    table::{Detours, MAX_DECAP, MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip},
+    table::{Detours, MAX_DECAP, MAX_REALS, MAX_VIPS, Real, RealId, RouteReals, ServiceTable, Vip},
 };
 
 /// Smallest `max_frame`: Ethernet, IPv6 and TCP headers.
@@ -95,6 +96,8 @@ struct State {
     server_ids: HashMap<u32, u16, RandomState>,
     /// References that server ids hold, also those that are not valid.
     named_reals: Vec<u16>,
+    source_routes: SourceRoutes,
+    route_reals: RouteReals,
     decap: HashMap<IpAddr, DecapSpec, RandomState>,
     global: Option<GlobalTable>,
 }
@@ -132,6 +135,8 @@ impl ServiceControl {
             real_numbers: HashMap::default(),
             server_ids: HashMap::default(),
             named_reals: Vec::new(),
+            source_routes: SourceRoutes::default(),
+            route_reals: RouteReals::default(),
             decap: HashMap::default(),
             global: None,
         };
@@ -198,6 +203,13 @@ impl State {
         }
         self.decap = spec.decap.iter().map(|own| (own.address, *own)).collect();
         self.put_global_table(spec)?;
+        let routes = RouteReals {
+            v4: self.acquire_route_reals(&spec.source_routes, true, &local)?,
+            v6: self.acquire_route_reals(&spec.source_routes, false, &local)?,
+        };
+        let old_routes = std::mem::replace(&mut self.route_reals, routes);
+        released.extend(old_routes.v4.iter().chain(&*old_routes.v6));
+        self.source_routes = spec.source_routes.clone();
         self.server_ids = server_ids;
         released.extend(std::mem::replace(&mut self.named_reals, named_reals));
         // All at once: one by one it takes the square of the number of reals that come back.
@@ -330,23 +342,42 @@ impl State {
         Ok(kept)
     }
 
-    /// Head room for the largest outer header among the reals of the VIP and of the ring it keeps, or
-    /// for its own family when there are none.
+    /// Head room for the largest outer header among the reals of the VIP, of the ring it keeps and of
+    /// the routes it follows, or for its own family when there are none.
     fn room(&self, spec: &VipSpec, kept: &[u16], all: &ServiceSpec) -> u8 {
         let encapsulation = all.settings.encapsulation;
         let kept = kept
             .iter()
             .filter_map(|index| self.reals[usize::from(*index)].as_ref())
             .map(|slot| slot.real.address);
+        let routed = if spec.flags.contains(VipFlags::SRC_ROUTING) {
+            all.source_routes.reals(spec.key.address.is_ipv4())
+        } else {
+            &[]
+        };
         let largest = spec
             .reals
             .iter()
             .map(|real| real.address)
             .chain(kept)
+            .chain(routed.iter().copied())
             .map(|address| encapsulation.overhead(address.is_ipv4()))
             .max()
             .unwrap_or_else(|| encapsulation.overhead(spec.key.address.is_ipv4()));
         largest as u8
+    }
+
+    /// Takes a reference to each real of the routes of one family of clients.
+    fn acquire_route_reals(
+        &mut self,
+        routes: &SourceRoutes,
+        of_v4: bool,
+        local: &HashSet<IpAddr>,
+    ) -> Result<Arc<[u16]>, ServiceError> {
+        let reals = routes.reals(of_v4).iter();
+        reals
+            .map(|real| self.acquire_real(*real, local, || format!("source_route, real {real}")))
+            .collect()
     }
 
     /// Takes a reference to the real with this address; `field` names it in an error.
@@ -458,6 +489,8 @@ impl State {
             addresses,
             reals,
             server_ids: self.server_ids.clone(),
+            source_routes: self.source_routes.clone(),
+            route_reals: self.route_reals.clone(),
             decap: self.decap.clone(),
             global: self.global.as_ref().map(|global| Arc::clone(&global.flows)),
             plain,
@@ -493,7 +526,17 @@ fn detours(spec: &VipSpec, all: &ServiceSpec) -> Detours {
         Detours::FLOW_MIGRATION,
         spec.flags.contains(VipFlags::UDP_FLOW_MIGRATION) && spec.key.protocol == Protocol::Udp,
     );
+    detours.set(
+        Detours::SOURCE_ROUTE,
+        spec.flags.contains(VipFlags::SRC_ROUTING),
+    );
     detours
+}
+
+/// Reals of source routes; those with clients of both families twice.
+fn route_reals(routes: &SourceRoutes) -> impl Iterator<Item = IpAddr> {
+    let of_both = routes.reals(true).iter().chain(routes.reals(false));
+    of_both.copied()
 }
 
 /// Indices of the reals that flows leave, in ascending order.
@@ -530,8 +573,8 @@ fn build_ring(spec: &VipSpec, reals: &[u16]) -> Result<Arc<Ring>, ServiceError> 
 
 fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
     validate_settings(&spec.settings)?;
-    if !spec.source_routes.is_empty() {
-        return Err(not_supported("source_route", "source_route"));
+    for real in route_reals(&spec.source_routes) {
+        validate_source(&format!("source_route, real {real}"), real, spec)?;
     }
     validate_server_ids(spec)?;
     validate_decap(spec)?;

@@ -4,7 +4,9 @@
 
 mod control;
 mod plain;
+mod prefix_table;
 mod publish;
+mod source_routes;
 mod spec;
 mod table;
 
@@ -12,6 +14,7 @@ pub use maglev::HashFunction;
 
 pub use control::{MAX_SERVER_ID, MAX_SERVER_IDS, ServiceControl, ServiceError};
 pub use publish::{Publisher, Subscription};
+pub use source_routes::{MAX_SOURCE_ROUTES, SourceRouteError, SourceRoutes};
 pub use spec::{
     DecapSpec, Encapsulation, MacAddress, Protocol, RealSpec, ServerIdSpec, ServiceSpec, Settings,
     SourceRouteSpec, VipFlags, VipKey, VipSpec,

@@ -6,6 +6,7 @@ use std::{
     str::FromStr,
 };
 
+use super::source_routes::SourceRoutes;
 use maglev::HashFunction;
 
 /// Ethernet address.
@@ -209,6 +210,7 @@ impl VipFlags {
         .union(Self::GLOBAL_LRU)
         .union(Self::SRC_DST_PORT)
         .union(Self::UDP_STABLE_ROUTING)
+        .union(Self::SRC_ROUTING)
         .union(Self::UDP_FLOW_MIGRATION);
 }
 
@@ -366,7 +368,7 @@ pub struct ServiceSpec {
     /// Server ids.
     pub server_ids: Vec<ServerIdSpec>,
     /// Source routes.
-    pub source_routes: Vec<SourceRouteSpec>,
+    pub source_routes: SourceRoutes,
     /// Decapsulation destinations.
     pub decap: Vec<DecapSpec>,
 }

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use super::source_routes::SourceRoutes;
 use super::spec::{DecapSpec, MacAddress, Protocol, Settings, VipFlags, VipKey};
 use xdp_layout::Tag;
 
@@ -81,6 +82,8 @@ bitflags::bitflags! {
         const FLOW_MIGRATION = 4;
         /// The table that the workers share is asked and told.
         const GLOBAL_TABLE = 8;
+        /// The client's prefix comes before the ring.
+        const SOURCE_ROUTE = 16;
     }
 }
 
@@ -123,6 +126,13 @@ impl Vip {
     }
 }
 
+/// Indices of the reals that source routes select, for each family of clients.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RouteReals {
+    pub(super) v4: Arc<[u16]>,
+    pub(super) v6: Arc<[u16]>,
+}
+
 /// Everything the forwarder reads, immutable.
 #[derive(Debug)]
 pub struct ServiceTable {
@@ -139,6 +149,9 @@ pub struct ServiceTable {
     /// Where workers leave flows for each other, while some VIP wants it. Not immutable, but the same
     /// from table to table.
     pub(super) global: Option<Arc<SharedTable>>,
+    pub(super) source_routes: SourceRoutes,
+    /// Indices of the reals that routes select, by [`SourceRoutes::reals`].
+    pub(super) route_reals: RouteReals,
     /// Index of the real that each server id names.
     pub(super) server_ids: HashMap<u32, u16, RandomState>,
     pub(super) decap: HashMap<IpAddr, DecapSpec, RandomState>,
@@ -244,6 +257,25 @@ impl ServiceTable {
     /// Decap destinations, in no order.
     pub fn decap_destinations(&self) -> impl Iterator<Item = &DecapSpec> {
         self.decap.values()
+    }
+
+    /// The real to which a source route sends an IPv4 client.
+    #[inline]
+    pub fn real_of_client_v4(&self, client: [u8; 4]) -> Option<&Real> {
+        let place = self.source_routes.select_v4(client)?;
+        self.real(usize::from(*self.route_reals.v4.get(usize::from(place))?))
+    }
+
+    /// The real to which a source route sends an IPv6 client.
+    #[inline]
+    pub fn real_of_client_v6(&self, client: [u8; 16]) -> Option<&Real> {
+        let place = self.source_routes.select_v6(client)?;
+        self.real(usize::from(*self.route_reals.v6.get(usize::from(place))?))
+    }
+
+    /// Source routes.
+    pub const fn source_routes(&self) -> &SourceRoutes {
+        &self.source_routes
     }
 
     /// Reals in ascending index, including those that only flows still use.

@@ -177,9 +177,13 @@ fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<S
             let vips = live.vips().into_iter().map(|vip| format!("vip:{vip}"));
             happened.chain(drops).chain(vips).collect()
         }
-        Kind::Number | Kind::ServerId | Kind::Endpoint | Kind::File | Kind::NewAddress => {
-            Vec::new()
-        }
+        Kind::Number
+        | Kind::ServerId
+        | Kind::Endpoint
+        | Kind::Client
+        | Kind::Prefix
+        | Kind::File
+        | Kind::NewAddress => Vec::new(),
         Kind::Mark => live.marks(),
     }
 }

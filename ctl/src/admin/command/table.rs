@@ -20,6 +20,11 @@ pub enum Verb {
     DecapList,
     DecapAdd,
     DecapDel,
+    SrcRouteList,
+    SrcRouteGet,
+    SrcRouteAdd,
+    SrcRouteDel,
+    SrcRouteClear,
     ShowWorkers,
     ShowStats,
     ShowDrops,
@@ -76,6 +81,10 @@ pub enum Kind {
     Endpoint,
     /// `tcp` or `udp`.
     Protocol,
+    /// An address of a client.
+    Client,
+    /// An address, or the first of a prefix and its length.
+    Prefix,
     /// `true` or `false`.
     Bool,
     /// What is to be captured.
@@ -102,6 +111,8 @@ impl Kind {
             Self::RealFlag => "FLAG",
             Self::Endpoint => "ADDR:PORT",
             Self::Protocol => "PROTO",
+            Self::Client => "ADDR",
+            Self::Prefix => "PREFIX",
             Self::Bool => "BOOL",
             Self::Event => "EVENT,…",
             Self::File => "FILE",
@@ -276,6 +287,12 @@ const LIMIT: ArgumentSpec = ArgumentSpec::named(
 const OFFSET: ArgumentSpec =
     ArgumentSpec::named("offset", Kind::Number, "rows to leave out at the start");
 const ONLY_REAL: ArgumentSpec = ArgumentSpec::named("real", Kind::Real, "only flows to this real");
+const PREFIXES: ArgumentSpec = ArgumentSpec::positional(
+    "prefix",
+    Kind::Prefix,
+    "clients: 192.0.2.0/24 or 2001:db8::/32; an address is a prefix of full length",
+)
+.repeated();
 const REALS_OF_VIP: &[ArgumentSpec] = &[
     VIP,
     ArgumentSpec::positional("real", Kind::Real, "a real of the VIP").repeated(),
@@ -419,6 +436,58 @@ pub static COMMANDS: &[CommandSpec] = &[
         summary: "Clear a flag of a real in all VIPs that have it",
         details: "",
         arguments: REAL_FLAG,
+    },
+    CommandSpec {
+        name: "src-route list",
+        verb: Verb::SrcRouteList,
+        summary: "List source routes",
+        details: "IPv4 first, in the order of addresses.",
+        arguments: &[
+            ArgumentSpec::named(
+                "within",
+                Kind::Prefix,
+                "only routes whose prefix lies in this one",
+            ),
+            ArgumentSpec::named("real", Kind::Real, "only routes to this real"),
+            LIMIT,
+            OFFSET,
+        ],
+    },
+    CommandSpec {
+        name: "src-route get",
+        verb: Verb::SrcRouteGet,
+        summary: "Look up the source route of a client",
+        details: "",
+        arguments: &[ArgumentSpec::positional(
+            "client",
+            Kind::Client,
+            "the client's address",
+        )],
+    },
+    CommandSpec {
+        name: "src-route add",
+        verb: Verb::SrcRouteAdd,
+        summary: "Send clients of some prefixes to a real",
+        details: "In VIPs with the flag src-routing. A prefix that has a route gets the new real. \
+                  Flows in the table stay where they are.",
+        arguments: &[
+            ArgumentSpec::positional("real", Kind::Real, "the real"),
+            PREFIXES,
+        ],
+    },
+    CommandSpec {
+        name: "src-route del",
+        verb: Verb::SrcRouteDel,
+        summary: "Remove the source routes of some prefixes",
+        details: "",
+        arguments: &[PREFIXES],
+    },
+    CommandSpec {
+        name: "src-route clear",
+        verb: Verb::SrcRouteClear,
+        summary: "Remove all source routes",
+        details: "",
+        arguments: &[],
     },
     CommandSpec {
         name: "decap list",

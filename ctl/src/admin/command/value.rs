@@ -149,6 +149,36 @@ pub(super) fn parse_address(text: &str) -> Result<IpAddr, Invalid> {
     })
 }
 
+/// Reads `192.0.2.0/24`, `2001:db8::/32` or an address.
+pub(super) fn parse_prefix(text: &str) -> Result<(IpAddr, u8), Invalid> {
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    let address: IpAddr = address.parse().map_err(|_| {
+        Invalid::new(
+            "is not a prefix",
+            "write one as in 192.0.2.0/24 or 2001:db8::/32",
+        )
+    })?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    if !text.contains('/') {
+        return Ok((address, bits));
+    }
+    let length = parse_number::<u8>(length)
+        .ok()
+        .filter(|length| *length <= bits)
+        .ok_or_else(|| {
+            let remedy = format!("give a length from 0 to {bits}");
+            Invalid::new("has no valid prefix length", remedy)
+        })?;
+    let network = crate::config::mask(address, length);
+    if network != address {
+        return Err(Invalid::new(
+            "has bits set behind its prefix",
+            format!("write {network}/{length}"),
+        ));
+    }
+    Ok((address, length))
+}
+
 pub(super) fn parse_weighted_real(text: &str) -> Result<RealSpec, Invalid> {
     let form = || {
         Invalid::new(

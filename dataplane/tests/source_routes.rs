@@ -1,0 +1,235 @@
+//! Clients whose prefix has a route (katran-compat sections 5.2 step 7, 5.4 and 9).
+
+mod common;
+
+use common::{
+    Bench, NotSent, V4_REALS,
+    frames::{Segment, icmp_error, tcp, udp},
+    real, settings, vip,
+};
+use dataplane::{
+    counters::DropReason,
+    forward::{Explanation, FlowId, Selection},
+    service::{
+        Encapsulation, Protocol, ServiceControl, ServiceSpec, SourceRouteSpec, SourceRoutes,
+        VipFlags,
+    },
+};
+
+const VIP: &str = "203.0.113.10:80";
+const ROUTED: &str = "198.51.100.20";
+
+fn routes(list: &[(&str, u8, &str)]) -> SourceRoutes {
+    let route = |(prefix, prefix_len, real): &(&str, u8, &str)| SourceRouteSpec {
+        prefix: prefix.parse().unwrap(),
+        prefix_len: *prefix_len,
+        real: real.parse().unwrap(),
+    };
+    SourceRoutes::new(list.iter().map(route)).unwrap()
+}
+
+fn services(list: &[(&str, u8, &str)]) -> ServiceSpec {
+    let flags = VipFlags::SRC_ROUTING;
+    ServiceSpec {
+        settings: settings(),
+        vips: vec![
+            vip("203.0.113.10", 80, Protocol::Tcp, flags, V4_REALS),
+            vip(
+                "203.0.113.11",
+                80,
+                Protocol::Tcp,
+                VipFlags::empty(),
+                V4_REALS,
+            ),
+            vip(
+                "2001:db8:a::10",
+                80,
+                Protocol::Tcp,
+                flags,
+                &["2001:db8:f::1"],
+            ),
+        ],
+        source_routes: routes(list),
+        ..ServiceSpec::default()
+    }
+}
+
+fn send(bench: &mut Bench, client: &str, vip: &str, segment: Segment) -> (String, Selection) {
+    bench
+        .send_with_room(&tcp(client, vip, segment), 40)
+        .expect("it is sent");
+    (bench.last_real(), bench.last.selection)
+}
+
+fn routed(real: &str) -> (String, Selection) {
+    (real.to_owned(), Selection::SourceRoute)
+}
+
+#[test]
+fn the_route_decides_what_table_and_flag_leave_to_it() {
+    let mut bench = Bench::new(&services(&[
+        ("192.0.2.0", 24, ROUTED),
+        ("192.0.2.128", 25, "198.51.100.11"),
+        ("2001:db8:c::", 48, "2001:db8:f::9"),
+    ]));
+    let client = "192.0.2.1:4000";
+    assert_eq!(send(&mut bench, client, VIP, Segment::Syn), routed(ROUTED));
+    let stored = (ROUTED.to_owned(), Selection::Table);
+    assert_eq!(send(&mut bench, client, VIP, Segment::Ack), stored);
+    // A SYN asks anew, as it does the ring.
+    assert_eq!(send(&mut bench, client, VIP, Segment::Syn), routed(ROUTED));
+    assert_eq!(
+        send(&mut bench, "192.0.2.129:4000", VIP, Segment::Ack),
+        routed("198.51.100.11"),
+        "the longest prefix"
+    );
+    let v6 = "[2001:db8:c::1]:4000";
+    assert_eq!(
+        send(&mut bench, v6, "[2001:db8:a::10]:80", Segment::Syn),
+        routed("2001:db8:f::9")
+    );
+    for (client, vip) in [
+        ("192.0.3.1:4000", VIP),
+        ("[2001:db8:d::1]:4000", "[2001:db8:a::10]:80"),
+        ("192.0.2.1:4001", "203.0.113.11:80"),
+    ] {
+        let (_, selection) = send(&mut bench, client, vip, Segment::Syn);
+        assert_eq!(selection, Selection::Ring, "{client}");
+    }
+    let counters = &bench.counters;
+    assert_eq!(counters.source_route_hits.get(), 4);
+    assert_eq!(counters.source_route_misses.get(), 2);
+    assert_eq!(counters.ring_selections.get(), 7);
+
+    // An error about the flow reaches its real.
+    let quoted = tcp(VIP, client, Segment::Ack);
+    let error = icmp_error("198.18.0.1", "203.0.113.10", (3, 4), &quoted);
+    bench.send(&error).unwrap();
+    assert_eq!(bench.last_real(), ROUTED);
+    bench.now_ns += 1;
+    let quoted = tcp(VIP, "192.0.2.77:1", Segment::Ack);
+    let error = icmp_error("198.18.0.1", "203.0.113.10", (3, 4), &quoted);
+    bench.send(&error).unwrap();
+    assert_eq!((bench.last_real(), bench.last.selection), routed(ROUTED));
+}
+
+#[test]
+fn in_a_flood_the_ring_decides() {
+    let mut spec = services(&[("192.0.2.0", 24, ROUTED)]);
+    spec.settings.connection_rate_cap = 2;
+    let mut bench = Bench::new(&spec);
+    let selections: Vec<Selection> = (0..4)
+        .map(|n| send(&mut bench, &format!("192.0.2.{n}:4000"), VIP, Segment::Syn).1)
+        .collect();
+    let (route, ring) = (Selection::SourceRoute, Selection::Ring);
+    assert_eq!(selections, [route, route, ring, ring]);
+    assert_eq!(bench.counters.source_route_hits.get(), 2);
+    assert_eq!(
+        bench.counters.source_route_misses.get(),
+        0,
+        "nobody was asked"
+    );
+}
+
+#[test]
+fn a_vip_without_reals_serves_those_who_have_a_route() {
+    let mut spec = services(&[("192.0.2.0", 24, ROUTED)]);
+    spec.vips[0].reals.clear();
+    let mut bench = Bench::new(&spec);
+    assert_eq!(
+        send(&mut bench, "192.0.2.1:4000", VIP, Segment::Syn),
+        routed(ROUTED)
+    );
+    assert_eq!(
+        bench.send(&tcp("192.0.3.1:4000", VIP, Segment::Syn)),
+        Err(NotSent::Dropped(DropReason::NoReal))
+    );
+}
+
+#[test]
+fn room_is_opened_for_reals_of_the_clients_routes() {
+    let room = |list: &[(&str, u8, &str)]| {
+        let table = ServiceControl::new().apply(&services(list)).unwrap();
+        table.vips().map(|vip| vip.room).collect::<Vec<_>>()
+    };
+    assert_eq!(room(&[]), [20, 20, 40]);
+    assert_eq!(room(&[("192.0.2.0", 24, "2001:db8:f::9")]), [40, 20, 40]);
+    assert_eq!(room(&[("2001:db8::", 32, "2001:db8:f::9")]), [20, 20, 40]);
+}
+
+#[test]
+fn a_change_elsewhere_shares_the_routes() {
+    let mut control = ServiceControl::new();
+    let mut spec = services(&[("192.0.2.0", 24, ROUTED)]);
+    let before = control.apply(&spec).unwrap();
+    spec.vips[0].reals.push(real("198.51.100.14", 1));
+    let after = control.apply(&spec).unwrap();
+    let reals =
+        |table: &dataplane::service::ServiceTable| table.source_routes().reals(true).as_ptr();
+    assert_eq!(reals(&before), reals(&after));
+}
+
+#[test]
+fn a_real_keeps_its_number_while_a_route_names_it() {
+    let mut control = ServiceControl::new();
+    let with = |list: &[(&str, u8, &str)], reals: &[&str]| {
+        let mut spec = services(list);
+        spec.vips.truncate(1);
+        spec.vips[0].reals = reals.iter().map(|address| real(address, 1)).collect();
+        spec
+    };
+    let route = [("192.0.2.0", 24, ROUTED)];
+    let id = |table: &dataplane::service::ServiceTable| {
+        let routed = table.real_of_client_v4([192, 0, 2, 1]).unwrap();
+        assert_eq!(routed.address.to_string(), ROUTED);
+        routed.id
+    };
+    let first = id(&control.apply(&with(&route, &[ROUTED])).unwrap());
+    assert_eq!(id(&control.apply(&with(&route, &[])).unwrap()), first);
+    let many: Vec<String> = (0..4094_u32)
+        .map(|n| std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).to_string())
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(id(&control.apply(&with(&route, &many)).unwrap()), first);
+    let more: Vec<&str> = many.iter().copied().chain(["198.51.100.1"]).collect();
+    let error = control.apply(&with(&route, &more)).unwrap_err();
+    assert!(error.problem.contains("real numbers are in use"), "{error}");
+    control.apply(&with(&[], &many)).unwrap();
+    control.apply(&with(&[], &more)).unwrap();
+}
+
+#[test]
+fn gue_to_a_routes_real_needs_a_source() {
+    let mut spec = services(&[("192.0.2.0", 24, "2001:db8:f::9")]);
+    spec.vips.truncate(1);
+    spec.settings.encapsulation = Encapsulation::Gue {
+        port: 6080,
+        source_v4: "192.0.2.1".parse().unwrap(),
+        source_v6: std::net::Ipv6Addr::UNSPECIFIED,
+    };
+    let error = ServiceControl::new().apply(&spec).unwrap_err();
+    assert_eq!(error.field, "source_route, real 2001:db8:f::9");
+}
+
+#[test]
+fn explain_says_where_packets_go() {
+    let mut spec = services(&[("192.0.2.0", 24, ROUTED)]);
+    spec.vips[0].key.protocol = Protocol::Udp;
+    let mut bench = Bench::new(&spec);
+    let mut by = |client: &str, expected| {
+        let id = FlowId::new(client.parse().unwrap(), VIP.parse().unwrap(), Protocol::Udp);
+        let explained = bench.forwarder.explain(&id.unwrap(), bench.now_ns);
+        let Explanation::Selected { real, by, .. } = explained else {
+            panic!("{explained:?}");
+        };
+        assert_eq!(by, expected);
+        bench.send(&udp(client, VIP, b"query")).unwrap();
+        assert_eq!(
+            (bench.last_real(), bench.last.selection),
+            (real.to_string(), by)
+        );
+    };
+    by("192.0.2.1:4000", Selection::SourceRoute);
+    by("192.0.2.1:4000", Selection::Table);
+    by("192.0.3.1:4000", Selection::Ring);
+}
