@@ -41,8 +41,10 @@ pub(crate) const STAGE_SECONDS: u32 = 60;
 struct Target {
     name: &'static str,
     package: &'static str,
-    /// Test binary.
+    /// Test binary; of a library, its unit tests.
     binary: &'static str,
+    /// Cargo's argument for it.
+    select: &'static [&'static str],
     /// Test in it.
     test: &'static str,
     /// Folder of the committed inputs: `corpus`, and `crashes` for those that once failed.
@@ -54,29 +56,33 @@ const TARGETS: &[Target] = &[
         name: "frames",
         package: "dataplane",
         binary: "fuzz_frames",
+        select: &["--test", "fuzz_frames"],
         test: "frames",
         inputs: "dataplane/tests/__fuzz__/frames",
     },
     Target {
         name: "configuration",
-        package: "katran-xsk",
-        binary: "fuzz",
+        package: "ctl-fuzz",
+        binary: "ctl_fuzz",
+        select: &["--lib"],
         test: "configuration::configuration",
-        inputs: "ctl/tests/fuzz/__fuzz__/configuration",
+        inputs: "ctl/fuzz/src/__fuzz__/configuration",
     },
     Target {
         name: "admin",
-        package: "katran-xsk",
-        binary: "fuzz",
+        package: "ctl-fuzz",
+        binary: "ctl_fuzz",
+        select: &["--lib"],
         test: "admin::admin",
-        inputs: "ctl/tests/fuzz/__fuzz__/admin",
+        inputs: "ctl/fuzz/src/__fuzz__/admin",
     },
     Target {
         name: "capture",
-        package: "katran-xsk",
-        binary: "fuzz",
+        package: "ctl-fuzz",
+        binary: "ctl_fuzz",
+        select: &["--lib"],
         test: "capture::capture",
-        inputs: "ctl/tests/fuzz/__fuzz__/capture",
+        inputs: "ctl/fuzz/src/__fuzz__/capture",
     },
 ];
 
@@ -138,41 +144,38 @@ struct Built {
 }
 
 fn build(targets: &[&'static Target]) -> Result<Vec<Built>> {
-    let mut command = shell::cargo();
-    command
-        .args(["test", "--quiet", "--locked", "--no-run"])
-        .args([
-            "--message-format=json-render-diagnostics",
-            "--target-dir",
-            FOLDER,
-        ])
-        // With a target given, build scripts and macros do without the flags.
-        .args(["--target", &shell::host_triple()?])
-        .env("RUSTFLAGS", FLAGS)
-        .env("CARGO_PROFILE_DEV_DEBUG", "0");
-    for package in unique(targets.iter().map(|target| target.package)) {
-        command.args(["--package", package]);
+    let mut built: Vec<Built> = Vec::new();
+    for target in targets {
+        let known = built.iter().find(|one| one.target.binary == target.binary);
+        let program = match known {
+            Some(one) => one.program.clone(),
+            None => target.build()?,
+        };
+        built.push(Built { target, program });
     }
-    for binary in unique(targets.iter().map(|target| target.binary)) {
-        command.args(["--test", binary]);
-    }
-    shell::announce(&command);
-    let messages = shell::output(&mut command)?;
-    targets
-        .iter()
-        .map(|target| {
-            let program = program(&messages, target.binary)
-                .with_context(|| format!("cargo built no {}", target.binary))?;
-            Ok(Built { target, program })
-        })
-        .collect()
+    Ok(built)
 }
 
-fn unique<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = names.collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+impl Target {
+    fn build(&self) -> Result<PathBuf> {
+        let mut command = shell::cargo();
+        command
+            .args(["test", "--quiet", "--locked", "--no-run"])
+            .args(["--package", self.package])
+            .args(self.select)
+            .args([
+                "--message-format=json-render-diagnostics",
+                "--target-dir",
+                FOLDER,
+            ])
+            // With a target given, build scripts and macros do without the flags.
+            .args(["--target", &shell::host_triple()?])
+            .env("RUSTFLAGS", FLAGS)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0");
+        shell::announce(&command);
+        let messages = shell::output(&mut command)?;
+        program(&messages, self.binary).with_context(|| format!("cargo built no {}", self.binary))
+    }
 }
 
 /// The executable of a test binary, from cargo's messages.

@@ -169,7 +169,7 @@ fn headings(text: &str) -> impl Iterator<Item = String> {
 fn every_input_that_failed_once_is_explained() {
     let page = fs::read_to_string(root().join("docs/fuzzing.md")).unwrap();
     let mut cases = BTreeSet::new();
-    for inputs in ["dataplane/tests/__fuzz__", "ctl/tests/fuzz/__fuzz__"] {
+    for inputs in ["dataplane/tests/__fuzz__", "ctl/fuzz/src/__fuzz__"] {
         for target in fs::read_dir(root().join(inputs)).into_iter().flatten() {
             let target = target.unwrap().path();
             let name = target.file_name().unwrap().to_str().unwrap();
