@@ -15,10 +15,6 @@ pub use super::decap::{DecapList, DecapRow};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[expect(missing_docs, reason = "each variant is documented at its type")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one answer at a time, and it moves once"
-)]
 pub enum Answer {
     Vips(VipList),
     Reals(RealList),
