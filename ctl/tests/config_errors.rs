@@ -30,7 +30,7 @@ fn an_empty_file_is_valid() {
 }
 
 #[test]
-fn the_documented_file_is_valid_but_for_what_is_not_built() {
+fn the_documented_file_is_valid() {
     let text = r#"
 [interface]
 name = "eth0"
@@ -733,7 +733,7 @@ fn duplicates_name_both_places() {
 }
 
 #[test]
-fn sections_that_are_not_supported_are_checked_all_the_same() {
+fn lists_of_sections_are_checked() {
     check(
         "[[server_id]]\nid = 0\nreal = \"198.51.100.11\"\n[[server_id]]\nid = 7\nreal = \"x\"\n\
          [[server_id]]\nid = 9\nreal = \"198.51.100.11\"\n[[server_id]]\nid = 9\nreal = \

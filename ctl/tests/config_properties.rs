@@ -147,7 +147,7 @@ fn key() -> impl Strategy<Value = VipKey> {
 
 fn vip() -> impl Strategy<Value = VipSpec> {
     let flags =
-        prop::bits::u16::masked(VipFlags::SUPPORTED.bits()).prop_map(VipFlags::from_bits_truncate);
+        prop::bits::u16::masked(VipFlags::all().bits()).prop_map(VipFlags::from_bits_truncate);
     let v4 = (unicast_v4(), any::<u32>()).prop_map(|(address, weight)| (address.into(), weight));
     let v6 = (unicast_v6(), any::<u32>()).prop_map(|(address, weight)| (address.into(), weight));
     let reals = prop::collection::vec(prop_oneof![v4, v6], 0..6);

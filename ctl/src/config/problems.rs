@@ -338,14 +338,6 @@ impl Checker<'_> {
         }
     }
 
-    fn unsupported(&mut self, place: Place, what: &str, remove: &str) {
-        self.report(
-            place,
-            format!("not supported yet: {what}"),
-            format!("remove {remove}"),
-        );
-    }
-
     /// Complains about addresses that no packet can be sent to or from.
     fn unicast(&mut self, place: Place, address: IpAddr) -> bool {
         let what = match address {
@@ -450,19 +442,6 @@ impl Checker<'_> {
             );
         } else if self.unicast(place, address) {
             self.host_bits(place, address, prefix_len);
-        }
-        let missing: Vec<_> = VipFlags::NAMES
-            .iter()
-            .filter(|(_, flag)| vip.flags.contains(*flag) && !VipFlags::SUPPORTED.contains(*flag))
-            .map(|(name, _)| *name)
-            .collect();
-        if !missing.is_empty() {
-            let plural = if missing.len() > 1 { "s" } else { "" };
-            self.unsupported(
-                Place::Vip(index, "flags"),
-                &format!("flag{plural} {}", missing.join(", ")),
-                &format!("the flag{plural} or the VIP"),
-            );
         }
         let mut addresses: HashMap<IpAddr, usize> = HashMap::new();
         for (position, real) in vip.reals.iter().enumerate() {

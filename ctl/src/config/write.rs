@@ -244,7 +244,7 @@ mod tests {
     use crate::config::parse::Document;
 
     #[test]
-    fn what_is_not_supported_yet_is_written_as_well() {
+    fn every_section_is_written() {
         let mut config = Config::default();
         config.balancer.tcp_server_id = true;
         config.server_ids.push(ServerIdSpec {

@@ -240,9 +240,6 @@ fn wrong_changes_name_the_field_and_change_nothing() {
             .change_vip(&unknown, None, none, none)
             .expect_err("there is none"),
         control
-            .change_vip(&key(WEB), None, VipFlags::SRC_ROUTING, none)
-            .expect_err("not supported yet"),
-        control
             .add_reals(&key(DNS), vec![real("198.51.100.1", 1)])
             .expect_err("an IPv4 real of an IPv6 VIP"),
         control

@@ -682,13 +682,6 @@ fn validate_decap(spec: &ServiceSpec) -> Result<(), ServiceError> {
 }
 
 fn validate_vip(vip: &VipSpec, field: &str) -> Result<(), ServiceError> {
-    let unsupported = vip.flags - VipFlags::SUPPORTED;
-    if let Some((name, _)) = VipFlags::NAMES
-        .iter()
-        .find(|(_, flag)| unsupported.contains(*flag))
-    {
-        return Err(not_supported(field, &format!("flag {name}")));
-    }
     let VipKey {
         address,
         prefix_len,
@@ -782,10 +775,6 @@ fn validate_source(field: &str, real: IpAddr, spec: &ServiceSpec) -> Result<(), 
         ));
     }
     Ok(())
-}
-
-fn not_supported(field: &str, what: &str) -> ServiceError {
-    ServiceError::new(field, format!("not supported yet: {what}"), "leave it out")
 }
 
 #[cfg(test)]
@@ -926,15 +915,6 @@ mod tests {
         let error = control.apply(&bad).unwrap_err();
         assert_eq!(error.field, "vip [2001:db8::1]:80/tcp, real 198.51.100.1");
         assert!(Arc::ptr_eq(&before, &control.table()));
-    }
-
-    #[test]
-    fn what_is_not_built_yet_is_refused() {
-        let mut control = ServiceControl::new();
-        let mut routed = vip("203.0.113.1", &[]);
-        routed.flags = VipFlags::SRC_ROUTING;
-        let error = control.apply(&spec(vec![routed])).unwrap_err();
-        assert_eq!(error.problem, "not supported yet: flag src-routing");
     }
 
     #[test]

@@ -198,20 +198,6 @@ impl VipFlags {
         ("udp-stable-routing", Self::UDP_STABLE_ROUTING),
         ("udp-flow-migration", Self::UDP_FLOW_MIGRATION),
     ];
-
-    /// Flags whose data path is built. Others are refused by [`ServiceControl`].
-    ///
-    /// [`ServiceControl`]: super::ServiceControl
-    pub const SUPPORTED: Self = Self::NO_SRC_PORT
-        .union(Self::LRU_BYPASS)
-        .union(Self::QUIC)
-        .union(Self::DPORT_ONLY)
-        .union(Self::LOCAL_VIP)
-        .union(Self::GLOBAL_LRU)
-        .union(Self::SRC_DST_PORT)
-        .union(Self::UDP_STABLE_ROUTING)
-        .union(Self::SRC_ROUTING)
-        .union(Self::UDP_FLOW_MIGRATION);
 }
 
 /// A real server of one VIP.
