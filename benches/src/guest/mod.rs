@@ -3,7 +3,7 @@
 //!
 //! The program is the machine's init. It loads the drivers' modules, builds a lab whose balancer sits
 //! on the card under test and whose router sits on a second card, runs the steps that the host's
-//! [`Scenario`] names, and turns the machine off. The host reads the [`Report`] on a serial port.
+//! `Scenario` names, and turns the machine off. The host reads the `Report` on a serial port.
 
 mod boot;
 mod busy_poll;

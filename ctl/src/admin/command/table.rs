@@ -102,7 +102,7 @@ impl Kind {
     pub const fn placeholder(self) -> &'static str {
         match self {
             Self::Vip => "VIP",
-            Self::Real | Self::Decap | Self::NewAddress => "ADDR",
+            Self::Real | Self::Decap | Self::NewAddress | Self::Client => "ADDR",
             Self::WeightedReal => "ADDR[@WEIGHT]",
             Self::Number => "N",
             Self::Hash => "HASH",
@@ -111,7 +111,6 @@ impl Kind {
             Self::RealFlag => "FLAG",
             Self::Endpoint => "ADDR:PORT",
             Self::Protocol => "PROTO",
-            Self::Client => "ADDR",
             Self::Prefix => "PREFIX",
             Self::Bool => "BOOL",
             Self::Event => "EVENT,…",
