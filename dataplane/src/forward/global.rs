@@ -50,6 +50,9 @@ impl<A: Family> Lane<A> {
 
     /// When the worker's table was last asked for the flow; 0 for TCP.
     pub(super) fn last_use(&self, pending: &Pending<A>) -> u64 {
+        if pending.flow.protocol != protocol::UDP {
+            return 0;
+        }
         let key = A::key(&pending.flow);
         let stored = self.flows.peek(pending.table_hash, &key);
         stored.map_or(0, |stored| stored.last_use)
