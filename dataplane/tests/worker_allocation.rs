@@ -19,7 +19,7 @@ use dataplane::{
     counters::DropReason,
     forward::BURST,
     port::{PassPath, memory::MemoryConfig},
-    service::{Protocol, ServiceSpec, VipFlags},
+    service::{Protocol, ServiceSpec, Settings, VipFlags},
     worker::{Engine, WorkerConfig},
 };
 use worker_rig::{Parts, assert_accounted, redirected};
@@ -96,12 +96,26 @@ fn forward(packets: u64, capture: Option<(Box<Monitor>, Feed)>) {
     const SOURCE_PORT: usize = 20 + 14 + 20;
 
     let none = VipFlags::empty();
+    let mut local = vip(
+        "203.0.113.31",
+        80,
+        Protocol::Tcp,
+        VipFlags::LOCAL_VIP,
+        &["192.0.2.254"],
+    );
+    local.reals[0].local = true;
+    let global = VipFlags::GLOBAL_LRU;
     let spec = ServiceSpec {
-        settings: settings(),
+        settings: Settings {
+            global_table_capacity: 1000,
+            ..settings()
+        },
         vips: vec![
             vip("203.0.113.10", 80, Protocol::Tcp, none, V4_REALS),
             vip("203.0.113.20", 53, Protocol::Udp, none, V6_REALS),
             vip("2001:db8:a::10", 80, Protocol::Tcp, none, V6_REALS),
+            vip("203.0.113.30", 80, Protocol::Tcp, global, V4_REALS),
+            local,
         ],
         ..ServiceSpec::default()
     };
@@ -120,9 +134,11 @@ fn forward(packets: u64, capture: Option<(Box<Monitor>, Feed)>) {
 
     let client = "192.0.2.10:1024";
     let mut frames = [
-        // Six times as many flows as the table holds, so that it evicts.
+        // Many times as many flows as the table holds, so that it evicts.
         redirected(&tcp(client, "203.0.113.10:80", Segment::Ack), 20),
         redirected(&tcp(client, "203.0.113.10:80", Segment::Syn), 20),
+        redirected(&tcp(client, "203.0.113.30:80", Segment::Ack), 20),
+        redirected(&tcp(client, "203.0.113.31:80", Segment::Ack), 20),
         redirected(&udp(client, "203.0.113.20:53", &[7; 400]), 40),
         redirected(
             &tcp("[2001:db8::1]:1024", "[2001:db8:a::10]:80", Segment::Ack),
@@ -137,7 +153,7 @@ fn forward(packets: u64, capture: Option<(Box<Monitor>, Feed)>) {
         for _ in 0..packets {
             let number = (packet % frames.len() as u64) as usize;
             let frame = &mut frames[number];
-            if number < 2 {
+            if number < 3 {
                 let port = (packet as u16).to_be_bytes();
                 frame[SOURCE_PORT..SOURCE_PORT + 2].copy_from_slice(&port);
             }
@@ -169,6 +185,7 @@ fn forward(packets: u64, capture: Option<(Box<Monitor>, Feed)>) {
         assert!(copied > 0 && feed.lost() > 0);
     }
     assert!(counters.flow_evictions.get() > 0 && counters.passed.packets.get() > 0);
+    assert!(counters.global_table_evictions.get() > 0);
     assert_accounted(&counters);
     drop(Box::new(0));
     assert!(allocations() > before, "the counter works");
