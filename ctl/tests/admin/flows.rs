@@ -22,7 +22,7 @@ fn client(number: u32) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::from_bits(0x0a00_0000 + number), 4000)
 }
 
-/// A worker whose IPv4 table has no room for one more flow.
+/// A worker whose IPv4 table has as many flows as it is made for.
 fn full() -> Served {
     let config = CONFIG
         .replace("capacity = 1000", &format!("capacity = {FLOWS}"))
@@ -36,15 +36,20 @@ fn full() -> Served {
 fn walks_see_every_flow_of_a_full_table() {
     let served = full();
     let mut admin = served.connect();
-    assert_eq!(admin.result("flow count")["total"], FLOWS);
-    assert_eq!(admin.result(&format!("flow count {WEB}"))["total"], FLOWS);
+    let total = admin.result("flow count")["total"].clone();
+    // One flow in ten thousand finds both of its buckets full.
+    assert!(
+        total.as_u64() > Some(u64::from(FLOWS - FLOWS / 1000)),
+        "{total}"
+    );
+    assert_eq!(admin.result(&format!("flow count {WEB}"))["total"], total);
     for limit in [1, 255, 256, 257, 10_000] {
         let list = admin.result(&format!("flow list limit={limit}"));
         let flows = list["flows"].as_array().expect("a list");
         assert_eq!((flows.len(), &list["more"]), (limit, &json!(true)));
     }
     let removed = admin.result(&format!("flow purge {WEB}"));
-    assert_eq!(removed["removed"], FLOWS);
+    assert_eq!(removed["removed"], total);
     assert_eq!(admin.result("flow count")["total"], 0);
 }
 
