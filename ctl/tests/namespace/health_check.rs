@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,6 +29,9 @@ const REALS: u8 = 3;
 const BALANCED: u8 = 0;
 /// Longest time for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Port and bytes of what is sent to a real.
+const UPLOAD_PORT: u16 = 8080;
+const UPLOAD: usize = 2_000_000;
 /// Interface for probes, and its far end.
 const PROBES: [&str; 2] = ["hc0", "hc1"];
 
@@ -76,9 +80,9 @@ fn start(lab: &Lab, config: String) -> Result<Balancer> {
     Launch::new(binary(), path).start(lab)
 }
 
-/// What a server says to `GET /`, asked through a socket with this mark.
-fn get(machine: &Namespace, address: IpAddr, mark: u32) -> Result<String> {
-    machine.run(|| -> Result<String> {
+/// A connection through a socket with this mark.
+fn connection(machine: &Namespace, address: SocketAddr, mark: u32) -> Result<TcpStream> {
+    machine.run(|| -> Result<TcpStream> {
         let family = if address.is_ipv4() {
             AddressFamily::Inet
         } else {
@@ -89,17 +93,21 @@ fn get(machine: &Namespace, address: IpAddr, mark: u32) -> Result<String> {
         let patience = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
         setsockopt(&socket, SendTimeout, &patience)?;
         setsockopt(&socket, ReceiveTimeout, &patience)?;
-        let address = SockaddrStorage::from(SocketAddr::new(address, WEB_PORT));
-        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        connect(descriptor, &address).with_context(|| format!("to {address} with mark {mark}"))?;
-        let mut stream = TcpStream::from(socket);
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "{answer}");
-        Ok(body.to_owned())
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(address))
+            .with_context(|| format!("to {address} with mark {mark}"))?;
+        Ok(TcpStream::from(socket))
     })?
+}
+
+/// What a server says to `GET /`, asked through a socket with this mark.
+fn get(machine: &Namespace, address: IpAddr, mark: u32) -> Result<String> {
+    let mut stream = connection(machine, (address, WEB_PORT).into(), mark)?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(body.to_owned())
 }
 
 /// Who answers a probe of the VIP.
@@ -239,5 +247,79 @@ fn probes_have_an_interface_of_their_own() -> Result<()> {
         );
     }
     assert!(balancer.stop()?.success());
+    Ok(())
+}
+
+/// Sends much to a VIP with a mark; gives what the real received.
+fn upload(lab: &Lab, real: u8, v6: bool, bytes: &[u8]) -> Result<Vec<u8>> {
+    let address = SocketAddr::new(vip_address(0, v6), UPLOAD_PORT);
+    let listener = lab.real(real).run(|| TcpListener::bind(address))??;
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| -> Result<Vec<u8>> {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received)?;
+            Ok(received)
+        });
+        let mut stream = connection(lab.balancer(), address, mark(real, v6))?;
+        stream.write_all(bytes)?;
+        stream.shutdown(Shutdown::Write)?;
+        server.join().expect("no panic")
+    })
+}
+
+/// Gives the balancer's default routes an MTU that leaves room for outer headers.
+fn leave_room(lab: &Lab) -> Result<()> {
+    for family in ["-4", "-6"] {
+        let ip = || program(lab.balancer(), "ip");
+        let shown = output(ip()?.args([family, "route", "show", "default"]))?.stdout;
+        let route = String::from_utf8(shown)?;
+        output(
+            ip()?
+                .args([family, "route", "change"])
+                .args(route.split_whitespace())
+                .args(["mtu", "1500"]),
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn checksums_and_segments_that_the_card_owes_are_made_inside_the_tunnel() -> Result<()> {
+    require!(
+        checksums_and_segments_that_the_card_owes_are_made_inside_the_tunnel,
+        "ethtool",
+        "ip"
+    );
+    let lab = Lab::new(LabOptions::default())?;
+    leave_room(&lab)?;
+    // As on real cards; the lab switches it off for what strips tunnels on bare frames.
+    let offloads = [
+        "-K",
+        plan::BALANCER_INTERFACE,
+        "tx",
+        "on",
+        "tso",
+        "on",
+        "gso",
+        "on",
+    ];
+    output(program(lab.balancer(), "ethtool")?.args(offloads))?;
+    let bytes: Vec<u8> = (0..UPLOAD).map(|at| (at % 251) as u8).collect();
+    for encapsulation in ["", "encapsulation = \"gue\"\n"] {
+        let balancer = start(&lab, config(encapsulation, &[1], ""))?;
+        for v6 in FAMILIES {
+            let received = upload(&lab, 1, v6, &bytes)?;
+            assert!(received == bytes, "{} of {UPLOAD} bytes", received.len());
+            let row = row(&balancer, mark(1, v6))?;
+            let (packets, sent) = (row["packets"].as_u64(), row["bytes"].as_u64());
+            // Larger than any frame: the kernel left the cutting to the card.
+            let mean = sent.unwrap_or(0) / packets.unwrap_or(1).max(1);
+            assert!(mean > 1514, "{row}");
+        }
+        assert_eq!(counter(&balancer, "dropped_no_room")?, 0);
+        assert!(balancer.stop()?.success());
+    }
     Ok(())
 }
