@@ -564,14 +564,14 @@ impl Control {
         let mut baselines = Baselines::clone(&self.baselines);
         baselines.follow(&old, &table, &self.workers);
 
-        self.apply_health_checks(&config)?;
+        let stale_probes = self.apply_health_checks(&config)?;
         self.publish(Arc::clone(&table));
         if let Err(error) = self.sink.apply(&vip_entries(&table), &tunnels(&table)) {
             return Err(self.withdraw(services, &error));
         }
 
         let mut changes = difference::compare(&self.config, &config, table.generation());
-        if let Some(warning) = warning {
+        for warning in warning.into_iter().chain(stale_probes) {
             tracing::warn!("{warning}");
             changes.warnings.push(warning);
         }
@@ -582,14 +582,19 @@ impl Control {
     }
 
     /// Puts the health-check path of a configuration into force, before anything else of it. If that
-    /// fails, the running one is put back.
-    fn apply_health_checks(&mut self, config: &Config) -> Result<(), AdminError> {
+    /// fails, the running one is put back. What that suffers from already, as an interface that has
+    /// gone, is no reason to refuse another change; then a warning comes back.
+    fn apply_health_checks(&mut self, config: &Config) -> Result<Option<String>, AdminError> {
         let next_hop = config.interface.next_hop_mac.or(self.next_hop);
         let wanted = HealthCheckPath::new(config, next_hop);
-        self.health_checks.apply(&wanted).map_err(|error| {
-            self.restore_health_checks();
-            health_check_error(&error)
-        })
+        let Err(error) = self.health_checks.apply(&wanted) else {
+            return Ok(None);
+        };
+        if wanted == HealthCheckPath::new(&self.config, self.next_hop()) {
+            return Ok(Some(format!("health checks: {error:#}")));
+        }
+        self.restore_health_checks();
+        Err(health_check_error(&error))
     }
 
     /// Puts the running health-check path into force again.

@@ -301,7 +301,7 @@ impl Balancer {
         self.health_checks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .detach();
+            .stop();
         for worker in &self.workers {
             worker.handle().request_stop();
         }

@@ -1,5 +1,5 @@
 //! The health-check path of a running balancer: the tc program `healthcheck`, loaded with the first
-//! mark and attached while there are any.
+//! mark and there while there are any.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -17,6 +17,8 @@ pub(super) struct HealthCheckProgram {
     /// Interface at whose egress the program is, by name and index: one that was made anew has
     /// another.
     place: Option<(String, u32)>,
+    /// Nothing is attached any more.
+    stopped: bool,
 }
 
 impl HealthCheckProgram {
@@ -37,38 +39,37 @@ impl HealthCheckProgram {
             balancer: balancer.to_owned(),
             program: None,
             place: None,
+            stopped: false,
         }
     }
 
-    /// Takes the program off its interface.
-    pub(super) fn detach(&mut self) {
+    /// Takes the program off its interface for good.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        self.unload();
+    }
+
+    fn unload(&mut self) {
         self.place = None;
-        if let Some(program) = &mut self.program {
-            program.detach();
-        }
+        self.program = None;
     }
 }
 
 impl HealthCheckSink for HealthCheckProgram {
     fn apply(&mut self, path: &HealthCheckPath) -> anyhow::Result<()> {
-        if path.reals.is_empty() && self.program.is_none() {
+        if path.reals.is_empty() || self.stopped {
+            self.unload();
             return Ok(());
         }
-        let egress = open(&self.balancer)?;
-        let options = options(path, &self.balancer, &egress)?;
-        let mut program = match self.program.take() {
+        let egress = ethernet(&self.balancer)?;
+        let program = match &mut self.program {
             Some(program) => program,
-            None => HealthCheck::load()?,
+            none => none.insert(HealthCheck::load()?),
         };
-        let result = program.apply(&options);
-        let program = self.program.insert(program);
-        result?;
-        if path.reals.is_empty() {
-            self.detach();
-            return Ok(());
-        }
+        // Also if it cannot be attached: the next hop may be another one.
+        program.apply(&options(path, &self.balancer, &egress)?)?;
         let place = match &path.interface {
-            Some(name) => (name.clone(), open(name)?.index()),
+            Some(name) => (name.clone(), ethernet(name)?.index()),
             None => (self.balancer.clone(), egress.index()),
         };
         if self.place.as_ref() != Some(&place) {
@@ -101,8 +102,16 @@ impl HealthCheckSink for HealthCheckProgram {
     }
 }
 
-fn open(name: &str) -> anyhow::Result<Interface> {
-    Interface::open(name).with_context(|| format!("interface {name}: cannot be found"))
+/// Opens an interface whose frames the program can rewrite.
+fn ethernet(name: &str) -> anyhow::Result<Interface> {
+    let interface =
+        Interface::open(name).with_context(|| format!("interface {name}: cannot be found"))?;
+    if !interface.is_ethernet()? {
+        bail!(
+            "interface {name}: its frames have no Ethernet header, so probes cannot be rewritten"
+        );
+    }
+    Ok(interface)
 }
 
 fn options(
@@ -110,16 +119,6 @@ fn options(
     name: &str,
     egress: &Interface,
 ) -> anyhow::Result<HealthCheckOptions> {
-    for place in [Some(name), path.interface.as_deref()]
-        .into_iter()
-        .flatten()
-    {
-        if !open(place)?.is_ethernet()? {
-            bail!(
-                "interface {place}: has no Ethernet headers, so probes cannot be rewritten there"
-            );
-        }
-    }
     let MacAddress(source_mac) = egress
         .mac()
         .with_context(|| format!("interface {name}: its address is unknown"))?;

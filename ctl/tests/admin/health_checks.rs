@@ -140,6 +140,11 @@ fn a_refused_change_changes_nothing() {
     rig.health_checks.fail_once();
     let error = ask(&rig, "hc add 8 198.51.100.12").expect_err("the program fails");
     assert!(error.contains("the interface is gone"), "{error}");
+    // What is broken already does not hold other changes up.
+    rig.health_checks.fail_once();
+    let changes = change(&rig, "real weight 203.0.113.10:80/tcp 198.51.100.11 5");
+    assert_eq!(changes.warnings, ["health checks: the interface is gone"]);
+    change(&rig, "real weight 203.0.113.10:80/tcp 198.51.100.11 1");
     // Another part of the change fails.
     rig.program.set_failing(true);
     let more = config(&(check(7, "198.51.100.12") + &check(9, "198.51.100.13")));
