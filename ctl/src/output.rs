@@ -905,7 +905,10 @@ fn argument_names(argument: &HelpArgument) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{self, report::VipRow};
+    use crate::admin::{
+        self,
+        report::{VipRow, WorkerTraffic},
+    };
 
     #[test]
     fn columns_are_aligned() {
@@ -930,6 +933,47 @@ mod tests {
              [2001:db8::1]:80/tcp       3  maglev-v2   1200      10  -\n"
         );
         assert_eq!(vips(&VipList { vips: Vec::new() }), "no VIPs\n");
+    }
+
+    #[test]
+    fn counters_are_shown_by_section_and_worker_unless_all_are_zero() {
+        let worker = |queue, counters: &[(&str, u64)]| WorkerTraffic {
+            queue,
+            frames: Balance::default(),
+            counters: by_name(counters),
+        };
+        let text = counters(&Stats {
+            uptime_ms: 1000,
+            frames: Balance::default(),
+            counters: by_name(&[("flow-inserts", 1234), ("flows", 0), ("echo-replies", 0)]),
+            vips: Vec::new(),
+            reals: Vec::new(),
+            workers: vec![
+                worker(0, &[("flow-inserts", 1000)]),
+                worker(3, &[("flow-inserts", 234)]),
+            ],
+            xdp: BTreeMap::new(),
+            health_checks: BTreeMap::new(),
+        });
+        let mut lines = text.lines();
+        let heading: Vec<&str> = lines.next().unwrap_or_default().split("  ").collect();
+        assert_eq!(heading[0], "COUNTER", "{text}");
+        assert_eq!(lines.next(), Some("Flow table"), "{text}");
+        let row = lines.find(|line| line.starts_with("  flow-inserts"));
+        let cells: Vec<&str> = row.into_iter().flat_map(str::split_whitespace).collect();
+        assert_eq!(
+            cells,
+            ["flow-inserts", "1", "234", "1", "000", "234"],
+            "{text}"
+        );
+        let silent = text.lines().last().unwrap_or_default();
+        assert!(silent.starts_with("all zero: "), "{text}");
+        assert!(silent.contains("ICMP"), "{text}");
+    }
+
+    fn by_name(counters: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        let owned = |(name, value): &(&str, u64)| ((*name).to_owned(), *value);
+        counters.iter().map(owned).collect()
     }
 
     #[test]

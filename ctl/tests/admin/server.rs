@@ -143,6 +143,15 @@ fn statistics_account_for_every_packet() {
     let reals = stats["reals"].as_array().expect("a list");
     assert_eq!(reals.iter().map(packets).sum::<u64>(), 10);
     assert_eq!(stats["counters"]["flow-inserts"], 10);
+    let of_workers = [0, 1].map(|at| stats["workers"][at]["counters"]["flow-inserts"].clone());
+    assert_eq!(of_workers, [json!(5), json!(5)]);
+    assert_eq!(vip["counters"]["ring-selections"], 10);
+    let chosen = |real: &Value| {
+        real["counters"]["ring-selections"]
+            .as_u64()
+            .expect("a number")
+    };
+    assert_eq!(reals.iter().map(chosen).sum::<u64>(), 10);
     assert_eq!(stats["xdp"]["redirected"], 0);
     assert_eq!(packets(&stats["workers"][0]["frames"]["received"]), 6);
 
