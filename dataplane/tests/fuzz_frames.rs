@@ -15,6 +15,7 @@ use common::{
     services::{every_kind_of_vip, gue},
     settings, vip,
 };
+use conntrack::{AnyKey, SharedFlow};
 use dataplane::{
     counters::WorkerCounters,
     forward::{BURST, Forwarder, ForwarderConfig, Outcome, Packet, Selection, Verdict},
@@ -42,6 +43,7 @@ fn services(settings: Settings) -> ServiceSpec {
         tcp_server_id: true,
         // Low, so that inputs reach it.
         connection_rate_cap: 12,
+        global_table_capacity: 512,
         ..settings
     });
     let mut leaving = vip(
@@ -380,13 +382,28 @@ fn through_worker(
     (sent, counters)
 }
 
+/// Empties the table that all forwarders of a service table share, so that inputs do not depend on
+/// those before them.
+fn forget_shared_flows(table: &ServiceTable) {
+    let shared = table.global().expect("a VIP wants it");
+    let flows: Vec<SharedFlow> = shared.iter_slots(0..shared.slots()).collect();
+    for flow in flows {
+        match flow.key {
+            AnyKey::V4(key) => shared.remove(&key),
+            AnyKey::V6(key) => shared.remove(&key),
+        };
+    }
+}
+
 fn run(input: &[u8]) {
     let Some((&choice, rest)) = input.split_first() else {
         return;
     };
     let table = table(choice);
     let arrivals = arrivals(rest);
+    forget_shared_flows(&table);
     let (expected, counters) = through_forwarder(&table, &arrivals);
+    forget_shared_flows(&table);
     let (sent, of_worker) = through_worker(&table, &arrivals);
     // The worker's clock does not jump.
     if !arrivals.iter().any(|one| one.control.later) {
