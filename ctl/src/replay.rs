@@ -74,7 +74,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         refuse_same_file(&args.input, output)?;
     }
     let (mut frames, mut verdicts) = (create(&args.output)?, create(&args.verdicts)?);
-    let result = decide_all(&config, &mut capture, &mut frames, &mut verdicts);
+    let forwarder = forwarder(&config)?;
+    let result = decide_all(forwarder, &mut capture, &mut frames, &mut verdicts);
     // What was decided before an error is worth keeping.
     for (output, path) in [(frames, &args.output), (verdicts, &args.verdicts)] {
         let written = output.into_inner().map_err(IntoInnerError::into_error);
@@ -91,6 +92,19 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A worker's forwarder with an empty flow table.
+fn forwarder(config: &Config) -> anyhow::Result<Forwarder> {
+    let table = ServiceControl::new().apply(&config.to_service_spec())?;
+    Ok(Forwarder::new(
+        &ForwarderConfig {
+            flow_table_capacity: config.balancer.flow_table_capacity,
+            seeds: SEEDS,
+        },
+        table,
+        Arc::new(WorkerCounters::new()),
+    )?)
+}
+
 /// Replays a capture: `frames` gets another capture, of what leaves, and `verdicts` a JSON object for
 /// each packet, one a line. Returns how many packets were captured in part only.
 ///
@@ -98,17 +112,17 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
 ///
 /// `input` is not a capture of Ethernet frames, or is damaged; everything before that is written.
 pub fn replay(
-    config: &Config,
+    forwarder: Forwarder,
     input: impl Read,
     mut frames: impl Write,
     mut verdicts: impl Write,
 ) -> anyhow::Result<u64> {
     let mut capture = Capture::new(input)?;
-    decide_all(config, &mut capture, &mut frames, &mut verdicts)
+    decide_all(forwarder, &mut capture, &mut frames, &mut verdicts)
 }
 
 fn decide_all(
-    config: &Config,
+    mut forwarder: Forwarder,
     capture: &mut Capture<impl Read>,
     frames: &mut impl Write,
     verdicts: &mut impl Write,
@@ -121,15 +135,6 @@ fn decide_all(
         ..PcapHeader::default()
     };
     let mut frames = PcapWriter::with_header(frames, header)?;
-    let table = ServiceControl::new().apply(&config.to_service_spec())?;
-    let mut forwarder = Forwarder::new(
-        &ForwarderConfig {
-            flow_table_capacity: config.balancer.flow_table_capacity,
-            seeds: SEEDS,
-        },
-        table,
-        Arc::new(WorkerCounters::new()),
-    )?;
     let mut buffer = Vec::new();
     let mut cut = 0;
     let mut number = 0;
