@@ -162,13 +162,20 @@ fn queues_in_use(site: &Site, _: &Scenario) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// A balancer on the first queue only, which stays.
+/// A balancer on the first queue only, which stays. Some drivers refuse, because a program is attached.
 fn queues_not_in_use(site: &Site, _: &Scenario) -> Result<Outcome> {
     let mut launch = site.launch();
     "0".clone_into(&mut launch.queues);
     let balancer = launch.start(site.lab())?;
     let machine = site.lab().balancer();
-    machine.set_queues(BALANCER_INTERFACE, 1)?;
+    if let Err(refusal) = machine.set_queues(BALANCER_INTERFACE, 1) {
+        frames_add_up(&balancer)?;
+        stop(balancer)?;
+        return Ok(Outcome {
+            interruption: None,
+            seen: format!("refused ({})", refusal.root_cause()),
+        });
+    }
     let outcome = recovered(site, balancer, Instant::now());
     machine.set_queues(BALANCER_INTERFACE, 2)?;
     outcome

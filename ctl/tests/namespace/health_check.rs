@@ -217,35 +217,57 @@ fn marks_change_while_it_runs_and_nothing_is_left() -> Result<()> {
     Ok(())
 }
 
+/// Makes the interface for probes, and the balancer's route to the IPv4 VIP by it.
+fn probe_interface(lab: &Lab) -> Result<()> {
+    let end = |name| VethEnd {
+        namespace: lab.balancer(),
+        name,
+    };
+    let [near, far] = PROBES;
+    lab.balancer_links()
+        .add_veth(end(near), end(far), 1, 1500)?;
+    lab.balancer().disable_tx_checksum(near)?;
+    let vip = vip_address(0, false).to_string();
+    let source = plan::BALANCER_V4.to_string();
+    for arguments in [
+        vec!["link", "set", "dev", near, "arp", "off", "up"],
+        vec!["route", "add", &vip, "dev", near, "src", &source],
+    ] {
+        output(program(lab.balancer(), "ip")?.args(arguments))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn probes_have_an_interface_of_their_own() -> Result<()> {
     require!(probes_have_an_interface_of_their_own, "ip");
     let lab = Lab::new(LabOptions::default())?;
     let _servers = servers(&lab)?;
-    let end = |name| VethEnd {
-        namespace: lab.balancer(),
-        name,
-    };
-    let links = lab.balancer_links();
-    links.add_veth(end(PROBES[0]), end(PROBES[1]), 1, 1500)?;
-    lab.balancer().disable_tx_checksum(PROBES[0])?;
-    let vip = vip_address(0, false).to_string();
-    let source = plan::BALANCER_V4.to_string();
-    for arguments in [
-        vec!["link", "set", "dev", PROBES[0], "arp", "off", "up"],
-        vec!["route", "add", &vip, "dev", PROBES[0], "src", &source],
-    ] {
-        output(program(lab.balancer(), "ip")?.args(arguments))?;
-    }
+    probe_interface(&lab)?;
     let path = format!("\n[health_check_path]\ninterface = \"{}\"\n", PROBES[0]);
     let balancer = start(&lab, config("", &[1, 2], &path))?;
     assert_eq!(balancer.ctl(["hc", "list"])?["interface"], PROBES[0]);
     for real in [1, 2, 1] {
-        assert_eq!(
-            answers(&lab, false, mark(real, false))?,
-            format!("real {real}")
-        );
+        let body = answers(&lab, false, mark(real, false))?;
+        assert_eq!(body, format!("real {real}"));
     }
+
+    // The interface goes: only what concerns it is held up, until it is back.
+    output(program(lab.balancer(), "ip")?.args(["link", "del", PROBES[0]]))?;
+    let vip = vip(0, false, WEB_PORT, "tcp", []).name();
+    let [first, second] = [1, 2].map(|real| real_address(real, false).to_string());
+    let changes = balancer.ctl(["real", "add", &vip, &second])?;
+    let warning = changes["warnings"][0].as_str().context("a warning")?;
+    assert!(
+        warning.contains("interface hc0: cannot be found"),
+        "{warning}"
+    );
+    let error = balancer.ctl(["hc", "add", "99", &first]).unwrap_err();
+    assert!(error.to_string().contains("interface hc0"), "{error}");
+    probe_interface(&lab)?;
+    balancer.ctl(["hc", "add", "99", &first])?;
+    assert_eq!(answers(&lab, false, 99)?, "real 1");
+    assert_eq!(answers(&lab, false, mark(2, false))?, "real 2");
     assert!(balancer.stop()?.success());
     Ok(())
 }

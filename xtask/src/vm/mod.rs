@@ -49,9 +49,9 @@ pub(crate) struct Options {
     /// Card: igb, virtio-iommu, virtio, vmxnet3 or e1000e; may be repeated. All when left out
     #[arg(long = "nic", value_name = "NAME", value_parser = card_names())]
     cards: Vec<String>,
-    /// Leave out the faults, which take minutes
-    #[arg(long)]
-    no_faults: bool,
+    /// Break the cards that have zero-copy as well, which takes minutes each
+    #[arg(long, conflicts_with = "keep")]
+    faults: bool,
     /// Leave the machine running afterwards with a shell on this terminal; takes one kernel and card
     #[arg(long)]
     keep: bool,
@@ -82,8 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--keep takes one kernel and one card: add --kernel NAME --nic NAME"
     );
     let plan = Plan {
-        // They would leave nothing to look at.
-        faults: !options.no_faults && !options.keep,
+        faults: options.faults,
         keep: options.keep,
     };
     let rows = Workshop::new(Parts::get(&pairs)?)?.rows(&pairs, plan)?;
