@@ -299,10 +299,10 @@ impl Control {
                 // The XDP program's maps do not hold the next hop.
                 self.publish(table);
                 let path = HealthCheckPath::new(&self.config, self.next_hop());
-                self.health_checks.apply(&path).map_err(|error| {
-                    self.next_hop = resolved;
-                    health_check_error(&error)
-                })
+                // Packets take the new next hop also where probes cannot.
+                self.health_checks
+                    .apply(&path)
+                    .map_err(|error| health_check_error(&error))
             }
             Err(error) => {
                 // Or the next try would find nothing to change.

@@ -288,24 +288,12 @@ fn source_route(answer: &SourceRouteAnswer) -> String {
 
 fn changes(changes: &Changes) -> String {
     let mut text = String::new();
-    for (names, what) in [
-        (&changes.settings, "changed"),
-        (&changes.vips_added, "added vip"),
-        (&changes.vips_removed, "removed vip"),
-        (&changes.vips_changed, "changed vip"),
-        (&changes.reals_added, "added"),
-        (&changes.reals_removed, "removed"),
-        (&changes.reals_changed, "changed"),
-        (&changes.decap_added, "added decap"),
-        (&changes.decap_removed, "removed decap"),
-        (&changes.decap_changed, "changed decap"),
-        (&changes.health_checks_added, "added"),
-        (&changes.health_checks_removed, "removed"),
-        (&changes.health_checks_changed, "changed"),
-        (&changes.server_ids_added, "added"),
-        (&changes.server_ids_removed, "removed"),
-        (&changes.server_ids_changed, "changed"),
-    ] {
+    for (verb, noun, names) in changes.kinds() {
+        let what = match noun {
+            "vips" => format!("{verb} vip"),
+            "decap" => format!("{verb} decap"),
+            _ => verb.to_owned(),
+        };
         let Names { count, names } = names;
         for name in names {
             let _ = writeln!(text, "{what} {name}");

@@ -233,3 +233,29 @@ fn explain_says_where_packets_go() {
     by("192.0.2.1:4000", Selection::Table);
     by("192.0.3.1:4000", Selection::Ring);
 }
+
+/// `DPORT_ONLY` changes source and port only where the ring is asked (katran-compat section 2 rule 3).
+#[test]
+fn a_vip_that_hashes_the_port_alone_keeps_the_client_for_its_routes() {
+    let mut spec = services(&[("192.0.2.0", 24, ROUTED)]);
+    spec.vips[0].flags |= VipFlags::DPORT_ONLY;
+    let mut bench = Bench::new(&spec);
+    let outer_source = |frame: &[u8]| frame[26..30].to_vec();
+    // Bytes of the client 192.0.2.10, port 40000, crossed as section 6.1 says.
+    let of_client = [172, 16, 2 ^ 0x40, 10 ^ 0x9c];
+    let of_nobody = [172, 16, 0x40, 0x9c];
+    let mut send = |client: &str| {
+        let frame = tcp(client, VIP, Segment::Ack);
+        let sent = bench.send_with_room(&frame, 20).expect("it is sent");
+        (outer_source(&sent), bench.last.selection)
+    };
+    let client = "192.0.2.10:40000";
+    assert_eq!(send(client), (of_client.to_vec(), Selection::SourceRoute));
+    assert_eq!(send(client), (of_client.to_vec(), Selection::Table));
+    for _ in 0..2 {
+        assert_eq!(
+            send("198.18.0.10:40000"),
+            (of_nobody.to_vec(), Selection::Ring)
+        );
+    }
+}

@@ -328,7 +328,13 @@ impl Checker<'_> {
                 Some(Place::Real(vip, real, "address"))
             });
             let routed = route_reals(self.config).find(|real| real.is_ipv4() == is_v4);
-            if let Some(place) = user.or(routed.map(Place::SourceRoutes)) {
+            let named = self
+                .config
+                .server_ids
+                .iter()
+                .position(|server_id| server_id.real.is_ipv4() == is_v4)
+                .map(|index| Place::ServerId(index, "real"));
+            if let Some(place) = user.or(routed.map(Place::SourceRoutes)).or(named) {
                 self.report(
                     place,
                     format!("GUE to an {family} real needs an {family} source"),

@@ -88,24 +88,32 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// What was changed, kind by kind: a verb and a noun for each. The names of settings, VIPs and
+    /// decap destinations leave the noun out.
+    pub fn kinds(&self) -> [(&'static str, &'static str, &Names); 16] {
+        [
+            ("changed", "settings", &self.settings),
+            ("added", "vips", &self.vips_added),
+            ("removed", "vips", &self.vips_removed),
+            ("changed", "vips", &self.vips_changed),
+            ("added", "reals", &self.reals_added),
+            ("removed", "reals", &self.reals_removed),
+            ("changed", "reals", &self.reals_changed),
+            ("added", "decap", &self.decap_added),
+            ("removed", "decap", &self.decap_removed),
+            ("changed", "decap", &self.decap_changed),
+            ("added", "health checks", &self.health_checks_added),
+            ("removed", "health checks", &self.health_checks_removed),
+            ("changed", "health checks", &self.health_checks_changed),
+            ("added", "server ids", &self.server_ids_added),
+            ("removed", "server ids", &self.server_ids_removed),
+            ("changed", "server ids", &self.server_ids_changed),
+        ]
+    }
+
     /// Everything is as it was.
-    pub const fn is_empty(&self) -> bool {
-        self.settings.is_empty()
-            && self.vips_added.is_empty()
-            && self.vips_removed.is_empty()
-            && self.vips_changed.is_empty()
-            && self.reals_added.is_empty()
-            && self.reals_removed.is_empty()
-            && self.reals_changed.is_empty()
-            && self.decap_added.is_empty()
-            && self.decap_removed.is_empty()
-            && self.decap_changed.is_empty()
-            && self.health_checks_added.is_empty()
-            && self.health_checks_removed.is_empty()
-            && self.health_checks_changed.is_empty()
-            && self.server_ids_added.is_empty()
-            && self.server_ids_removed.is_empty()
-            && self.server_ids_changed.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.kinds().iter().all(|(_, _, names)| names.is_empty())
     }
 }
 

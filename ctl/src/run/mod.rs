@@ -224,24 +224,13 @@ fn report_reload(result: Result<Changes, AdminError>) {
 
 /// `vips added 203.0.113.10:80/tcp; reals removed 2`
 fn describe(changes: &Changes) -> String {
-    let kinds = [
-        ("settings changed", &changes.settings),
-        ("vips added", &changes.vips_added),
-        ("vips removed", &changes.vips_removed),
-        ("vips changed", &changes.vips_changed),
-        ("reals added", &changes.reals_added),
-        ("reals removed", &changes.reals_removed),
-        ("reals changed", &changes.reals_changed),
-        ("health checks added", &changes.health_checks_added),
-        ("health checks removed", &changes.health_checks_removed),
-        ("health checks changed", &changes.health_checks_changed),
-    ];
-    let parts: Vec<_> = kinds
+    let parts: Vec<_> = changes
+        .kinds()
         .into_iter()
-        .filter(|(_, names)| names.count > 0)
-        .map(|(kind, names)| match names.count {
-            count if count <= 10 => format!("{kind} {}", names.names.join(", ")),
-            count => format!("{kind} {count}"),
+        .filter(|(_, _, names)| names.count > 0)
+        .map(|(verb, noun, names)| match names.count {
+            count if count <= 10 => format!("{noun} {verb} {}", names.names.join(", ")),
+            count => format!("{noun} {verb} {count}"),
         })
         .collect();
     match parts.as_slice() {

@@ -5,7 +5,7 @@ use super::{
     lane::{self, Lane, Pending, Stage},
     packet_slot::{Outcome, Packet, Selection, Verdict},
 };
-use crate::service::{Detours, Real, Vip};
+use crate::service::{Detours, Real, Vip, VipFlags};
 
 impl<A: Family> Lane<A> {
     /// Finds the packet's real and delivers it, in the order of katran-compat section 5.2 as far as
@@ -26,7 +26,7 @@ impl<A: Family> Lane<A> {
                 lane::count_delivery(stage, pending, vip, real);
                 Verdict::Pass
             }
-            real => lane::deliver(stage, packet, pending, vip, real),
+            real => lane::deliver(stage, packet, pending, vip, real, selection),
         };
         lane::outcome(verdict, vip, real, selection)
     }
@@ -96,7 +96,11 @@ impl<A: Family> Lane<A> {
             Some(real) => (Some(real), Selection::SourceRoute),
             None => (lane::ring_real(stage, pending, vip), Selection::Ring),
         };
-        if let Some(real) = real {
+        // What the ring says of a VIP with `DPORT_ONLY` is not stored; see `by_ring`.
+        let by_port_only = selection == Selection::Ring && vip.flags.contains(VipFlags::DPORT_ONLY);
+        if let Some(real) = real
+            && !by_port_only
+        {
             self.store(stage, pending, vip, real, flooded);
         }
         (real, selection)

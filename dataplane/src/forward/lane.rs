@@ -141,7 +141,7 @@ impl<A: Family> Lane<A> {
                     Some(real) => (Some(real), Selection::Table),
                     None => (self.by_ring(stage, pending, vip), Selection::Ring),
                 };
-                let verdict = deliver(stage, packet, pending, vip, real);
+                let verdict = deliver(stage, packet, pending, vip, real, selection);
                 outcome(verdict, vip, real, selection)
             } else {
                 self.resolve_with_detours(stage, pending, vip, packet)
@@ -158,7 +158,7 @@ impl<A: Family> Lane<A> {
         vip: &Vip,
     ) -> Option<&'t Real> {
         let flow = &pending.flow;
-        if !uses_table(vip) || is_syn(flow) {
+        if !reads_table(vip) || is_syn(flow) {
             return None;
         }
         let found = self.flows.lookup(
@@ -174,6 +174,9 @@ impl<A: Family> Lane<A> {
     }
 
     /// The real of the ring, which enters the flow table (katran-compat section 5.2 step 7).
+    ///
+    /// With `DPORT_ONLY` the entry would be written under a changed key and never found again (section
+    /// 5.3), so it is not written at all.
     #[inline]
     pub(super) fn by_ring<'t>(
         &mut self,
@@ -183,7 +186,9 @@ impl<A: Family> Lane<A> {
     ) -> Option<&'t Real> {
         let flooded = count_selection(stage, pending);
         let real = ring_real(stage, pending, vip)?;
-        self.store(stage, pending, vip, real, flooded);
+        if !vip.flags.contains(VipFlags::DPORT_ONLY) {
+            self.store(stage, pending, vip, real, flooded);
+        }
         Some(real)
     }
 
@@ -198,7 +203,7 @@ impl<A: Family> Lane<A> {
         flooded: bool,
     ) {
         let flow = &pending.flow;
-        if !uses_table(vip) || is_rst(flow) {
+        if !reads_table(vip) || is_rst(flow) {
             return;
         }
         let counters = stage.counters;
@@ -284,6 +289,7 @@ pub(super) fn deliver<A: Family>(
     pending: &Pending<A>,
     vip: &Vip,
     real: Option<&Real>,
+    selection: Selection,
 ) -> Verdict {
     let Some(real) = real else {
         return Verdict::Drop(DropReason::NoReal);
@@ -292,7 +298,7 @@ pub(super) fn deliver<A: Family>(
     let inner = Inner {
         tos: pending.tos,
         length: pending.length,
-        source: outer_source_of(&pending.flow, vip),
+        source: outer_source_of(&pending.flow, vip, selection),
         source_port: pending.flow.source_port,
     };
     match rewrite::encapsulate(
@@ -355,12 +361,10 @@ pub(super) fn current_real(table: &ServiceTable, id: RealId) -> Option<&Real> {
     table.real(id.index()).filter(|real| real.id == id)
 }
 
-/// Whether the flow table takes part. With `DPORT_ONLY` the entry would be written under a changed key
-/// and never found again (katran-compat section 5.3), so it is not written at all.
+/// Whether the flow table takes part.
 #[inline]
-pub(super) fn uses_table(vip: &Vip) -> bool {
-    !vip.flags
-        .intersects(VipFlags::LRU_BYPASS.union(VipFlags::DPORT_ONLY))
+pub(super) fn reads_table(vip: &Vip) -> bool {
+    !vip.flags.contains(VipFlags::LRU_BYPASS)
 }
 
 /// Applies the first two rules of katran-compat section 2 to the ports.
@@ -387,10 +391,15 @@ pub(super) fn ring_hash<A: Family>(flow: &FlowTuple<A>, vip: &Vip) -> u32 {
     }
 }
 
-/// The address that the outer source is made of (katran-compat section 6).
+/// The address that the outer source is made of (katran-compat section 6): `DPORT_ONLY` clears the
+/// client's only where the ring is asked (section 2 rule 3).
 #[inline]
-pub(super) fn outer_source_of<A: Family>(flow: &FlowTuple<A>, vip: &Vip) -> A {
-    if vip.flags.contains(VipFlags::DPORT_ONLY) {
+pub(super) fn outer_source_of<A: Family>(
+    flow: &FlowTuple<A>,
+    vip: &Vip,
+    selection: Selection,
+) -> A {
+    if selection == Selection::Ring && vip.flags.contains(VipFlags::DPORT_ONLY) {
         A::ZERO
     } else {
         flow.source

@@ -271,7 +271,7 @@ impl<A: Family> Lane<A> {
         let stored = self
             .flows
             .peek(self.flows.hash(&key), &key)
-            .filter(|_| lane::uses_table(vip))
+            .filter(|_| lane::reads_table(vip))
             .filter(|stored| !stored.is_expired(now_ns, lane::timeout(flow.protocol)))
             .and_then(|stored| lane::current_real(table, RealId::from_bits(stored.value)));
         let known = match stored {
@@ -297,7 +297,7 @@ impl<A: Family> Lane<A> {
         let Some(real) = real else {
             return Explanation::NoReal { vip: vip.key };
         };
-        let source = lane::outer_source_of(&flow, vip);
+        let source = lane::outer_source_of(&flow, vip, by);
         Explanation::Selected {
             vip: vip.key,
             real: real.address,

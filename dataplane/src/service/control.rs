@@ -641,11 +641,12 @@ fn validate_server_ids(spec: &ServiceSpec) -> Result<(), ServiceError> {
         }
         if !ids.insert(server_id.id) {
             return Err(ServiceError::new(
-                field,
+                &field,
                 "is there twice",
                 "name one real for each id",
             ));
         }
+        validate_source(&field, server_id.real, spec)?;
     }
     Ok(())
 }

@@ -605,7 +605,8 @@ pub static COMMANDS: &[CommandSpec] = &[
         verb: Verb::Explain,
         summary: "Say which real a flow's packets go to, and why",
         details: "Asks every worker's table, since the interface decides which worker sees the flow; \
-                  else the VIP's ring. Changes nothing.",
+                  else the global table, source routes and the VIP's ring. The packet is taken to be no \
+                  SYN and to carry no server id. Changes nothing.",
         arguments: FLOW,
     },
     CommandSpec {
