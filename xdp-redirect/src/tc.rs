@@ -53,15 +53,15 @@ impl TcAttachment {
         interface: &str,
         hook: Option<TcHook>,
     ) -> Result<Self, AttachError> {
-        let stale = remove_stale(name, interface)?;
+        remove_stale(name, interface)?;
         match hook {
             Some(TcHook::Tcx) => Self::by_link(program, interface),
-            Some(TcHook::Filter) => Self::by_filter(program, interface, stale),
+            Some(TcHook::Filter) => Self::by_filter(program, interface),
             None => match Self::by_link(program, interface) {
                 Err(AttachError::TcRefused { source, .. })
                     if os_error(source.as_ref()) == Some(libc::EINVAL) =>
                 {
-                    Self::by_filter(program, interface, stale)
+                    Self::by_filter(program, interface)
                 }
                 other => other,
             },
@@ -77,23 +77,16 @@ impl TcAttachment {
         })
     }
 
-    /// A discipline that is made for the filter, or was left over with one, goes with it.
-    fn by_filter(
-        program: &mut SchedClassifier,
-        interface: &str,
-        stale: bool,
-    ) -> Result<Self, AttachError> {
+    /// A discipline that is made for the filter goes with it.
+    fn by_filter(program: &mut SchedClassifier, interface: &str) -> Result<Self, AttachError> {
         let made = match qdisc_add_clsact(interface) {
             Ok(()) => true,
             Err(error) => match ProgramError::from(error) {
-                error if number(&error) == Some(libc::EEXIST) => stale,
+                error if number(&error) == Some(libc::EEXIST) => false,
                 error => return Err(refusal(interface, TcHook::Filter, error)),
             },
         };
-        let index = interface::index(interface).map_err(|source| AttachError::NoInterface {
-            interface: interface.to_owned(),
-            source,
-        })?;
+        let index = index(interface)?;
         let mut attachment = Self {
             link: None,
             hook: TcHook::Filter,
@@ -127,14 +120,25 @@ fn attach(
         .map_err(|error| refusal(interface, hook, error))
 }
 
-/// Removes filters with the program of this name, which a process that was killed left; whether there
-/// was one.
+/// Removes filters with the program of this name, which a process that was killed left, and their
+/// discipline unless others use it; whether there was one.
 pub(crate) fn remove_stale(name: &str, interface: &str) -> Result<bool, AttachError> {
     match qdisc_detach_program(interface, TcAttachType::Egress, name) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            // It does no harm if it stays.
+            let _ = clsact::remove_if_empty(index(interface)?);
+            Ok(true)
+        }
         Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(refusal(interface, TcHook::Filter, error.into())),
     }
+}
+
+fn index(interface: &str) -> Result<u32, AttachError> {
+    interface::index(interface).map_err(|source| AttachError::NoInterface {
+        interface: interface.to_owned(),
+        source,
+    })
 }
 
 fn refusal(interface: &str, hook: TcHook, error: ProgramError) -> AttachError {

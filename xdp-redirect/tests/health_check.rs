@@ -513,7 +513,7 @@ fn what_a_killed_process_leaves_is_removed() {
     killed(TcHook::Filter, &has_filter);
     assert!(has_filter(), "a filter outlives its process");
     assert!(HealthCheck::remove_stale("balancer").expect("looked"));
-    assert!(!has_filter());
+    assert!(!has_filter() && !has_discipline());
 
     for hook in HOOKS {
         killed(TcHook::Filter, &has_filter);
@@ -522,10 +522,6 @@ fn what_a_killed_process_leaves_is_removed() {
         assert!(sees_packets(&program), "{hook}");
         assert_eq!(has_filter(), hook == TcHook::Filter);
         drop(program);
-        assert!(!has_filter());
+        assert!(!has_filter() && !has_discipline());
     }
-    assert!(
-        !has_discipline(),
-        "left over with a filter, so it went with one"
-    );
 }
