@@ -3,6 +3,7 @@
 //! ([`Publisher`]).
 
 mod control;
+mod direct_table;
 mod plain;
 mod prefix_table;
 mod publish;

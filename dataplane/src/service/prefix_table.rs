@@ -3,11 +3,13 @@
 //! Prefixes are flattened into ranges: sorted keys, each with the value that holds from there up to
 //! the next key. A look-up finds the last key that is not above the address, in a tree without
 //! pointers: leaves are two cache lines of keys with their values, inner nodes two cache lines of
-//! first keys of the nodes below. A million prefixes make about 14 MB of leaves and less than 2 MB of
-//! inner nodes, so a look-up waits for memory about once, whatever the lengths and the order of the
-//! prefixes are.
+//! first keys of the nodes below. A look-up in a tree that the caches do not hold waits for memory
+//! about once, whatever the lengths and the order of the prefixes are. Many IPv4 prefixes are looked
+//! up in a [`DirectTable`] instead.
 
 use std::hint;
+
+use super::direct_table::DirectTable;
 
 /// No prefix covers the address.
 const NONE: u32 = 0;
@@ -53,7 +55,7 @@ macro_rules! key {
 key!(u32, u64, u128);
 
 /// Where a value begins to hold.
-type Range<K> = (K, u32);
+pub(super) type Range<K> = (K, u32);
 
 /// The last of the keys that is not above `key`, or the first.
 #[inline]
@@ -82,7 +84,7 @@ struct Inner<K, const N: usize> {
 
 /// The tree over sorted ranges, the first of which starts at 0.
 #[derive(Debug)]
-struct RangeTree<K, const LEAF: usize, const INNER: usize> {
+pub(super) struct RangeTree<K, const LEAF: usize, const INNER: usize> {
     /// The root's level first.
     levels: Vec<Box<[Inner<K, INNER>]>>,
     leaves: Box<[Leaf<K, LEAF>]>,
@@ -203,25 +205,44 @@ const fn number(value: u32) -> Option<u16> {
     }
 }
 
+/// From this many ranges on, the caches no longer hold a tree, and IPv4 has a direct table.
+const DIRECT_FROM: usize = 1 << 16;
+
 /// IPv4 prefixes.
 #[derive(Debug)]
-pub(super) struct PrefixTableV4(RangeTree<u32, 16, 32>);
+pub(super) enum PrefixTableV4 {
+    /// Of few prefixes.
+    Tree(RangeTree<u32, 16, 32>),
+    /// Of many.
+    Direct(DirectTable),
+}
 
 impl PrefixTable for PrefixTableV4 {
     type Key = u32;
 
     fn new(prefixes: impl Iterator<Item = (u32, u8, u16)>) -> Self {
         let prefixes = prefixes.map(|(start, len, number)| (start, len, value(number)));
-        Self(RangeTree::new(&flatten(prefixes)))
+        let ranges = flatten(prefixes);
+        if ranges.len() < DIRECT_FROM {
+            Self::Tree(RangeTree::new(&ranges))
+        } else {
+            Self::Direct(DirectTable::new(&ranges))
+        }
     }
 
     #[inline]
     fn get(&self, address: u32) -> Option<u16> {
-        number(self.0.get(address))
+        number(match self {
+            Self::Tree(tree) => tree.get(address),
+            Self::Direct(table) => table.get(address),
+        })
     }
 
     fn memory_bytes(&self) -> usize {
-        self.0.memory_bytes()
+        match self {
+            Self::Tree(tree) => tree.memory_bytes(),
+            Self::Direct(table) => table.memory_bytes(),
+        }
     }
 }
 
@@ -284,5 +305,68 @@ impl PrefixTable for PrefixTableV6 {
 
     fn memory_bytes(&self) -> usize {
         self.upper.memory_bytes() + size_of_val(&*self.parts) + size_of_val(&*self.lower)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prefixes of all lengths, many of them in each other, in the order that the tables want.
+    fn prefixes() -> Vec<(u32, u8, u32)> {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut prefixes: Vec<(u32, u8, u32)> = (0..40_000)
+            .map(|number| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let prefix_len = (state % 33) as u8;
+                // A quarter of all addresses, so that /24 are divided more than once.
+                let start = ((state >> 20) as u32 & 0x3fff_ffff).first(prefix_len);
+                (start, prefix_len, value(number % 4000))
+            })
+            .collect();
+        prefixes.sort_unstable();
+        prefixes.dedup_by_key(|(start, prefix_len, _)| (*start, *prefix_len));
+        prefixes
+    }
+
+    #[test]
+    fn the_direct_table_agrees_with_the_tree() {
+        let ranges = flatten(prefixes().into_iter());
+        let tree = RangeTree::<u32, 16, 32>::new(&ranges);
+        let table = DirectTable::new(&ranges);
+        assert!(table.memory_bytes() > tree.memory_bytes());
+        let mut steps = 0;
+        for (start, value) in &ranges {
+            for address in [*start, start.wrapping_sub(1), start.wrapping_add(1)] {
+                assert_eq!(table.get(address), tree.get(address), "{address:#x}");
+            }
+            assert_eq!(table.get(*start), *value);
+            steps += 1;
+        }
+        assert!(steps > 10_000, "{steps} ranges are too few");
+        for address in [u32::MAX, u32::MAX - 1, 1 << 31] {
+            assert_eq!(table.get(address), tree.get(address), "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn many_prefixes_get_a_direct_table() {
+        let table = |count: u32| {
+            // Neighbours with different values: a range for each.
+            let prefixes = (0..count).map(|n| (n << 12, 20, (n % 2) as u16));
+            PrefixTableV4::new(prefixes)
+        };
+        let (few, many) = (table(1000), table(DIRECT_FROM as u32));
+        assert!(matches!(few, PrefixTableV4::Tree(_)));
+        assert!(matches!(many, PrefixTableV4::Direct(_)));
+        for n in [0_u32, 1, 998, 999] {
+            for table in [&few, &many] {
+                assert_eq!(table.get(n << 12), Some((n % 2) as u16));
+                assert_eq!(table.get((n << 12) + 4095), Some((n % 2) as u16));
+            }
+        }
+        assert_eq!(few.get(1000 << 12), None);
     }
 }
