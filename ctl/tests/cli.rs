@@ -70,7 +70,13 @@ reals = [{ address = "198.51.100.11", weight = 3 }, { address = "198.51.100.12",
 address = "2001:db8:a::/96"
 port = 0
 protocol = "udp"
-flags = ["no-src-port"]
+flags = ["no-src-port", "src-routing"]
+[[source_route]]
+prefix = "2001:db8:c::/48"
+real = "2001:db8:f::1"
+[[source_route]]
+prefix = "192.0.2.0/24"
+real = "198.51.100.12"
 [[decap]]
 address = "198.18.5.1"
 [[decap]]
@@ -148,7 +154,8 @@ fn check_says_what_a_configuration_means() {
         "vip 203.0.113.10:80/tcp  maglev-v2",
         "  198.51.100.11  weight 3   75.00 %  (49153 slots)",
         "  198.51.100.12  weight 1   25.00 %  (16384 slots)",
-        "vip [2001:db8:a::/96]:0/udp  maglev-v2 no-src-port",
+        "source routes  2",
+        "vip [2001:db8:a::/96]:0/udp  maglev-v2 no-src-port src-routing",
         "health checks  packets with a mark that leave by the interface, to 1480 bytes",
         "  mark 7 to 198.51.100.11, from 192.0.2.2",
         "warning: vip[1] ([2001:db8:a::/96]:0/udp).reals: the VIP has no reals: its packets are \
@@ -174,6 +181,8 @@ fn check_in_json_is_for_programs() {
     assert_eq!(meaning["valid"], true);
     assert_eq!(meaning["interface"]["queues"], "0-3");
     assert_eq!(meaning["memory"]["workers"], 4);
+    assert_eq!(meaning["source_routes"], 2);
+    assert!(meaning["memory"]["source_routes"].as_u64() > Some(0));
     assert_eq!(meaning["decap"]["destinations"][1]["egress"], true);
     assert_eq!(meaning["vips"][0]["vip"], "203.0.113.10:80/tcp");
     let reals = meaning["vips"][0]["reals"].as_array().unwrap();

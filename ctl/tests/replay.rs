@@ -29,6 +29,15 @@ address = "203.0.113.20"
 port = 53
 protocol = "udp"
 [[vip]]
+address = "203.0.113.40"
+port = 80
+protocol = "tcp"
+flags = ["src-routing"]
+reals = [{ address = "198.51.100.11" }]
+[[source_route]]
+prefix = "192.0.2.0/25"
+real = "198.51.100.12"
+[[vip]]
 address = "203.0.113.30"
 port = 53
 protocol = "udp"
@@ -178,6 +187,25 @@ fn a_packet_for_a_local_real_is_passed_as_it_came() {
     for (_, _, frame) in rig.frames() {
         assert_eq!(frame, packet);
     }
+}
+
+#[test]
+fn a_client_with_a_source_route_goes_where_it_says() {
+    let vip = [203, 0, 113, 40];
+    let packets = [tcp(vip, 80, true), tcp(vip, 80, false)];
+    let rig = Rig::new(&capture(
+        TsResolution::MicroSecond,
+        DataLink::ETHERNET,
+        &packets,
+    ));
+    assert_eq!(rig.succeed(), "");
+    let verdicts = [(0, "source-route"), (1, "table")].map(|(number, selection)| {
+        format!(
+            "{{\"packet\":{number},\"verdict\":\"tx\",\"reason\":null,\"vip\":\"203.0.113.40:80/tcp\",\
+             \"real\":\"198.51.100.12\",\"selection\":\"{selection}\"}}"
+        )
+    });
+    assert_eq!(rig.verdicts(), verdicts);
 }
 
 #[test]
