@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
 
+/// The weight of a real by its number.
+type Weight = fn(u32) -> u32;
+
 /// `count` reals, the first of a VIP's own.
-fn endpoints(vip: u32, count: u32, weight: impl Fn(u32) -> u32) -> Vec<Endpoint> {
+fn endpoints(vip: u32, count: u32, weight: Weight) -> Vec<Endpoint> {
     (0..count)
         .map(|real| {
             let address = IpAddr::from((0x0a08_0000 + vip * 101 + real).to_be_bytes());
@@ -22,7 +25,7 @@ fn build(endpoints: &[Endpoint]) -> Ring {
 fn rings(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring");
     for count in [10, 100, 1000, 4000] {
-        let weights: [(&str, fn(u32) -> u32); 2] = [
+        let weights: [(&str, Weight); 2] = [
             ("equal", |_| 1),
             ("weights-1-to-100", |real| 1 + real % 100),
         ];
