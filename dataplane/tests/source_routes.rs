@@ -242,7 +242,7 @@ fn a_vip_that_hashes_the_port_alone_keeps_the_client_for_its_routes() {
     let mut bench = Bench::new(&spec);
     let outer_source = |frame: &[u8]| frame[26..30].to_vec();
     // Bytes of the client 192.0.2.10, port 40000, crossed as section 6.1 says.
-    let of_client = [172, 16, 2 ^ 0x40, 10 ^ 0x9c];
+    let of_client = [172, 16, 0x02 ^ 0x40, 0x0a ^ 0x9c];
     let of_nobody = [172, 16, 0x40, 0x9c];
     let mut send = |client: &str| {
         let frame = tcp(client, VIP, Segment::Ack);

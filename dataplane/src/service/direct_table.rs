@@ -1,5 +1,5 @@
 //! IPv4 look-ups in one step, or two where a /24 is divided: an array with an entry for each /24
-//! (DIR-24-8, Gupta, Lin, McKeown 1998).
+//! (DIR-24-8, by Gupta and others, 1998).
 //!
 //! The array takes 64 MiB whatever it holds, so it is for many prefixes.
 
