@@ -282,7 +282,9 @@ impl Built {
                 "--nocapture",
                 "--test-threads=1",
             ])
+            // With the name, the program can start itself again, as merging needs.
             .env("BOLERO_LIBTEST_HARNESS", "1")
+            .env("BOLERO_TEST_NAME", self.target.test)
             .env("BOLERO_LIBFUZZER_ARGS", arguments.join(" "))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -318,7 +320,8 @@ impl Built {
         fs::create_dir_all(shell::root().join(&corpus))?;
         let before = count(&corpus)?;
         let arguments = [
-            "-merge=1".to_owned(),
+            "-set_cover_merge=1".to_owned(),
+            "-use_counters=0".to_owned(),
             corpus.clone(),
             self.folder("corpus")?,
         ];
