@@ -1,14 +1,17 @@
 //! Fuzz target: any bytes as frames, through the forwarder and through a whole worker.
 //!
 //! An input is a byte that chooses the settings and then frames, each with a byte of [`Control`], a
-//! VIP number for its tag, two bytes of length (most significant first) and its bytes. A plain test
+//! VIP number for its tag or its destination, two bytes of length (most significant first) and its bytes. A plain test
 //! run replays `__fuzz__/frames` and some random inputs; `cargo xtask fuzz frames` looks for new
 //! ones, guided by the code that they reach.
 
 mod common;
 mod worker_rig;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use common::{
     V4_REALS, V6_REALS, no_outcome,
@@ -22,7 +25,7 @@ use dataplane::{
     port::memory::{MemoryConfig, pair},
     service::{
         Encapsulation, Protocol, Publisher, RealId, ServerIdSpec, ServiceControl, ServiceSpec,
-        ServiceTable, Settings, SourceRouteSpec, SourceRoutes, VipFlags,
+        ServiceTable, Settings, SourceRouteSpec, SourceRoutes, Vip, VipFlags,
     },
     worker::{Engine, WorkerConfig},
 };
@@ -137,6 +140,8 @@ struct Control {
     later: bool,
     /// The next frame is of another burst.
     ends_burst: bool,
+    /// The frame goes to this VIP: addresses are looked up by hash, so a fuzzer cannot find them.
+    aims_at: Option<u8>,
 }
 
 impl Control {
@@ -147,6 +152,7 @@ impl Control {
             stale: bits & 16 != 0,
             later: bits & 32 != 0,
             ends_burst: bits & 64 != 0,
+            aims_at: (bits & 128 != 0).then_some(vip),
         }
     }
 
@@ -168,13 +174,30 @@ impl Control {
 }
 
 #[derive(Debug)]
-struct Arrival<'a> {
+struct Arrival {
     control: Control,
-    frame: &'a [u8],
+    frame: Vec<u8>,
+}
+
+/// Writes address and port of a VIP into a frame of its family that is long enough.
+fn aim(frame: &mut [u8], vip: &Vip) {
+    let (address, at): (Vec<u8>, usize) = match (vip.key.address, frame.get(12..14)) {
+        (IpAddr::V4(address), Some([0x08, 0x00])) => (address.octets().to_vec(), 30),
+        (IpAddr::V6(address), Some([0x86, 0xdd])) => (address.octets().to_vec(), 38),
+        _ => return,
+    };
+    let port_at = at + address.len() + 2;
+    if frame.len() < port_at + 2 {
+        return;
+    }
+    frame[at..at + address.len()].copy_from_slice(&address);
+    if vip.key.port != 0 {
+        frame[port_at..port_at + 2].copy_from_slice(&vip.key.port.to_be_bytes());
+    }
 }
 
 /// The frames of an input.
-fn arrivals(mut input: &[u8]) -> Vec<Arrival<'_>> {
+fn arrivals(table: &ServiceTable, mut input: &[u8]) -> Vec<Arrival> {
     let mut arrivals = Vec::new();
     while let Some((head, rest)) = input.split_first_chunk::<4>()
         && arrivals.len() < FRAMES
@@ -184,6 +207,12 @@ fn arrivals(mut input: &[u8]) -> Vec<Arrival<'_>> {
         let control = Control::read(bits, vip);
         let longest = CHUNK - usize::from(control.room);
         let (frame, rest) = rest.split_at(len.min(rest.len()).min(longest));
+        let mut frame = frame.to_vec();
+        if let Some(number) = control.aims_at {
+            let count = table.vips().count();
+            let vip = table.vips().nth(usize::from(number) % count);
+            aim(&mut frame, vip.expect("it is one of them"));
+        }
         arrivals.push(Arrival { control, frame });
         input = rest;
     }
@@ -281,8 +310,12 @@ fn check_sent(table: &ServiceTable, sent: &[u8]) {
         Err(error) => panic!("etherparse cannot read what is sent: {error}"),
     };
     if let Some(etherparse::NetSlice::Ipv4(ip)) = &read.net {
-        let header = ip.header().to_header();
-        assert_eq!(header.header_checksum, header.calc_header_checksum());
+        // Over the bytes: etherparse's own sum leaves the reserved flag out.
+        let words = ip.header().slice().chunks_exact(2);
+        let sum: u32 = words
+            .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+            .sum();
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "header checksum");
     }
     if let Encapsulation::Gue { port, .. } = table.settings().encapsulation
         && let Some(etherparse::TransportSlice::Udp(udp)) = &read.transport
@@ -294,7 +327,7 @@ fn check_sent(table: &ServiceTable, sent: &[u8]) {
 /// What leaves, and the counters, when the frames go through a forwarder in these bursts.
 fn through_forwarder(
     table: &Arc<ServiceTable>,
-    arrivals: &[Arrival<'_>],
+    arrivals: &[Arrival],
 ) -> (Vec<Vec<u8>>, Arc<WorkerCounters>) {
     let mut forwarder = forwarder(table);
     let mut now_ns = 1_000_000_000_000;
@@ -306,7 +339,7 @@ fn through_forwarder(
         let mut buffers: Vec<Vec<u8>> = arrivals
             .iter()
             .map(|one| {
-                let mut bytes = one.control.received(table, one.frame);
+                let mut bytes = one.control.received(table, &one.frame);
                 bytes.resize(CHUNK, 0xa5);
                 bytes
             })
@@ -322,7 +355,7 @@ fn through_forwarder(
         let mut outcomes = [no_outcome(); BURST];
         forwarder.process(now_ns, &mut burst, &mut outcomes);
         for ((packet, outcome), one) in burst.iter().zip(&outcomes).zip(arrivals) {
-            check(table, one.frame, outcome, packet);
+            check(table, &one.frame, outcome, packet);
             let bytes = one.frame.len() as u64;
             match outcome.verdict {
                 Verdict::Transmit { len } => {
@@ -341,7 +374,7 @@ fn through_forwarder(
 /// The same through the rings of a worker.
 fn through_worker(
     table: &Arc<ServiceTable>,
-    arrivals: &[Arrival<'_>],
+    arrivals: &[Arrival],
 ) -> (Vec<Vec<u8>>, Arc<WorkerCounters>) {
     let memory = MemoryConfig {
         frames: 2 * FRAMES,
@@ -368,7 +401,7 @@ fn through_worker(
     let mut sent = Vec::new();
     for arrivals in arrivals.chunk_by(|one, _| !one.control.ends_burst) {
         for one in arrivals {
-            let bytes = one.control.received(table, one.frame);
+            let bytes = one.control.received(table, &one.frame);
             nic.inject(&bytes).expect("there is room for it");
         }
         engine.round().expect("the queue is there");
@@ -400,7 +433,7 @@ fn run(input: &[u8]) {
         return;
     };
     let table = table(choice);
-    let arrivals = arrivals(rest);
+    let arrivals = arrivals(&table, rest);
     forget_shared_flows(&table);
     let (expected, counters) = through_forwarder(&table, &arrivals);
     forget_shared_flows(&table);
