@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::{
     Bench, V4_REALS, V6_REALS,
     frames::{Segment, icmp_error, tcp, udp},
     settings, vip,
 };
 use dataplane::{
-    forward::Selection,
+    forward::{Explanation, FlowId, Selection},
     service::{Protocol, ServerIdSpec, ServiceSpec, Settings, VipFlags},
 };
 
@@ -245,5 +247,41 @@ fn a_real_keeps_its_index_while_a_server_id_names_it() {
         selected(&mut bench, &quic(0x1001)).0,
         Selection::ServerId,
         "really gone"
+    );
+}
+
+#[test]
+fn an_explanation_can_be_asked_for_a_packet_with_an_id() {
+    let with_flag = Bench::new(&services(Protocol::Udp, VipFlags::QUIC, false));
+    let without = Bench::new(&services(Protocol::Udp, VipFlags::empty(), false));
+    let id = with_flag.forwarder.table().vips().next().map(|vip| {
+        let destination = SocketAddr::new(vip.key.address, vip.key.port);
+        FlowId::new(
+            "192.0.2.10:40000".parse().unwrap(),
+            destination,
+            Protocol::Udp,
+        )
+        .unwrap()
+    });
+    let id = id.unwrap();
+    let explain = |bench: &Bench, server_id| {
+        let forwarder = &bench.forwarder;
+        match forwarder.explain_with_server_id(&id, server_id, bench.now_ns) {
+            Explanation::Selected { real, by, .. } => (by, real.to_string()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(explain(&with_flag, Some(0x1001)), named("198.51.100.101"));
+    let by_ring = explain(&with_flag, None);
+    assert_eq!(by_ring.0, Selection::Ring);
+    assert_eq!(
+        explain(&with_flag, Some(0x7777)),
+        by_ring,
+        "nobody has this id"
+    );
+    assert_eq!(
+        explain(&without, Some(0x1001)).0,
+        Selection::Ring,
+        "ids are not read"
     );
 }

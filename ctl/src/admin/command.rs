@@ -208,7 +208,12 @@ pub enum Command {
         worker: Option<u32>,
     },
     /// What would become of a flow's packet.
-    Explain(FlowId),
+    Explain {
+        /// The flow.
+        id: FlowId,
+        /// The server id that the packet carries.
+        server_id: Option<u32>,
+    },
     /// Starts a capture.
     CaptureStart(capture::Request),
     /// Ends it.
@@ -514,7 +519,10 @@ impl Arguments {
                 worker: self.optional("worker", value::parse_number)?,
             },
             Verb::FlowCount => Command::FlowCount { filter: filter()? },
-            Verb::Explain => Command::Explain(self.flow()?),
+            Verb::Explain => Command::Explain {
+                id: self.flow()?,
+                server_id: self.optional("sid", value::parse_server_id)?,
+            },
             Verb::CaptureStart => Command::CaptureStart(self.capture()?),
             Verb::CaptureStop => Command::CaptureStop,
             Verb::CaptureStatus => Command::CaptureStatus,
@@ -914,15 +922,16 @@ mod tests {
             assert_eq!(parse(line), Ok(Command::RealLocal { real, local }));
         }
         assert_eq!(
-            parse("explain [2001:db8::9]:4000 [2001:db8::1]:80 tcp"),
-            Ok(Command::Explain(
-                FlowId::new(
+            parse("explain [2001:db8::9]:4000 [2001:db8::1]:80 tcp sid=4097"),
+            Ok(Command::Explain {
+                server_id: Some(4097),
+                id: FlowId::new(
                     "[2001:db8::9]:4000".parse().expect("an endpoint"),
                     "[2001:db8::1]:80".parse().expect("an endpoint"),
                     Protocol::Tcp,
                 )
                 .expect("one family")
-            ))
+            })
         );
         assert_eq!(
             parse("flow purge 203.0.113.10:80/tcp real=198.51.100.1"),

@@ -158,7 +158,9 @@ impl Engine {
                 Answer::Analysis(analysis::analyze(&view(), vip.as_ref(), worker)?)
             }
             Command::FlowCount { filter } => Answer::Counts(flows::count(&view(), &filter)?),
-            Command::Explain(id) => Answer::Explained(flows::explain(&view(), &id)?),
+            Command::Explain { id, server_id } => {
+                Answer::Explained(flows::explain(&view(), &id, server_id)?)
+            }
             Command::CaptureStart(request) => {
                 self.refuse_file_of_others()?;
                 let (view, interface) = {

@@ -344,13 +344,19 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
 }
 
 /// `explain`.
-pub(super) fn explain(view: &View, id: &FlowId) -> Result<Explained, AdminError> {
+pub(super) fn explain(
+    view: &View,
+    id: &FlowId,
+    server_id: Option<u32>,
+) -> Result<Explained, AdminError> {
     let mut by_table = None;
     let mut otherwise = None;
     let (mut workers, mut failed) = (Vec::new(), Vec::new());
     for worker in view.workers.iter() {
         let id = *id;
-        match worker.ask(move |forwarder, now_ns| forwarder.explain(&id, now_ns)) {
+        match worker
+            .ask(move |forwarder, now_ns| forwarder.explain_with_server_id(&id, server_id, now_ns))
+        {
             Ok(explanation) => {
                 if matches!(
                     explanation,

@@ -9,6 +9,7 @@ use super::{
     Forwarder, Selection, detour,
     family::Family,
     lane::{self, Lane},
+    server_id,
 };
 use crate::{
     packet::{emit, parse::FlowTuple},
@@ -205,12 +206,22 @@ impl Forwarder {
     /// Which real the next packet of this flow gets and why, without changing anything. The packet is
     /// taken to be no SYN.
     pub fn explain(&self, id: &FlowId, now_ns: u64) -> Explanation {
+        self.explain_with_server_id(id, None, now_ns)
+    }
+
+    /// As [`Self::explain`], for a packet that carries this server id, in whatever form the VIP reads.
+    pub fn explain_with_server_id(
+        &self,
+        id: &FlowId,
+        server_id: Option<u32>,
+        now_ns: u64,
+    ) -> Explanation {
         let Some(vip) = self.vip_of(id) else {
             return self.explain_without_vip(id);
         };
         match id.destination.ip() {
-            IpAddr::V4(_) => self.v4.explain(&self.table, vip, id, now_ns),
-            IpAddr::V6(_) => self.v6.explain(&self.table, vip, id, now_ns),
+            IpAddr::V4(_) => self.v4.explain(&self.table, vip, id, server_id, now_ns),
+            IpAddr::V6(_) => self.v6.explain(&self.table, vip, id, server_id, now_ns),
         }
     }
 
@@ -262,7 +273,14 @@ impl<A: Family> Lane<A> {
         }
     }
 
-    fn explain(&self, table: &ServiceTable, vip: &Vip, id: &FlowId, now_ns: u64) -> Explanation {
+    fn explain(
+        &self,
+        table: &ServiceTable,
+        vip: &Vip,
+        id: &FlowId,
+        server_id: Option<u32>,
+        now_ns: u64,
+    ) -> Explanation {
         let Some(flow) = id.tuple::<A>() else {
             return Explanation::NotAVip;
         };
@@ -285,15 +303,19 @@ impl<A: Family> Lane<A> {
             let follows = vip.detours.contains(Detours::SOURCE_ROUTE);
             follows.then(|| flow.source.source_route(table)).flatten()
         };
-        let (real, by) =
-            if let Some((real, by)) = known.filter(|(real, _)| !vip.is_down(real.id.index())) {
-                (Some(real), by)
-            } else if let Some(real) = routed() {
-                (Some(real), Selection::SourceRoute)
-            } else {
-                let index = vip.ring.select(hash);
-                (table.real(usize::from(index)), Selection::Ring)
-            };
+        let named = server_id
+            .filter(|_| vip.detours.contains(Detours::SERVER_ID))
+            .and_then(|server_id| server_id::known_real::<A>(table, server_id));
+        let (real, by) = if let Some(real) = named {
+            (Some(real), Selection::ServerId)
+        } else if let Some((real, by)) = known.filter(|(real, _)| !vip.is_down(real.id.index())) {
+            (Some(real), by)
+        } else if let Some(real) = routed() {
+            (Some(real), Selection::SourceRoute)
+        } else {
+            let index = vip.ring.select(hash);
+            (table.real(usize::from(index)), Selection::Ring)
+        };
         let Some(real) = real else {
             return Explanation::NoReal { vip: vip.key };
         };

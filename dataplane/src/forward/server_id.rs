@@ -189,7 +189,7 @@ fn by_stable_routing<'t, A: Family>(stage: &Stage<'t>, segment: &[u8]) -> Option
 
 /// The real that an id names. One whose family the packet cannot be sent to counts as unknown
 /// (katran-compat section 12).
-fn known_real<A: Family>(table: &ServiceTable, id: u32) -> Option<&Real> {
+pub(super) fn known_real<A: Family>(table: &ServiceTable, id: u32) -> Option<&Real> {
     table
         .real_of_server_id(id)
         .filter(|real| A::IS_V4 || real.address.is_ipv6())

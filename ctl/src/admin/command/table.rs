@@ -122,7 +122,7 @@ impl Kind {
 }
 
 /// One argument of a command.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArgumentSpec {
     /// Name, as in `name=value`, `--name value` and in the request's `args`.
     pub name: &'static str,
@@ -606,8 +606,13 @@ pub static COMMANDS: &[CommandSpec] = &[
         summary: "Say which real a flow's packets go to, and why",
         details: "Asks every worker's table, since the interface decides which worker sees the flow; \
                   else the global table, source routes and the VIP's ring. The packet is taken to be no \
-                  SYN and to carry no server id. Changes nothing.",
-        arguments: FLOW,
+                  SYN, and to carry no server id without sid=. Changes nothing.",
+        arguments: &[
+            FLOW[0],
+            FLOW[1],
+            FLOW[2],
+            ArgumentSpec::named("sid", Kind::ServerId, "a server id that the packet carries"),
+        ],
     },
     CommandSpec {
         name: "capture start",
