@@ -371,6 +371,8 @@ fn odd_stacks_are_what_etherparse_reads() {
     let seen = RefCell::new(HashSet::new());
     TestRunner::new(proptest_config(STACKS))
         .run(&(upper(), oddities()), |(upper, odd)| {
+            // Of timestamp messages etherparse reads those of the one right length only.
+            prop_assume!(!matches!(upper, Upper::Icmp(13 | 14, 0, ..)));
             let bytes = frame(&upper, &odd);
             let read = theirs(&bytes)?;
             prop_assert_eq!(&ours(&bytes), &read);
