@@ -1,5 +1,5 @@
 //! The lab of network namespaces that demo, tests and benchmarks share, the traffic that runs
-//! through it, the demo itself, and what runs inside the virtual machines of `cargo xtask vm`.
+//! through it, the demo itself, the workload that the forwarder is measured with, and what runs inside the virtual machines of `cargo xtask vm`.
 #![deny(unsafe_code)]
 
 pub mod balancer;
@@ -7,3 +7,4 @@ pub mod demo;
 pub mod guest;
 pub mod lab;
 pub mod traffic;
+pub mod workload;

@@ -1,0 +1,295 @@
+//! A forwarder with a full flow table and bursts of packets for it: what `forward` is measured with.
+//!
+//! Everything is seeded: the same calls make the same packets and the same table, on every machine.
+
+use std::{net::IpAddr, sync::Arc};
+
+use dataplane::{
+    counters::WorkerCounters,
+    forward::{BURST, Forwarder, ForwarderConfig, Outcome, Packet, Selection, Verdict},
+    service::{
+        HashFunction, MacAddress, Protocol, RealId, RealSpec, ServiceControl, ServiceSpec,
+        Settings, VipFlags, VipKey, VipSpec,
+    },
+};
+use xdp_layout::Tag;
+
+/// Reals of the VIP.
+const REALS: u8 = 100;
+/// Frames lie in chunks of this size, as in a socket's memory.
+const CHUNK: usize = 2048;
+/// Where the kernel puts the Ethernet header.
+const FRAME_AT: usize = 256;
+/// Ethernet, IP and TCP.
+const HEADERS_V4: usize = 14 + 20 + 20;
+const HEADERS_V6: usize = 14 + 40 + 20;
+const PORT: u16 = 443;
+/// Chunks that take turns.
+const CHUNKS: usize = 4 * BURST;
+
+/// IP version of the packets and of their outer headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpVersion {
+    /// IPv4 in IPv4.
+    V4,
+    /// IPv6 in IPv6.
+    V6,
+}
+
+impl IpVersion {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Name in results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+
+    const fn room(self) -> usize {
+        match self {
+            Self::V4 => 20,
+            Self::V6 => 40,
+        }
+    }
+
+    const fn headers(self) -> usize {
+        match self {
+            Self::V4 => HEADERS_V4,
+            Self::V6 => HEADERS_V6,
+        }
+    }
+
+    /// Host `host` of a network of documentation addresses that its purpose has for itself.
+    fn address(self, network: u8, host: u8) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::from([198, 51, network, host]),
+            Self::V6 => IpAddr::from([0x2001, 0xdb8, network.into(), 0, 0, 0, 0, u16::from(host)]),
+        }
+    }
+}
+
+/// A forwarder, the flows it knows and a memory of frames.
+pub struct Workload {
+    version: IpVersion,
+    forwarder: Forwarder,
+    counters: Arc<WorkerCounters>,
+    memory: Box<[u8]>,
+    /// A chunk's bytes from its room to the end of the headers, before the flow is filled in.
+    template: Vec<u8>,
+    next_chunk: usize,
+    outcomes: [Outcome; BURST],
+    now_ns: u64,
+}
+
+/// Frames that wait to be decided.
+#[derive(Debug)]
+pub struct Burst {
+    first_chunk: usize,
+    packets: usize,
+}
+
+impl Workload {
+    /// A forwarder whose flow table is made for `capacity` flows, with a hundred reals and one TCP VIP.
+    ///
+    /// # Panics
+    /// The table does not fit into memory.
+    pub fn new(version: IpVersion, capacity: usize) -> Self {
+        let vip = version.address(100, 10);
+        let spec = ServiceSpec {
+            settings: Settings {
+                next_hop_mac: Some(MacAddress([2, 0, 0, 0, 0xcc, 3])),
+                // Else a flood of new flows would be measured as what it costs not to store them.
+                connection_rate_cap: u32::MAX,
+                ..Settings::default()
+            },
+            vips: vec![VipSpec {
+                key: VipKey::exact(vip, PORT, Protocol::Tcp),
+                hash: HashFunction::MaglevV2,
+                flags: VipFlags::empty(),
+                reals: (1..=REALS)
+                    .map(|host| RealSpec {
+                        address: version.address(101, host),
+                        weight: 1,
+                        local: false,
+                        down: false,
+                    })
+                    .collect(),
+            }],
+            ..ServiceSpec::default()
+        };
+        let table = ServiceControl::new()
+            .apply(&spec)
+            .expect("a valid specification");
+        let vip = table.vips().next().expect("the VIP");
+        let tag = Tag {
+            generation: vip.generation,
+            vip: vip.number,
+            room: version.room() as u8,
+            zero: 0,
+        };
+        let template = template(version, tag, vip.key.address);
+        let counters = Arc::new(WorkerCounters::new());
+        let config = ForwarderConfig {
+            flow_table_capacity: capacity,
+            seeds: [1, 2, 3, 4],
+        };
+        let forwarder =
+            Forwarder::new(&config, table, Arc::clone(&counters)).expect("memory for the table");
+        Self {
+            version,
+            forwarder,
+            counters,
+            memory: vec![0; CHUNKS * CHUNK].into_boxed_slice(),
+            template,
+            next_chunk: 0,
+            outcomes: [Outcome {
+                verdict: Verdict::Pass,
+                vip: 0,
+                real: RealId::NONE,
+                selection: Selection::None,
+            }; BURST],
+            now_ns: 1_000_000_000_000,
+        }
+    }
+
+    /// Sends two packets of each flow from `0` to `flows`, so that all are established.
+    pub fn establish(&mut self, flows: u64) {
+        for _ in 0..2 {
+            for first in (0..flows).step_by(BURST) {
+                let burst = self.arrive(first..flows.min(first + BURST as u64));
+                self.decide(&burst);
+            }
+        }
+    }
+
+    /// Lays a packet of each of these flows into the next chunks, as the card and the XDP program do.
+    ///
+    /// # Panics
+    /// There are more than [`BURST`].
+    pub fn arrive(&mut self, flows: impl IntoIterator<Item = u64>) -> Burst {
+        let first_chunk = self.next_chunk;
+        let mut packets = 0;
+        for flow in flows {
+            let start = (first_chunk + packets) * CHUNK + FRAME_AT - self.version.room();
+            let bytes = &mut self.memory[start..start + self.template.len()];
+            bytes.copy_from_slice(&self.template);
+            write_flow(self.version, &mut bytes[self.version.room() + 14..], flow);
+            packets += 1;
+        }
+        assert!(packets <= BURST, "a burst of {packets} packets");
+        self.next_chunk = (first_chunk + BURST) % CHUNKS;
+        Burst {
+            first_chunk,
+            packets,
+        }
+    }
+
+    /// Has the forwarder decide the burst. This is what is measured; the packets' few words for the
+    /// forwarder are made here as the worker's loop makes them.
+    ///
+    /// # Panics
+    /// The burst is of another workload.
+    #[inline]
+    pub fn decide(&mut self, burst: &Burst) {
+        let received = self.template.len();
+        let start = FRAME_AT - self.version.room();
+        let mut packets = arrayvec::ArrayVec::<Packet<'_>, BURST>::new();
+        let chunks = self.memory.chunks_exact_mut(CHUNK);
+        for chunk in chunks.skip(burst.first_chunk).take(burst.packets) {
+            packets.push(Packet::tagged(&mut chunk[start..], received).expect("a tag"));
+        }
+        self.now_ns += 1000;
+        self.forwarder
+            .process(self.now_ns, &mut packets, &mut self.outcomes);
+    }
+
+    /// How many packets of the last burst got their real this way.
+    ///
+    /// # Panics
+    /// A packet was not sent.
+    pub fn selected(&self, burst: &Burst, selection: Selection) -> u64 {
+        let outcomes = &self.outcomes[..burst.packets];
+        for outcome in outcomes {
+            let is_sent = matches!(outcome.verdict, Verdict::Transmit { .. });
+            assert!(is_sent, "{outcome:?}");
+        }
+        let selected = outcomes.iter().filter(|one| one.selection == selection);
+        selected.count() as u64
+    }
+
+    /// What the forwarder counted.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+}
+
+/// Room with its tag, and headers of a TCP segment without payload.
+fn template(version: IpVersion, tag: Tag, vip: IpAddr) -> Vec<u8> {
+    const ACK: u8 = 0x10;
+    let mut bytes = vec![0; version.room() + version.headers()];
+    bytes[..Tag::SIZE].copy_from_slice(&tag.to_bytes());
+    let frame = &mut bytes[version.room()..];
+    frame[..12].copy_from_slice(&[2, 0, 0, 0, 0xaa, 2, 2, 0, 0, 0, 0xbb, 1]);
+    let tcp = match vip {
+        IpAddr::V4(vip) => {
+            frame[12..14].copy_from_slice(&[8, 0]);
+            frame[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+            frame[30..34].copy_from_slice(&vip.octets());
+            34
+        }
+        IpAddr::V6(vip) => {
+            frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+            frame[14..22].copy_from_slice(&[0x60, 0, 0, 0, 0, 20, 6, 64]);
+            frame[22..30].copy_from_slice(&[0x20, 1, 0x0d, 0xb8, 0, 1, 0, 2]);
+            frame[38..54].copy_from_slice(&vip.octets());
+            54
+        }
+    };
+    frame[tcp + 2..tcp + 4].copy_from_slice(&PORT.to_be_bytes());
+    frame[tcp + 12..tcp + 14].copy_from_slice(&[0x50, ACK]);
+    bytes
+}
+
+/// Makes source address and port of an IP packet those of a flow: 48 bits that differ from flow to
+/// flow, scattered by a multiplication with an odd number.
+fn write_flow(version: IpVersion, packet: &mut [u8], flow: u64) {
+    let [_, _, source @ .., a, b] = flow.wrapping_mul(0x9e37_79b9_7f4b).to_be_bytes();
+    let (address, port) = match version {
+        IpVersion::V4 => (12, 20),
+        IpVersion::V6 => (20, 40),
+    };
+    packet[address..address + 4].copy_from_slice(&source);
+    packet[port..port + 2].copy_from_slice(&[a, b]);
+}
+
+/// Numbers of flows in random order, the same in every run.
+pub struct RandomFlows {
+    state: u64,
+    flows: u64,
+}
+
+impl RandomFlows {
+    /// Flows below `flows`.
+    pub const fn below(flows: u64) -> Self {
+        Self {
+            state: 0x0139_408d_cbbf_7a44,
+            flows,
+        }
+    }
+}
+
+impl Iterator for RandomFlows {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        // Xorshift64*.
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        let random = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        Some(((u128::from(random) * u128::from(self.flows)) >> 64) as u64)
+    }
+}
