@@ -7,13 +7,14 @@ use std::{
     os::fd::AsFd as _,
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use support::{
     frame::{IPV4, UDP, ethernet, ipv4, udp},
     is_privileged,
     namespace::{Namespace, index, ip, veth},
+    wait_for,
     wire::Wire,
     xsk::XskSocket,
 };
@@ -38,6 +39,11 @@ fn is_free(interface: &str) -> bool {
         .is_none()
 }
 
+/// Whether the interface loses its program, now or as soon as the last descriptor is closed.
+fn becomes_free(interface: &str) -> bool {
+    wait_for(|| is_free(interface))
+}
+
 #[test]
 fn the_interface_is_left_as_it_was_found() {
     if !is_privileged("the_interface_is_left_as_it_was_found") {
@@ -56,22 +62,23 @@ fn the_interface_is_left_as_it_was_found() {
         assert_eq!(found.mode, Some(attached));
         redirect.detach();
         assert_eq!(redirect.mode(), None);
-        assert!(is_free("balancer"), "{mode}");
+        assert!(becomes_free("balancer"), "{mode}");
 
         redirect
             .attach_to("client", mode)
             .expect("attached elsewhere");
-        assert!(is_free("balancer"));
+        assert!(becomes_free("balancer"));
         drop(redirect);
-        assert!(is_free("client"), "{mode}");
+        assert!(becomes_free("client"), "{mode}");
 
         let decap = Decap::attach("balancer", mode, &DecapOptions::default()).expect("attached");
         assert_eq!(decap.mode(), Some(attached));
         drop(decap);
+        assert!(becomes_free("balancer"), "{mode}");
         let pass = PassProgram::attach("balancer", mode).expect("attached");
         assert_eq!(pass.mode(), attached);
         drop(pass);
-        assert!(is_free("balancer"), "{mode}");
+        assert!(becomes_free("balancer"), "{mode}");
     }
 }
 
@@ -83,7 +90,7 @@ fn a_second_program_is_told_who_was_first() {
     let _namespace = Namespace::enter_new();
     veth("balancer", "client", 1);
     for (first, _) in MODES {
-        let _held = PassProgram::attach("balancer", first).expect("attached");
+        let held = PassProgram::attach("balancer", first).expect("attached");
         let id = attached_program("balancer")
             .expect("the kernel answers")
             .expect("a program is attached")
@@ -99,6 +106,8 @@ fn a_second_program_is_told_who_was_first() {
             );
             assert!(said.contains("ip link set dev balancer xdp off"), "{said}");
         }
+        drop(held);
+        assert!(becomes_free("balancer"), "{first}");
     }
     Redirect::attach("balancer", XdpMode::Auto).expect("free again");
 }
@@ -118,9 +127,10 @@ fn auto_takes_generic_mode_and_says_why() {
         "{reason}"
     );
     drop(redirect);
+    assert!(becomes_free("lo"));
     let error = Redirect::attach("lo", XdpMode::Native).expect_err("no native mode");
     assert!(error.to_string().contains("use generic mode"), "{error}");
-    assert!(is_free("lo"));
+    assert!(becomes_free("lo"));
 
     veth("balancer", "client", 1);
     ip(&["link", "set", "client", "mtu", "9000"]);
@@ -173,18 +183,7 @@ fn the_kernel_detaches_when_the_process_is_killed() {
     child.kill().expect("killed");
     child.wait().expect("ended");
     assert!(attached, "the child did not attach");
-    assert!(wait_for(|| is_free("balancer")));
-}
-
-fn wait_for(condition: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    true
+    assert!(becomes_free("balancer"));
 }
 
 #[test]
@@ -252,6 +251,7 @@ fn packets_reach_the_kernel_unless_a_socket_takes_them() {
         }));
         assert!(is_received(), "{mode}: the socket is gone");
         drop(redirect);
+        assert!(becomes_free("balancer"), "{mode}");
         wire.send(&frame);
         assert!(is_received(), "{mode}: detached");
         service.set_nonblocking(true).expect("set");

@@ -7,13 +7,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use support::{
     frame::{ARP, IPV4, IPV6, TCP, ethernet, ipv6, tcp},
     is_privileged,
     namespace::{Namespace, ip, veth},
+    wait_for,
 };
 use xdp_redirect::{
     AttachError, HealthCheck,
@@ -411,7 +412,7 @@ fn the_interface_is_left_as_it_was_found() {
         assert_eq!(has_discipline(), hook == TcHook::Filter);
         program.detach();
         assert_eq!(program.hook(), None);
-        assert!(!sees_packets(&program), "{hook}");
+        assert!(wait_for(|| !sees_packets(&program)), "{hook}");
         assert!(!has_filter() && !has_discipline(), "{hook}");
     }
     program.attach_to("balancer", None).expect("attached");
@@ -465,17 +466,6 @@ fn child(test: &str, hook: TcHook) -> Child {
         .stdout(Stdio::null())
         .spawn()
         .expect("started")
-}
-
-fn wait_for(condition: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    true
 }
 
 /// Whether a program is attached by a link: only then does `tc` not show it.

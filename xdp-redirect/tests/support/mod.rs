@@ -9,7 +9,11 @@ pub(crate) mod namespace;
 pub(crate) mod wire;
 pub(crate) mod xsk;
 
-use std::io::Write as _;
+use std::{
+    io::Write as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// Whether this test can load programs. If not it says so, or fails where skipping is forbidden.
 pub(crate) fn is_privileged(test: &str) -> bool {
@@ -29,4 +33,17 @@ pub(crate) fn is_privileged(test: &str) -> bool {
     let line = format!("SKIPPED {test}: not root\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
     false
+}
+
+/// Waits up to 20 seconds for something. What ends with a link needs it: a link lives as long as some
+/// process has its descriptor, and a child that another test starts has ours until it runs its program.
+pub(crate) fn wait_for(condition: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
