@@ -65,16 +65,15 @@ impl Bucket {
         self.tags[way] = FREE;
     }
 
-    /// A slot's stamp.
+    /// Stamps a slot whose flow is used again. Mostly the stamp is what it was; then the line stays as
+    /// it is and need not be written back to memory.
     #[inline]
-    pub(crate) fn stamp(&self, way: usize) -> Stamp {
-        self.stamps[way]
-    }
-
-    /// Writes a slot's stamp.
-    #[inline]
-    pub(crate) fn restamp(&mut self, way: usize, stamp: Stamp) {
-        self.stamps[way] = stamp;
+    pub(crate) fn touch(&mut self, way: usize, clocks: &mut Clocks) {
+        let before = self.stamps[way];
+        let stamp = clocks.use_again(before);
+        if stamp != before {
+            self.stamps[way] = stamp;
+        }
     }
 
     /// The slot whose flow goes first, and how readily it goes.

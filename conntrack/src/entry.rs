@@ -32,7 +32,13 @@ impl<K: FlowKey> Entry<K> {
 
     #[inline]
     pub(crate) fn is_of(&self, key: &K) -> bool {
-        self.tuple == key.tuple() && self.used.protocol() == key.protocol()
+        key.is(&self.tuple) && self.used.protocol() == key.protocol()
+    }
+
+    /// The part that lies behind all others.
+    #[inline]
+    pub(crate) fn last_part(&self) -> &impl Sized {
+        &self.used
     }
 
     /// Whether the flow has been idle for more than `timeout` nanoseconds at `now`.

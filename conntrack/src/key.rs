@@ -7,11 +7,14 @@ use std::hash::{Hash, Hasher};
 /// The table stores a key as a tuple and a protocol. It is hashed for every packet, so `Hash` should
 /// feed the hasher few and wide integers.
 pub trait FlowKey: Copy + Eq + Hash {
-    /// Addresses and ports, in words that compare quickly.
-    type Tuple: Copy + Eq + Default;
+    /// Addresses and ports, as a table stores them.
+    type Tuple: Copy + Default;
 
     /// Addresses and ports.
     fn tuple(&self) -> Self::Tuple;
+    /// Whether these are the key's addresses and ports: integer by integer, so that a key which is in
+    /// registers need not go through memory to be compared.
+    fn is(&self, tuple: &Self::Tuple) -> bool;
     /// IP protocol number.
     fn protocol(&self) -> u8;
     /// The key with these parts.
@@ -43,6 +46,12 @@ impl FlowKey for FlowKeyV4 {
             u32::from_ne_bytes(self.destination),
             joined(self.source_port, self.destination_port),
         ]
+    }
+
+    #[inline]
+    fn is(&self, tuple: &[u32; 3]) -> bool {
+        let [source, destination, ports] = self.tuple();
+        (source ^ tuple[0]) | (destination ^ tuple[1]) | (ports ^ tuple[2]) == 0
     }
 
     #[inline]
@@ -103,6 +112,12 @@ impl FlowKey for FlowKeyV6 {
             4..8 => u32::from_ne_bytes(destination[word - 4]),
             _ => joined(self.source_port, self.destination_port),
         })
+    }
+
+    #[inline]
+    fn is(&self, tuple: &[u32; 9]) -> bool {
+        let pairs = self.tuple().into_iter().zip(tuple);
+        pairs.fold(0, |differing, (own, other)| differing | (own ^ other)) == 0
     }
 
     #[inline]

@@ -40,12 +40,12 @@
 //!
 //! # Layout
 //!
-//! A bucket is one cache line: tags (parts of hashes) and stamps of sixteen slots. Keys and values
-//! lie apart, in entries of 24 or 48 bytes, so that a look-up compares sixteen tags with a few vector
-//! instructions and then reads one entry. A flow can be in either of two buckets, which its hash
-//! names. It goes into the first unless that is crowded, else into the one with more room; so the
-//! table can be filled to 85 % before one flow in ten thousand finds no room (Azar et al., "Balanced
-//! Allocations", 1994; Vöcking's variants).
+//! A bucket is one cache line: tags (parts of hashes) and stamps of sixteen slots. Behind it lie their
+//! keys and values, in entries of 24 or 48 bytes, so that a look-up compares sixteen tags with a few
+//! vector instructions and then reads one entry, mostly of the same page. A flow can be in either of
+//! two buckets, which its hash names. It goes into the first unless that is crowded, else into the
+//! one with more room; so the table can be filled to 85 % before one flow in ten thousand finds no
+//! room (Azar et al., "Balanced Allocations", 1994; Vöcking's variants).
 //!
 //! # Which flow goes
 //!

@@ -49,15 +49,32 @@ impl std::error::Error for NewError {}
 /// Methods that take a `hash` expect what [`hash`](Self::hash) of the same table says about the
 /// key. With another hash they do not find the flow, and an insertion may store it twice.
 pub struct FlowTable<K: FlowKey> {
-    buckets: Box<[Bucket]>,
-    /// [`WAYS`] of them for each bucket.
-    entries: Box<[Entry<K>]>,
+    groups: Box<[Group<K>]>,
     hasher: ahash::RandomState,
     clocks: Clocks,
     /// The latest time that the caller told.
     now: u64,
     len: usize,
     capacity: usize,
+}
+
+/// A bucket and the flows in its slots, next to each other, so that they mostly share a page: far
+/// apart, each would cost a large table its own walk through the page tables.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Group<K: FlowKey> {
+    bucket: Bucket,
+    entries: [Entry<K>; WAYS],
+}
+
+impl<K: FlowKey> Group<K> {
+    /// Starts loading an entry, which can lie across two lines.
+    #[inline]
+    fn prefetch_entry(&self, way: usize) {
+        let entry = &self.entries[way];
+        prefetch(entry);
+        prefetch(entry.last_part());
+    }
 }
 
 /// Where a flow can be.
@@ -68,12 +85,9 @@ struct Place {
     tag: u16,
 }
 
-/// A slot.
+/// The number of a slot, counted through the buckets; there are fewer than 2³² for [`MAX_CAPACITY`].
 #[derive(Clone, Copy, Debug)]
-struct Slot {
-    bucket: usize,
-    way: usize,
-}
+struct Slot(u32);
 
 /// Where a flow probably is.
 #[derive(Clone, Copy, Debug)]
@@ -81,8 +95,18 @@ pub struct Hint(Slot);
 
 impl Slot {
     #[inline]
-    const fn index(self) -> usize {
-        self.bucket * WAYS + self.way
+    const fn new(bucket: usize, way: usize) -> Self {
+        Self((bucket * WAYS + way) as u32)
+    }
+
+    #[inline]
+    const fn bucket(self) -> usize {
+        self.0 as usize / WAYS
+    }
+
+    #[inline]
+    const fn way(self) -> usize {
+        self.0 as usize % WAYS
     }
 }
 
@@ -96,10 +120,13 @@ impl<K: FlowKey> FlowTable<K> {
         }
         let out_of_memory = |_| NewError::Memory(Self::memory_for(capacity));
         let buckets = Self::buckets_for(capacity);
+        let empty = Group {
+            bucket: Bucket::EMPTY,
+            entries: [Entry::empty(); WAYS],
+        };
         let [a, b, c, d] = seeds;
         Ok(Self {
-            buckets: filled(buckets, Bucket::EMPTY).map_err(out_of_memory)?,
-            entries: filled(buckets * WAYS, Entry::empty()).map_err(out_of_memory)?,
+            groups: filled(buckets, empty).map_err(out_of_memory)?,
             hasher: ahash::RandomState::with_seeds(a, b, c, d),
             clocks: Clocks::new(capacity),
             now: 0,
@@ -116,7 +143,7 @@ impl<K: FlowKey> FlowTable<K> {
 
     /// The bytes that a table for `capacity` flows, at most [`MAX_CAPACITY`], allocates.
     pub fn memory_for(capacity: usize) -> usize {
-        Self::buckets_for(capacity) * (size_of::<Bucket>() + WAYS * size_of::<Entry<K>>())
+        Self::buckets_for(capacity) * size_of::<Group<K>>()
     }
 
     /// The bytes that this table has allocated.
@@ -141,7 +168,7 @@ impl<K: FlowKey> FlowTable<K> {
 
     /// The number of slots that [`iter_slots`](Self::iter_slots) walks over.
     pub const fn slots(&self) -> usize {
-        self.entries.len()
+        self.groups.len() * WAYS
     }
 
     /// The key's hash under this table's seeds.
@@ -153,7 +180,7 @@ impl<K: FlowKey> FlowTable<K> {
     /// Starts loading the cache line where a look-up with `hash` begins.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.buckets[self.place(hash).first]);
+        prefetch(&self.groups[self.place(hash).first].bucket);
     }
 
     /// Starts loading what a look-up with `hash` touches next: the flow's entry, or the second bucket
@@ -162,21 +189,19 @@ impl<K: FlowKey> FlowTable<K> {
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) -> Hint {
         let place = self.place(hash);
-        let bucket = &self.buckets[place.first];
-        let way = bucket.with_tag(place.tag).next().unwrap_or_else(|| {
-            prefetch(&self.buckets[place.second]);
-            let free = bucket.free().next();
-            free.unwrap_or_else(|| bucket.first_to_go(&self.clocks).0)
-        });
-        let slot = Slot {
-            bucket: place.first,
-            way,
-        };
-        let entry = &self.entries[slot.index()];
-        // An entry can lie across two lines.
-        prefetch(entry);
-        prefetch(&entry.value);
-        Hint(slot)
+        let group = &self.groups[place.first];
+        let way = group.bucket.with_tag(place.tag).next();
+        let way = way.unwrap_or_else(|| self.prefetch_for_new(place));
+        group.prefetch_entry(way);
+        Hint(Slot::new(place.first, way))
+    }
+
+    /// Starts loading the second bucket. Says which slot of the first a new flow would get.
+    fn prefetch_for_new(&self, place: Place) -> usize {
+        prefetch(&self.groups[place.second].bucket);
+        let bucket = &self.groups[place.first].bucket;
+        let free = bucket.free().next();
+        free.unwrap_or_else(|| bucket.first_to_go(&self.clocks).0)
     }
 
     /// As [`lookup`](Self::lookup), and quicker if the hint of
@@ -190,9 +215,9 @@ impl<K: FlowKey> FlowTable<K> {
         now: u64,
         timeout: Option<u64>,
     ) -> Lookup {
-        let is_here =
-            self.buckets[slot.bucket].is_used(slot.way) && self.entries[slot.index()].is_of(key);
-        if is_here {
+        let group = &self.groups[slot.bucket()];
+        let way = slot.way();
+        if group.bucket.is_used(way) && group.entries[way].is_of(key) {
             self.use_at(slot, now, timeout)
         } else {
             self.lookup(hash, key, now, timeout)
@@ -205,7 +230,7 @@ impl<K: FlowKey> FlowTable<K> {
     /// `now`, and a hit sets its last use to `now`. Without one (TCP) it never expires and its
     /// last use stays as it is.
     pub fn lookup(&mut self, hash: u64, key: &K, now: u64, timeout: Option<u64>) -> Lookup {
-        match self.find(hash, key) {
+        match self.find(self.place(hash), key) {
             Some(slot) => self.use_at(slot, now, timeout),
             None => Lookup::Miss,
         }
@@ -214,7 +239,8 @@ impl<K: FlowKey> FlowTable<K> {
     /// Uses the flow in a slot.
     #[inline]
     fn use_at(&mut self, slot: Slot, now: u64, timeout: Option<u64>) -> Lookup {
-        let entry = &mut self.entries[slot.index()];
+        let group = &mut self.groups[slot.bucket()];
+        let entry = &mut group.entries[slot.way()];
         if let Some(timeout) = timeout {
             if entry.is_expired(now, timeout) {
                 return Lookup::Expired;
@@ -223,14 +249,14 @@ impl<K: FlowKey> FlowTable<K> {
             self.now = self.now.max(now);
         }
         let value = entry.value;
-        self.touch(slot);
+        group.bucket.touch(slot.way(), &mut self.clocks);
         Lookup::Hit(value)
     }
 
     /// Looks a flow up, expired or not, and changes nothing.
     pub fn peek(&self, hash: u64, key: &K) -> Option<Flow<K>> {
-        let slot = self.find(hash, key)?;
-        Some(self.entries[slot.index()].flow(self.now))
+        let slot = self.find(self.place(hash), key)?;
+        Some(self.flow(slot))
     }
 
     /// Stores a flow, last used at `time`.
@@ -239,32 +265,49 @@ impl<K: FlowKey> FlowTable<K> {
     /// both buckets where it could be are full, it replaces another flow there.
     #[inline]
     pub fn insert(&mut self, hash: u64, key: K, value: u32, time: u64) -> Insertion<K> {
-        self.now = self.now.max(time);
         let place = self.place(hash);
+        let Some(slot) = self.find(place, &key) else {
+            return self.add(place, &key, value, time);
+        };
+        self.now = self.now.max(time);
+        let group = &mut self.groups[slot.bucket()];
+        group.bucket.touch(slot.way(), &mut self.clocks);
         let entry = Entry::new(&key, value, time);
-        if let Some(slot) = self.find(hash, &key) {
-            self.touch(slot);
-            let previous = std::mem::replace(&mut self.entries[slot.index()], entry);
-            return Insertion::Overwrote(previous.value);
-        }
+        let previous = std::mem::replace(&mut group.entries[slot.way()], entry);
+        Insertion::Overwrote(previous.value)
+    }
+
+    /// As [`insert`](Self::insert), for a flow that is not in the table: the last thing that the
+    /// table was asked was a look-up of this key, and it was a [`Lookup::Miss`]. It is not looked for
+    /// again.
+    #[inline]
+    pub fn insert_missed(&mut self, hash: u64, key: K, value: u32, time: u64) -> Insertion<K> {
+        let place = self.place(hash);
+        debug_assert!(self.find(place, &key).is_none(), "the flow is there");
+        self.add(place, &key, value, time)
+    }
+
+    #[inline]
+    fn add(&mut self, place: Place, key: &K, value: u32, time: u64) -> Insertion<K> {
+        self.now = self.now.max(time);
         let stamp = self.clocks.arrival();
         let (slot, done) = if let Some(slot) = self.vacancy(place) {
             self.len += 1;
             (slot, Insertion::Added)
         } else {
             let slot = self.victim(place);
-            let evicted = self.entries[slot.index()].flow(self.now);
-            (slot, Insertion::Evicted(evicted))
+            (slot, Insertion::Evicted(self.flow(slot)))
         };
-        self.buckets[slot.bucket].put(slot.way, place.tag, stamp);
-        self.entries[slot.index()] = entry;
+        let group = &mut self.groups[slot.bucket()];
+        group.bucket.put(slot.way(), place.tag, stamp);
+        group.entries[slot.way()] = Entry::new(key, value, time);
         done
     }
 
     /// Removes a flow, expired or not, and returns it.
     pub fn remove(&mut self, hash: u64, key: &K) -> Option<Flow<K>> {
-        let slot = self.find(hash, key)?;
-        let flow = self.entries[slot.index()].flow(self.now);
+        let slot = self.find(self.place(hash), key)?;
+        let flow = self.flow(slot);
         self.release(slot);
         Some(flow)
     }
@@ -281,17 +324,18 @@ impl<K: FlowKey> FlowTable<K> {
     pub fn iter_slots(&self, slots: Range<usize>) -> impl Iterator<Item = Flow<K>> {
         let end = slots.end.min(self.slots());
         (slots.start..end)
-            .filter(|index| self.buckets[index / WAYS].is_used(index % WAYS))
-            .map(|index| self.entries[index].flow(self.now))
+            .map(|slot| Slot(slot as u32))
+            .filter(|slot| self.groups[slot.bucket()].bucket.is_used(slot.way()))
+            .map(|slot| self.flow(slot))
     }
 
     /// Removes the flows for which `keep` is false and returns how many there were.
     pub fn retain(&mut self, mut keep: impl FnMut(&Flow<K>) -> bool) -> usize {
         let before = self.len;
-        for bucket in 0..self.buckets.len() {
-            for way in self.buckets[bucket].used() {
-                let slot = Slot { bucket, way };
-                if !keep(&self.entries[slot.index()].flow(self.now)) {
+        for bucket in 0..self.groups.len() {
+            for way in self.groups[bucket].bucket.used() {
+                let slot = Slot::new(bucket, way);
+                if !keep(&self.flow(slot)) {
                     self.release(slot);
                 }
             }
@@ -301,7 +345,7 @@ impl<K: FlowKey> FlowTable<K> {
 
     #[inline]
     fn place(&self, hash: u64) -> Place {
-        let buckets = self.buckets.len() as u64;
+        let buckets = self.groups.len() as u64;
         // A product's high half scales a hash to the number of buckets (Lemire, "Fast random integer
         // generation in an interval", 2019). It is made of the high bits, the tag of the low ones.
         let scaled = |half: u64| ((half * buckets) >> 32) as usize;
@@ -313,43 +357,35 @@ impl<K: FlowKey> FlowTable<K> {
     }
 
     #[inline]
-    fn find(&self, hash: u64, key: &K) -> Option<Slot> {
-        let place = self.place(hash);
+    fn find(&self, place: Place, key: &K) -> Option<Slot> {
         self.find_in(place.first, place.tag, key)
             .or_else(|| self.find_in(place.second, place.tag, key))
     }
 
     #[inline]
     fn find_in(&self, bucket: usize, tag: u16, key: &K) -> Option<Slot> {
-        self.buckets[bucket]
-            .with_tag(tag)
-            .map(|way| Slot { bucket, way })
-            .find(|slot| self.entries[slot.index()].is_of(key))
-    }
-
-    #[inline]
-    fn touch(&mut self, slot: Slot) {
-        let bucket = &mut self.buckets[slot.bucket];
-        let stamp = bucket.stamp(slot.way);
-        bucket.restamp(slot.way, self.clocks.use_again(stamp));
+        let group = &self.groups[bucket];
+        let mut candidates = group.bucket.with_tag(tag);
+        let way = candidates.find(|way| group.entries[*way].is_of(key))?;
+        Some(Slot::new(bucket, way))
     }
 
     /// A free slot for a new flow.
     #[inline]
     fn vacancy(&self, place: Place) -> Option<Slot> {
-        let free = self.buckets[place.first].free();
+        let free = self.groups[place.first].bucket.free();
         let used = WAYS as u32 - free.size();
         let (bucket, mut free) = if used < CROWDED {
             (place.first, free)
         } else {
-            let other = self.buckets[place.second].free();
+            let other = self.groups[place.second].bucket.free();
             if other.size() > free.size() {
                 (place.second, other)
             } else {
                 (place.first, free)
             }
         };
-        free.next().map(|way| Slot { bucket, way })
+        free.next().map(|way| Slot::new(bucket, way))
     }
 
     /// The slot of the flow that goes first, when both buckets are full. One on trial in the first
@@ -357,8 +393,8 @@ impl<K: FlowKey> FlowTable<K> {
     #[inline]
     fn victim(&self, place: Place) -> Slot {
         let in_bucket = |bucket: usize| {
-            let (way, urgency) = self.buckets[bucket].first_to_go(&self.clocks);
-            (Slot { bucket, way }, urgency)
+            let (way, urgency) = self.groups[bucket].bucket.first_to_go(&self.clocks);
+            (Slot::new(bucket, way), urgency)
         };
         let first = in_bucket(place.first);
         if first.1.is_dispensable() {
@@ -373,8 +409,13 @@ impl<K: FlowKey> FlowTable<K> {
     }
 
     fn release(&mut self, slot: Slot) {
-        self.buckets[slot.bucket].clear(slot.way);
+        self.groups[slot.bucket()].bucket.clear(slot.way());
         self.len -= 1;
+    }
+
+    #[inline]
+    fn flow(&self, slot: Slot) -> Flow<K> {
+        self.groups[slot.bucket()].entries[slot.way()].flow(self.now)
     }
 }
 
