@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod balancer;
+pub mod bench;
 pub mod demo;
 pub mod guest;
 pub mod lab;

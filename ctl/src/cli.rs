@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal as _, net::IpAddr, path::PathBuf, time::Duration};
 
-use benches::demo::DemoOptions;
+use benches::{bench::BenchOptions, demo::DemoOptions};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use dataplane::xsk::SocketMode;
 use tracing_subscriber::EnvFilter;
@@ -45,6 +45,8 @@ pub enum Command {
     Decap(DecapArgs),
     /// Build a lab of network namespaces and balance real connections in it
     Demo(DemoOptions),
+    /// Measure what a decision costs and what the wire carries, beside the in-kernel balancer
+    Bench(BenchOptions),
 }
 
 /// Arguments of `run`. Those that are given win over the configuration.

@@ -3,10 +3,11 @@
 //! [`config`] is the file format and its checks. [`run`] starts and stops the balancer,
 //! [`control`] changes it while it runs, [`admin`] is the socket through which [`ctl`] and
 //! [`shell`] ask it to. [`check`] and [`replay`] need no privileges and no interface; [`decap`] is
-//! for the real servers and [`demo`] shows all of it.
+//! for the real servers, [`demo`] shows all of it and [`bench`] measures it.
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod bench;
 pub mod capture;
 pub mod check;
 pub mod cli;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Ctl(args) => ctl::run(args),
         Command::Decap(args) => decap::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,176 @@
+//! What one decision costs: no sockets, no wire.
+
+mod userspace;
+
+use anyhow::{Result, bail};
+
+use super::{
+    BenchOptions,
+    load::{Load, LoadWatch},
+    progress::Progress,
+    row::{Case, Datapath, DecisionRow, IpFamily, Row},
+    statistics::Spread,
+};
+use userspace::Userspace;
+
+/// Tries for each repetition that is to count.
+const TRIES: usize = 4;
+
+/// One combination to measure: the flow tables are filled once for all samples of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// Family of the packets.
+    pub family: IpFamily,
+    /// Flows in the table.
+    pub flows: u64,
+}
+
+/// A datapath that is ready for samples.
+enum Subject {
+    Xsk(Box<Userspace>),
+}
+
+impl Subject {
+    fn new(datapath: Datapath, setting: Setting, burst: usize) -> Result<Option<Self>> {
+        Ok(match datapath {
+            Datapath::Xsk => Some(Self::Xsk(Box::new(Userspace::new(
+                setting.family,
+                setting.flows,
+                burst,
+            )?))),
+            _ => None,
+        })
+    }
+
+    const fn datapath(&self) -> Datapath {
+        match self {
+            Self::Xsk(_) => Datapath::Xsk,
+        }
+    }
+
+    /// Nanoseconds per packet, over at least this many packets.
+    fn sample(&mut self, case: Case, packets: u64) -> Result<f64> {
+        match self {
+            Self::Xsk(bench) => bench.sample(case, packets),
+        }
+    }
+}
+
+/// Samples of one row.
+#[derive(Default)]
+struct Samples {
+    values: Vec<f64>,
+    disturbed: usize,
+    worst: Load,
+}
+
+/// Measures every setting; rows come in the order of the settings.
+pub(crate) fn run(options: &BenchOptions, progress: &Progress) -> Result<Vec<Row>> {
+    let settings = settings(options);
+    let steps = settings.len() * options.cases().len() * options.repetitions();
+    let bar = progress.bar("decision cost", steps as u64);
+    let mut rows = Vec::new();
+    for setting in settings {
+        bar.set_message(format!(
+            "{} {} flows: filling the tables",
+            setting.family, setting.flows
+        ));
+        let mut subjects = Vec::new();
+        for datapath in options.datapaths() {
+            subjects.extend(Subject::new(datapath, setting, options.burst)?);
+        }
+        for case in options.cases() {
+            let mut samples: Vec<Samples> = subjects.iter().map(|_| Samples::default()).collect();
+            for repetition in 0..options.repetitions() {
+                bar.set_message(format!(
+                    "{} {} flows: {case}",
+                    setting.family, setting.flows
+                ));
+                // In turn from either end, so that a drift of the machine meets all alike.
+                let mut order: Vec<usize> = (0..subjects.len()).collect();
+                if repetition % 2 == 1 {
+                    order.reverse();
+                }
+                for at in order {
+                    measure(&mut subjects[at], case, options, &mut samples[at])?;
+                }
+                bar.inc(1);
+            }
+            for (subject, samples) in subjects.iter().zip(samples) {
+                rows.push(Row::Decision(samples.row(
+                    subject.datapath(),
+                    setting,
+                    case,
+                    options,
+                )?));
+            }
+        }
+    }
+    bar.finish_and_clear();
+    Ok(rows)
+}
+
+fn settings(options: &BenchOptions) -> Vec<Setting> {
+    let flows = options.decision_flows();
+    options
+        .families()
+        .into_iter()
+        .flat_map(|family| flows.iter().map(move |&flows| Setting { family, flows }))
+        .collect()
+}
+
+/// Takes one sample on a quiet machine, or says that the machine is not quiet.
+fn measure(
+    subject: &mut Subject,
+    case: Case,
+    options: &BenchOptions,
+    samples: &mut Samples,
+) -> Result<()> {
+    // What the caches hold of another subject goes first.
+    subject.sample(case, options.decision_packets() / 8)?;
+    for try_number in 1..=TRIES {
+        let watch = LoadWatch::start()?;
+        let value = subject.sample(case, options.decision_packets())?;
+        let load = watch.stop()?;
+        let quiet = load.is_quiet();
+        if quiet || (options.tolerate_load && try_number == TRIES) {
+            samples.disturbed += usize::from(!quiet);
+            samples.worst = samples.worst.worst(load);
+            samples.values.push(value);
+            return Ok(());
+        }
+        samples.worst = samples.worst.worst(load);
+    }
+    bail!(
+        "the machine is too busy to measure: {}. Stop what else runs, or give --tolerate-load and \
+         trust no figure",
+        samples.worst
+    );
+}
+
+impl Samples {
+    fn row(
+        &self,
+        datapath: Datapath,
+        setting: Setting,
+        case: Case,
+        options: &BenchOptions,
+    ) -> Result<DecisionRow> {
+        let Some(ns_per_packet) = Spread::of(&self.values) else {
+            bail!("{datapath}: no sample is a number");
+        };
+        Ok(DecisionRow {
+            datapath,
+            family: setting.family,
+            case,
+            flows: setting.flows,
+            burst: match datapath {
+                Datapath::Kernel => 1,
+                _ => options.burst,
+            },
+            ns_per_packet,
+            repetitions: self.values.len(),
+            disturbed: self.disturbed,
+        })
+    }
+}

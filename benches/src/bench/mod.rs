@@ -1,0 +1,57 @@
+//! `katran-xsk bench`: what a decision costs and what the wire carries, for the balancer on `AF_XDP`
+//! sockets, its in-kernel twin, and what bounds both from above. docs/performance.md explains the
+//! method.
+
+mod decision;
+mod frame;
+mod load;
+mod machine;
+mod options;
+mod progress;
+mod report;
+mod row;
+mod services;
+mod statistics;
+
+use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+pub use machine::Machine;
+pub use options::{BenchOptions, Part};
+pub use row::{Case, Datapath, DecisionRow, IpFamily, Latency, Layout, Row, Scheduling, WireRow};
+pub use statistics::Spread;
+
+use progress::Progress;
+use report::Report;
+
+/// Measures, prints the tables, and writes what the options name. An error says why there is no
+/// report.
+pub fn run(options: &BenchOptions) -> Result<()> {
+    let progress = Progress::default();
+    let mut rows = Vec::new();
+    if options.measures(Part::Decision) {
+        rows.extend(on_one_cpu(|| decision::run(options, &progress))?);
+    }
+    let report = Report {
+        machine: Machine::here(),
+        rows,
+    };
+    report.write(options)
+}
+
+/// Runs `work` on the last CPU that this thread may use: the first one is where most interrupts are.
+fn on_one_cpu<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).context("cannot read the CPUs of this thread")?;
+    let last = (0..CpuSet::count())
+        .rev()
+        .find(|&cpu| allowed.is_set(cpu).unwrap_or(false))
+        .context("this thread has no CPU")?;
+    let mut one = CpuSet::new();
+    one.set(last).context("cannot name a CPU")?;
+    sched_setaffinity(this, &one).context("cannot pin this thread")?;
+    let result = work();
+    sched_setaffinity(this, &allowed).context("cannot free this thread")?;
+    result
+}

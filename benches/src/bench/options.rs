@@ -1,0 +1,150 @@
+//! What to measure, and where to write it.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::row::{Case, Datapath, IpFamily, Layout, Scheduling};
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Nanoseconds per decision, without sockets and wire
+    Decision,
+    /// Packets per second over veth interfaces, in network namespaces
+    Wire,
+}
+
+/// Options of the benchmark.
+#[derive(Clone, Debug, Args)]
+pub struct BenchOptions {
+    /// What to measure [default: both]
+    #[arg(value_enum)]
+    pub part: Option<Part>,
+    /// Write the results as JSON: an object per line, first the machine, then a row each
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the results as Markdown tables
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Draw charts into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub svg: Option<PathBuf>,
+    /// Less of everything, in under a minute
+    #[arg(long)]
+    pub quick: bool,
+    /// Repetitions of each measurement [default: 5, quick: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repetitions: Option<u32>,
+    /// Flows, as in 1000,100000 [default: 1000, 100000, 1000000, for the decision 10000000 too]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub flows: Vec<u64>,
+    /// What forwards
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
+    pub datapath: Vec<Datapath>,
+    /// Address family of decisions
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
+    pub family: Vec<IpFamily>,
+    /// Packets to decide about
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
+    pub case: Vec<Case>,
+    /// Packets that the forwarder decides together
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = burst)]
+    pub burst: usize,
+    /// Which CPUs do what on the wire
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
+    pub layout: Vec<Layout>,
+    /// Queues on the wire [default: 1, 2]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub queues: Vec<u32>,
+    /// How workers are scheduled on the wire [default: rt]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
+    pub scheduling: Vec<Scheduling>,
+    /// Report although other programs or the hypervisor used the CPUs; such rows say so
+    #[arg(long)]
+    pub tolerate_load: bool,
+}
+
+fn burst(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(burst @ 1..=dataplane::forward::BURST) => Ok(burst),
+        _ => Err(format!(
+            "give a number from 1 to {}",
+            dataplane::forward::BURST
+        )),
+    }
+}
+
+/// What was asked for, or everything.
+fn or_all<T: Copy + PartialEq>(asked: &[T], all: &[T]) -> Vec<T> {
+    if asked.is_empty() { all } else { asked }.to_vec()
+}
+
+impl BenchOptions {
+    /// Whether a part is to be measured.
+    pub fn measures(&self, part: Part) -> bool {
+        self.part.is_none_or(|asked| asked == part)
+    }
+
+    /// Repetitions of each measurement.
+    pub fn repetitions(&self) -> usize {
+        self.repetitions
+            .map_or(if self.quick { 3 } else { 5 }, |repetitions| {
+                repetitions as usize
+            })
+    }
+
+    /// Datapaths to measure.
+    pub fn datapaths(&self) -> Vec<Datapath> {
+        or_all(&self.datapath, Datapath::ALL)
+    }
+
+    /// Families of decisions.
+    pub fn families(&self) -> Vec<IpFamily> {
+        or_all(&self.family, IpFamily::ALL)
+    }
+
+    /// Cases of decisions.
+    pub fn cases(&self) -> Vec<Case> {
+        or_all(&self.case, Case::ALL)
+    }
+
+    /// Flows of decisions.
+    pub fn decision_flows(&self) -> Vec<u64> {
+        or_all(
+            &self.flows,
+            if self.quick {
+                &[1_000, 100_000, 1_000_000]
+            } else {
+                &[1_000, 100_000, 1_000_000, 10_000_000]
+            },
+        )
+    }
+
+    /// Packets of one sample of a decision.
+    pub const fn decision_packets(&self) -> u64 {
+        if self.quick { 1 << 19 } else { 1 << 22 }
+    }
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        Self {
+            part: None,
+            json: None,
+            markdown: None,
+            svg: None,
+            quick: false,
+            repetitions: None,
+            flows: Vec::new(),
+            datapath: Vec::new(),
+            family: Vec::new(),
+            case: Vec::new(),
+            burst: dataplane::forward::BURST,
+            layout: Vec::new(),
+            queues: Vec::new(),
+            scheduling: Vec::new(),
+            tolerate_load: false,
+        }
+    }
+}

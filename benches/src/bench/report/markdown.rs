@@ -1,0 +1,220 @@
+//! Markdown tables.
+
+use std::fmt::Write as _;
+
+use super::Report;
+use crate::bench::{
+    row::{Case, Datapath, DecisionRow, IpFamily, Row, WireRow},
+    statistics::Spread,
+};
+
+/// All tables, and what they were measured on.
+pub(crate) fn tables(report: &Report) -> String {
+    let mut text = machine(report);
+    let decisions: Vec<&DecisionRow> = report
+        .rows
+        .iter()
+        .filter_map(|row| match row {
+            Row::Decision(row) => Some(row),
+            Row::Wire(_) => None,
+        })
+        .collect();
+    if !decisions.is_empty() {
+        text.push_str(&decision_table(&decisions));
+    }
+    let wire: Vec<&WireRow> = report
+        .rows
+        .iter()
+        .filter_map(|row| match row {
+            Row::Wire(row) => Some(&**row),
+            Row::Decision(_) => None,
+        })
+        .collect();
+    if !wire.is_empty() {
+        text.push_str(&wire_tables(&wire));
+    }
+    text
+}
+
+fn machine(report: &Report) -> String {
+    let machine = &report.machine;
+    let mut text = format!(
+        "{}{}, {} CPUs, {} MiB; Linux {}; katran-xsk {}. Measured with `{}`. Medians, in brackets the \
+         smallest and the largest of the repetitions.\n",
+        machine.cpu,
+        if machine.virtualised {
+            " (virtual)"
+        } else {
+            ""
+        },
+        machine.cpus,
+        machine.memory_mib,
+        machine.kernel,
+        machine.version,
+        machine.command,
+    );
+    if !machine.optimised {
+        text.push_str("\n**Compiled without optimisations: these figures mean nothing.**\n");
+    }
+    let disturbed: usize = report.rows.iter().map(disturbed).sum();
+    if disturbed > 0 {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "\n**{disturbed} repetitions were disturbed by other programs or the hypervisor.**"
+        );
+    }
+    text
+}
+
+fn disturbed(row: &Row) -> usize {
+    match row {
+        Row::Decision(row) => row.disturbed,
+        Row::Wire(row) => row.disturbed,
+    }
+}
+
+/// One line for each kind of packet and number of flows, with the datapaths side by side.
+fn decision_table(rows: &[&DecisionRow]) -> String {
+    let mut text =
+        "\n| packets | flows | xsk, ns | kernel, ns | kernel / xsk |\n|---|--:|--:|--:|--:|\n"
+            .to_owned();
+    let mut done: Vec<(IpFamily, Case, u64)> = Vec::new();
+    for row in rows {
+        let key = (row.family, row.case, row.flows);
+        if done.contains(&key) {
+            continue;
+        }
+        done.push(key);
+        let of = |datapath| {
+            rows.iter()
+                .find(|row| row.datapath == datapath && (row.family, row.case, row.flows) == key)
+                .map(|row| row.ns_per_packet)
+        };
+        let (xsk, kernel) = (of(Datapath::Xsk), of(Datapath::Kernel));
+        let ratio = match (xsk, kernel) {
+            (Some(xsk), Some(kernel)) => format!("{:.1}", kernel.median / xsk.median),
+            _ => NONE.to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "| {} {} | {} | {} | {} | {ratio} |",
+            family_name(row.family),
+            row.case,
+            grouped(row.flows),
+            cell(xsk, 1),
+            cell(kernel, 1),
+        );
+    }
+    text
+}
+
+fn wire_tables(rows: &[&WireRow]) -> String {
+    let mut text = "\n| layout | queues | flows | datapath | loss-free, Mpps | flat out, Mpps | offered 4 ×: delivered, Mpps | \
+         CPU, ns a packet | p50, µs | p99, µs | p99.9, µs |\n|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|\n"
+        .to_owned();
+    for row in rows {
+        let latency = row.latency_ns;
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} | {:.1} |",
+            row.layout,
+            row.queues,
+            grouped(row.flows),
+            datapath(row),
+            cell(Some(row.mpps), 3),
+            cell(Some(row.flat_out_mpps), 3),
+            cell(Some(row.overload_mpps), 3),
+            cell(row.cpu_ns_per_packet, 0),
+            latency.p50 / 1000.0,
+            latency.p99 / 1000.0,
+            latency.p999 / 1000.0,
+        );
+    }
+    text
+}
+
+fn datapath(row: &WireRow) -> String {
+    row.scheduling.map_or_else(
+        || row.datapath.to_string(),
+        |scheduling| format!("{} ({scheduling})", row.datapath),
+    )
+}
+
+const fn family_name(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "IPv4",
+        IpFamily::V6 => "IPv6",
+    }
+}
+
+/// Where nothing was measured.
+const NONE: &str = "–";
+
+fn cell(spread: Option<Spread>, digits: usize) -> String {
+    spread.map_or_else(
+        || NONE.to_owned(),
+        |Spread { median, min, max }| format!("{median:.digits$} ({min:.digits$}–{max:.digits$})"),
+    )
+}
+
+/// Digits in groups of three.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::tests::report;
+
+    #[test]
+    fn datapaths_stand_side_by_side() {
+        let text = tables(&report());
+        assert!(
+            text.contains("| IPv4 hit | 1,000 | 20.0 (19.0–21.0) | 60.0 (57.0–63.0) | 3.0 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| IPv4 hit | 10,000,000 | 40.0 (38.0–42.0) | – | – |"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "| split | 1 | 1,000 | xsk (rt) | 1.000 (0.950–1.050) | 1.100 (1.045–1.155) | \
+                 1.050 (0.997–1.103) | – | 10.0 | 20.0 | 30.0 |"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("Measured with `katran-xsk bench`"), "{text}");
+    }
+
+    #[test]
+    fn what_spoils_figures_is_said() {
+        let mut report = report();
+        report.machine.optimised = true;
+        assert!(!tables(&report).contains("**"));
+        report.machine.optimised = false;
+        assert!(tables(&report).contains("mean nothing"));
+        if let Row::Decision(row) = &mut report.rows[0] {
+            row.disturbed = 2;
+        }
+        assert!(tables(&report).contains("2 repetitions were disturbed"));
+    }
+
+    #[test]
+    fn digits_are_grouped() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_000), "1,000");
+        assert_eq!(grouped(12_345_678), "12,345,678");
+    }
+}

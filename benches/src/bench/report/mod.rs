@@ -1,0 +1,156 @@
+//! The results for programs, readers and eyes.
+
+mod charts;
+mod json;
+mod markdown;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{machine::Machine, options::BenchOptions, row::Row};
+
+/// Everything that was measured in one run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Report {
+    /// What it was measured on.
+    pub machine: Machine,
+    /// What was measured.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// Prints the tables and writes the files that the options name.
+    pub(crate) fn write(&self, options: &BenchOptions) -> Result<()> {
+        let tables = markdown::tables(self);
+        if let Some(path) = &options.json {
+            write(path, &json::lines(self)?)?;
+        }
+        if let Some(path) = &options.markdown {
+            write(path, &tables)?;
+        }
+        if let Some(folder) = &options.svg {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+            for (name, chart) in charts::draw(self)? {
+                write(&folder.join(name), &chart)?;
+            }
+        }
+        std::io::stdout()
+            .write_all(tables.as_bytes())
+            .context("cannot print the tables")
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{
+        row::{Case, Datapath, DecisionRow, IpFamily, Latency, Layout, Scheduling, WireRow},
+        statistics::Spread,
+    };
+
+    fn around(median: f64) -> Spread {
+        Spread {
+            median,
+            min: median * 0.95,
+            max: median * 1.05,
+        }
+    }
+
+    fn decision(datapath: Datapath, flows: u64, ns: f64) -> Row {
+        Row::Decision(DecisionRow {
+            datapath,
+            family: IpFamily::V4,
+            case: Case::Hit,
+            flows,
+            burst: 64,
+            ns_per_packet: around(ns),
+            repetitions: 5,
+            disturbed: 0,
+        })
+    }
+
+    /// A report with some of everything.
+    pub(super) fn report() -> Report {
+        Report {
+            machine: Machine {
+                cpu: "CPU".to_owned(),
+                cpus: 2,
+                virtualised: true,
+                memory_mib: 1024,
+                kernel: "6.18".to_owned(),
+                version: "0.1.0",
+                optimised: true,
+                command: "katran-xsk bench".to_owned(),
+            },
+            rows: vec![
+                decision(Datapath::Xsk, 1_000, 20.0),
+                decision(Datapath::Kernel, 1_000, 60.0),
+                decision(Datapath::Xsk, 10_000_000, 40.0),
+                Row::Wire(Box::new(WireRow {
+                    datapath: Datapath::Xsk,
+                    layout: Layout::Split,
+                    queues: 1,
+                    flows: 1_000,
+                    scheduling: Some(Scheduling::RealTime),
+                    mpps: around(1.0),
+                    flat_out_mpps: around(1.1),
+                    flat_out_offered_mpps: around(6.0),
+                    overload_mpps: around(1.05),
+                    overload_offered_mpps: around(4.0),
+                    cpu_ns_per_packet: None,
+                    latency_ns: Latency {
+                        p50: 10_000.0,
+                        p90: 15_000.0,
+                        p99: 20_000.0,
+                        p999: 30_000.0,
+                    },
+                    repetitions: 5,
+                    disturbed: 0,
+                })),
+            ],
+        }
+    }
+
+    #[test]
+    fn files_are_written_where_the_options_say() {
+        let folder = crate::lab::Scratch::new().expect("a folder");
+        let path = |name: &str| folder.file(name);
+        let options = BenchOptions {
+            json: Some(path("rows.json")),
+            markdown: Some(path("tables.md")),
+            svg: Some(path("charts")),
+            ..BenchOptions::default()
+        };
+        report().write(&options).expect("written");
+        let json = fs::read_to_string(path("rows.json")).expect("rows");
+        let values: Vec<serde_json::Value> = json
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("an object per line"))
+            .collect();
+        assert_eq!(values.len(), 5);
+        assert_eq!(values[0]["bench"], "machine");
+        assert_eq!(values[0]["kernel"], "6.18");
+        assert_eq!(values[1]["ns_per_packet"]["median"], 20.0);
+        assert_eq!(values[4]["bench"], "wire");
+        assert!(
+            fs::read_to_string(path("tables.md"))
+                .expect("tables")
+                .contains("| IPv4 hit |")
+        );
+        assert_eq!(fs::read_dir(path("charts")).expect("charts").count(), 2);
+        let options = BenchOptions {
+            json: Some(path("missing/rows.json")),
+            ..BenchOptions::default()
+        };
+        let error = report().write(&options).expect_err("no such folder");
+        assert!(error.to_string().contains("missing/rows.json"), "{error}");
+    }
+}
