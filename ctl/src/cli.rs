@@ -8,7 +8,7 @@ use dataplane::xsk::SocketMode;
 use tracing_subscriber::EnvFilter;
 use xdp_redirect::XdpMode;
 
-use crate::config::{DEFAULT_SOCKET, IndexList, Queues};
+use crate::config::{DEFAULT_SOCKET, IndexList, PriorityChoice, Queues};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -70,6 +70,9 @@ pub struct RunArgs {
     /// CPUs of the workers in the order of the queues: 0-15 or 0,2,4-7
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<IndexList>,
+    /// How the scheduler ranks the workers: auto, rt (before all ordinary threads) or normal
+    #[arg(long, value_name = "PRIORITY")]
+    pub priority: Option<PriorityChoice>,
     /// Admin socket [default: /run/katran-xsk.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,

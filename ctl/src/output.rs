@@ -341,6 +341,7 @@ fn workers(list: &WorkerList, reading: Reading) -> String {
     let headings = [
         ">QUEUE",
         ">CPU",
+        "PRIORITY",
         "STATE",
         "MODE",
         ">GENERATION",
@@ -353,6 +354,7 @@ fn workers(list: &WorkerList, reading: Reading) -> String {
         table.row([
             worker.queue.to_string(),
             or_dash(worker.cpu),
+            worker.priority.clone(),
             match (worker.running, worker.flooded) {
                 (true, false) => "running",
                 (true, true) => "FLOODED",

@@ -130,7 +130,7 @@ fn unknown_keys_and_sections_are_refused() {
         "[interface]\nname = \"eth0\"\nmtu = 1500\n",
         &[
             "lb.toml:3: interface: unknown key `mtu`; the keys here are name, queues, mode, \
-           next_hop_mac, xdp_mode, frames, cpus, busy_poll, spin_us, huge_pages",
+           next_hop_mac, xdp_mode, frames, cpus, priority, busy_poll, spin_us, huge_pages",
         ],
     );
     check(
@@ -263,6 +263,11 @@ fn interface_values_are_checked() {
         (
             "busy_poll = 0",
             "busy_poll: 0 is not a number of microseconds; give a whole number from 1 to 10000",
+        ),
+        (
+            "priority = \"rt\"\nspin_us = 50",
+            "priority: rt and spin_us exclude each other: a worker that outranks other threads has to \
+             sleep; leave spin_us out, or give priority \"auto\" or \"normal\"",
         ),
         (
             "spin_us = 1_000_001",

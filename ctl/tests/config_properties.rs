@@ -13,7 +13,7 @@ use dataplane::{
 };
 use katran_xsk::config::{
     AdminConfig, BalancerConfig, Config, EncapsulationKind, HealthCheckPathConfig, HealthCheckSpec,
-    IndexList, InterfaceConfig, Queues,
+    IndexList, InterfaceConfig, PriorityChoice, Queues,
 };
 use maglev::HashFunction;
 use proptest::{option, prelude::*, sample::select};
@@ -42,14 +42,17 @@ fn interface() -> impl Strategy<Value = InterfaceConfig> {
             128..=262_144_u32,
             option::of(index_list(4096)),
             option::of(1..=10_000_u32),
-            option::of(1..=1_000_000_u32),
+            (
+                option::of(1..=1_000_000_u32),
+                select(PriorityChoice::ALL.to_vec()),
+            ),
             any::<bool>(),
         ),
     )
         .prop_map(
             |(
                 (name, queues, mode, mac, xdp_mode),
-                (frames, cpus, busy_poll, spin_us, huge_pages),
+                (frames, cpus, busy_poll, (spin_us, priority), huge_pages),
             )| {
                 InterfaceConfig {
                     name,
@@ -60,6 +63,11 @@ fn interface() -> impl Strategy<Value = InterfaceConfig> {
                     xdp_mode,
                     frames,
                     cpus,
+                    // Refused beside spinning.
+                    priority: match spin_us {
+                        Some(_) => PriorityChoice::Auto,
+                        None => priority,
+                    },
                     busy_poll,
                     spin_us,
                     huge_pages,

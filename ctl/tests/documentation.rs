@@ -9,7 +9,7 @@ use katran_xsk::{
     admin::command::{COMMANDS, CommandSpec},
     config::{
         AdminConfig, BalancerConfig, Config, EncapsulationKind, HealthCheckPathConfig,
-        HealthCheckSpec, InterfaceConfig,
+        HealthCheckSpec, InterfaceConfig, PriorityChoice,
     },
 };
 use xdp_layout::counter::{DecapCounter, HealthCheckCounter, RedirectCounter};
@@ -73,6 +73,7 @@ fn every_key() -> Config {
             xdp_mode: "native".parse().unwrap(),
             frames: 8192,
             cpus: Some("0-1".parse().unwrap()),
+            priority: PriorityChoice::Normal,
             busy_poll: Some(20),
             spin_us: Some(50),
             huge_pages: true,

@@ -19,8 +19,9 @@ use dataplane::{
     counters::Counter,
     port::memory::{Link, MemoryConfig, MemoryNic},
     service::{Protocol, Publisher, ServiceControl, ServiceSpec, VipFlags},
-    worker::{AskError, WorkerConfig, WorkerError, WorkerHandle, spawn},
+    worker::{AskError, Priority, WorkerConfig, WorkerError, WorkerHandle, spawn},
 };
+use thread_priority::{RealtimeThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
 use worker_rig::{Parts, assert_accounted, redirected};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -412,6 +413,33 @@ fn a_cpu_that_is_not_there_is_named() {
         text.contains("queue 5") && text.contains("cpu 100000") && text.contains("(0"),
         "{text}"
     );
+}
+
+#[test]
+fn a_worker_takes_its_priority_or_says_why_not() {
+    let parts = Parts::new(&services(), &MemoryConfig::default());
+    let config = WorkerConfig {
+        priority: Priority::RealTime,
+        ..WorkerConfig::default()
+    };
+    let worker = spawn(
+        &config,
+        parts.port,
+        parts.forwarder,
+        parts.publisher.subscribe(),
+        Box::new(parts.kernel),
+    );
+    if let Err(refused) = Priority::RealTime.probe() {
+        let error = worker.expect_err("others may not either").to_string();
+        assert!(error.contains(&refused.to_string()), "{error}");
+        assert!(error.contains("CAP_SYS_NICE"), "{error}");
+        return;
+    }
+    let worker = worker.expect("started");
+    assert_eq!(worker.priority(), Priority::RealTime);
+    let policy = worker.ask(|_, _| thread_schedule_policy().ok(), PATIENCE);
+    let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    assert_eq!(policy, Ok(Some(fifo)));
 }
 
 #[test]

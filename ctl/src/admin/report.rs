@@ -247,6 +247,8 @@ pub struct WorkerRow {
     pub queue: u32,
     /// CPU it is pinned to.
     pub cpu: Option<usize>,
+    /// How the scheduler ranks its thread: `rt` or `normal`.
+    pub priority: String,
     /// Whether its thread runs.
     pub running: bool,
     /// Why it does not run any more.

@@ -141,6 +141,7 @@ pub(super) fn workers(view: &View) -> WorkerList {
         WorkerRow {
             queue: worker.queue(),
             cpu: handle.cpu(),
+            priority: handle.priority().to_string(),
             running: handle.is_running(),
             error: handle.error().map(|error| error.to_string()),
             mode: worker.socket().map(mode),

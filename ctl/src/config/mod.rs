@@ -12,6 +12,7 @@ mod limits;
 mod model;
 mod origins;
 mod parse;
+mod priority;
 mod problems;
 mod reader;
 mod source_routes;
@@ -26,3 +27,4 @@ pub use model::{
     AdminConfig, BalancerConfig, Config, DEFAULT_GUE_PORT, DEFAULT_SOCKET, EncapsulationKind,
     HealthCheckPathConfig, HealthCheckSpec, InterfaceConfig,
 };
+pub use priority::{PriorityChoice, PriorityChoiceError};

@@ -13,7 +13,7 @@ use dataplane::xsk::SocketMode;
 use maglev::HashFunction;
 use xdp_redirect::XdpMode;
 
-use super::{IndexList, Queues};
+use super::{IndexList, PriorityChoice, Queues};
 
 /// Where the admin socket is unless something else is said.
 pub const DEFAULT_SOCKET: &str = "/run/katran-xsk.sock";
@@ -62,6 +62,8 @@ pub struct InterfaceConfig {
     /// `cpus`: CPUs of the workers in the order of the queues, used again from the start when there
     /// are fewer; left out: those this process may use. `--cpus` wins.
     pub cpus: Option<IndexList>,
+    /// `priority`: how the scheduler ranks the workers. `--priority` wins.
+    pub priority: PriorityChoice,
     /// `busy_poll`: microseconds for which the kernel polls the queue when a worker asks for
     /// packets; left out: not at all.
     pub busy_poll: Option<u32>,
@@ -87,6 +89,7 @@ impl Default for InterfaceConfig {
             xdp_mode: XdpMode::Auto,
             frames: Self::DEFAULT_FRAMES,
             cpus: None,
+            priority: PriorityChoice::Auto,
             busy_poll: None,
             spin_us: None,
             huge_pages: false,

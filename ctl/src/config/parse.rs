@@ -18,7 +18,7 @@ use xdp_redirect::XdpMode;
 
 use super::{
     AdminConfig, BalancerConfig, Config, ConfigError, EncapsulationKind, HealthCheckPathConfig,
-    HealthCheckSpec, IndexList, InterfaceConfig, Problem, Queues,
+    HealthCheckSpec, IndexList, InterfaceConfig, PriorityChoice, Problem, Queues,
     limits::{
         FLOW_TABLE_CAPACITY, FRAMES, HEALTH_CHECK_MAX_FRAME, MAX_BUSY_POLL_US, MAX_FRAME,
         MAX_SOCKET_PATH, MAX_SPIN_US,
@@ -250,6 +250,13 @@ fn interface<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Inte
             text.parse::<IndexList>()
                 .map_err(|error| list_complaint(&error))
         }),
+        priority: reader
+            .name(
+                section,
+                "priority",
+                &PriorityChoice::ALL.map(|choice| (choice.name(), choice)),
+            )
+            .unwrap_or(default.priority),
         busy_poll: reader.integer(
             section,
             "busy_poll",

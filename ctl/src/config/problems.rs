@@ -9,7 +9,7 @@ use dataplane::service::{
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
 
 use super::{
-    Config, EncapsulationKind, Problem, Queues,
+    Config, EncapsulationKind, PriorityChoice, Problem, Queues,
     limits::{
         FLOW_TABLE_CAPACITY, FRAMES, HEALTH_CHECK_MAX_FRAME, MAX_FRAME, MAX_HEALTH_CHECKS,
         MIN_MAX_FRAME_TOO_BIG,
@@ -223,6 +223,13 @@ impl Checker<'_> {
                     FRAMES.start(),
                     FRAMES.end()
                 ),
+            );
+        }
+        if interface.priority == PriorityChoice::RealTime && interface.spin_us.is_some() {
+            self.report(
+                Place::Interface("priority"),
+                "rt and spin_us exclude each other: a worker that outranks other threads has to sleep",
+                "leave spin_us out, or give priority \"auto\" or \"normal\"",
             );
         }
     }

@@ -10,6 +10,7 @@ use xdp_redirect::XdpMode;
 
 use super::{
     AdminConfig, BalancerConfig, Config, EncapsulationKind, HealthCheckPathConfig, InterfaceConfig,
+    PriorityChoice,
 };
 
 impl Config {
@@ -97,6 +98,7 @@ fn interface(text: &mut String, interface: &InterfaceConfig) {
         xdp_mode,
         frames,
         cpus,
+        priority,
         busy_poll,
         spin_us,
         huge_pages,
@@ -122,6 +124,9 @@ fn interface(text: &mut String, interface: &InterfaceConfig) {
     }
     if let Some(cpus) = cpus {
         line(text, "cpus", quote(&cpus.to_string()));
+    }
+    if *priority != PriorityChoice::Auto {
+        line(text, "priority", quote(priority.name()));
     }
     if let Some(busy_poll) = busy_poll {
         line(text, "busy_poll", busy_poll);

@@ -282,7 +282,7 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 15] {
 pub(super) fn refuse_fixed(old: &Config, new: &Config) -> Result<(), AdminError> {
     let (a, b) = (&old.interface, &new.interface);
     let queues = |config: &Config| show(config.interface.queues.as_ref());
-    let fixed: [(&str, bool, String, String); 12] = [
+    let fixed: [(&str, bool, String, String); 13] = [
         (
             "interface.name",
             a.name == b.name,
@@ -318,6 +318,12 @@ pub(super) fn refuse_fixed(old: &Config, new: &Config) -> Result<(), AdminError>
             a.cpus == b.cpus,
             show(a.cpus.as_ref()),
             show(b.cpus.as_ref()),
+        ),
+        (
+            "interface.priority",
+            a.priority == b.priority,
+            a.priority.to_string(),
+            b.priority.to_string(),
         ),
         (
             "interface.busy_poll",

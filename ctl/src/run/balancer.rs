@@ -28,7 +28,7 @@ use nix::{
 };
 use xdp_redirect::{AttachedMode, Redirect, XdpMode};
 
-use super::health_check::HealthCheckProgram;
+use super::{health_check::HealthCheckProgram, priority::Rank};
 use crate::{
     config::Config,
     control::{Socket, Worker},
@@ -46,6 +46,7 @@ pub(super) struct Balancer {
     workers: Vec<Worker>,
     /// Workers that were seen to have ended.
     ended: AtomicU32,
+    rank: Rank,
     memory: Memory,
     warnings: Vec<String>,
 }
@@ -67,6 +68,7 @@ impl Balancer {
         interface: &Interface,
         queues: &[u32],
         cpus: &[usize],
+        rank: Rank,
     ) -> anyhow::Result<Self> {
         let services = ServiceControl::new();
         let publisher = Arc::new(Publisher::new(services.table()));
@@ -96,6 +98,7 @@ impl Balancer {
             publisher,
             workers: Vec::with_capacity(queues.len()),
             ended: AtomicU32::new(0),
+            rank,
             memory: Memory::default(),
             warnings: Vec::new(),
         };
@@ -201,6 +204,7 @@ impl Balancer {
             spin: interface
                 .spin_us
                 .map(|microseconds| Duration::from_micros(microseconds.into())),
+            priority: self.rank.priority,
         };
         let subscription = self.publisher.subscribe();
         let handle = worker::spawn(&worker_config, port, forwarder, subscription, pass)?;
@@ -236,6 +240,11 @@ impl Balancer {
     /// In the order of the queues that were asked for.
     pub(super) fn workers(&self) -> &[Worker] {
         &self.workers
+    }
+
+    /// How the scheduler ranks the workers.
+    pub(super) const fn rank(&self) -> &Rank {
+        &self.rank
     }
 
     /// Memory taken.

@@ -12,6 +12,7 @@ mod lock;
 mod neighbour;
 mod notify;
 mod preflight;
+mod priority;
 mod settings;
 mod summary;
 
@@ -82,6 +83,7 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     let mtu_warning = mtu::check(&config, &name, mtu)?;
     preflight::memory(&config, queues.len())?;
     preflight::privileges()?;
+    let rank = priority::choose(&config.interface)?;
     let _lock = InstanceLock::take(&name)?;
     let mut warnings =
         preflight::warnings(&name, &interface, &queues, existing).with_context(asked)?;
@@ -93,7 +95,7 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     // wait until the server starts.
     let socket = BoundSocket::bind(&config.admin.socket, config.admin.mode)?;
 
-    let balancer = Balancer::start(&config, &name, &interface, &queues, &cpus)?;
+    let balancer = Balancer::start(&config, &name, &interface, &queues, &cpus, rank)?;
     warnings.extend(balancer.warnings().iter().cloned());
 
     let reloaded = Arc::new(Notify::new());

@@ -10,7 +10,7 @@ use nix::{
 
 use crate::{
     cli::RunArgs,
-    config::{Config, ConfigError, IndexList, Queues},
+    config::{Config, ConfigError, IndexList, PriorityChoice, Queues},
 };
 
 /// Where the configuration comes from, so that a reload reads it the same way again.
@@ -22,6 +22,7 @@ pub(super) struct Source {
     mode: Option<dataplane::xsk::SocketMode>,
     xdp_mode: Option<xdp_redirect::XdpMode>,
     cpus: Option<IndexList>,
+    priority: Option<PriorityChoice>,
     socket: Option<PathBuf>,
 }
 
@@ -38,6 +39,7 @@ impl Source {
             mode: args.mode,
             xdp_mode: args.xdp_mode,
             cpus: args.cpus.clone(),
+            priority: args.priority,
             socket: args.socket.clone(),
         }
     }
@@ -60,6 +62,7 @@ impl Source {
             mode,
             xdp_mode,
             cpus,
+            priority,
             socket,
         } = self.clone();
         let file = &mut config.interface;
@@ -67,6 +70,7 @@ impl Source {
         file.queues = queues.or(file.queues.take());
         file.mode = mode.unwrap_or(file.mode);
         file.xdp_mode = xdp_mode.unwrap_or(file.xdp_mode);
+        file.priority = priority.unwrap_or(file.priority);
         file.cpus = cpus.or(file.cpus.take());
         if let Some(socket) = socket {
             config.admin.socket = socket;
@@ -211,6 +215,7 @@ mod tests {
             mode: Some(dataplane::xsk::SocketMode::ZeroCopy),
             xdp_mode: None,
             cpus: None,
+            priority: Some(PriorityChoice::Normal),
             socket: Some("/run/other.sock".into()),
         };
         let config = source.read().unwrap();
@@ -218,6 +223,7 @@ mod tests {
         assert_eq!(config.interface.queues, Some("0-3".parse().unwrap()));
         assert_eq!(config.interface.mode, dataplane::xsk::SocketMode::ZeroCopy);
         assert_eq!(config.interface.cpus, Some("0".parse().unwrap()));
+        assert_eq!(config.interface.priority, PriorityChoice::Normal);
         assert_eq!(config.admin.socket, PathBuf::from("/run/other.sock"));
 
         source.interface = Some("a/b".to_owned());

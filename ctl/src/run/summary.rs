@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use dataplane::worker::Priority;
+
 use super::{balancer::Balancer, neighbour::Gateway};
 use crate::{
     config::{Config, EncapsulationKind},
@@ -39,6 +41,14 @@ impl fmt::Display for Summary<'_> {
         }
         for worker in self.balancer.workers() {
             writeln!(f, "  queue {:<4} {}", worker.queue(), describe(worker))?;
+        }
+        let rank = self.balancer.rank();
+        match (rank.priority, rank.reason) {
+            (Priority::RealTime, _) => writeln!(f, "  priority   rt, before all ordinary threads")?,
+            (Priority::Normal, None) => writeln!(f, "  priority   normal")?,
+            (Priority::Normal, Some(reason)) => {
+                writeln!(f, "  priority   normal, because {reason}")?;
+            }
         }
         let memory = self.balancer.memory();
         writeln!(

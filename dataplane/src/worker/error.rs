@@ -27,6 +27,17 @@ pub enum WorkerError {
         /// The CPU asked for.
         cpu: usize,
     },
+    /// The scheduler gives the thread no such priority.
+    #[error(
+        "worker of queue {queue}: cannot have real-time priority: {source}; give the program \
+         CAP_SYS_NICE, or its workers normal priority"
+    )]
+    Priority {
+        /// The worker's queue.
+        queue: u32,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// No thread or no descriptor to be had.
     #[error("worker of queue {queue}: cannot be started: {source}")]
     Start {

@@ -14,7 +14,7 @@ use std::{
 use crossbeam::channel::{RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::{
-    AskError, WorkerConfig, WorkerError, WorkerReport,
+    AskError, Priority, WorkerConfig, WorkerError, WorkerReport,
     status::Status,
     tasks::{Asked, Task},
     waker::Waker,
@@ -58,6 +58,11 @@ impl WorkerHandle {
     /// The CPU it is pinned to.
     pub const fn cpu(&self) -> Option<usize> {
         self.config.cpu
+    }
+
+    /// How the scheduler ranks its thread.
+    pub const fn priority(&self) -> Priority {
+        self.config.priority
     }
 
     /// What it counts.

@@ -21,12 +21,14 @@ mod clock;
 mod engine;
 mod error;
 mod handle;
+mod priority;
 mod status;
 mod tasks;
 mod waker;
 mod watchdog;
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
@@ -40,6 +42,7 @@ pub use clock::now_ns;
 pub use engine::{Engine, Round};
 pub use error::{AskError, WorkerError};
 pub use handle::WorkerHandle;
+pub use priority::Priority;
 pub use status::WorkerReport;
 
 use self::{status::Status, waker::Waker};
@@ -58,9 +61,11 @@ pub struct WorkerConfig {
     pub cpu: Option<usize>,
     /// How long to look for frames after the last one before sleeping. Not at all when left out.
     pub spin: Option<Duration>,
+    /// How the scheduler ranks its thread.
+    pub priority: Priority,
 }
 
-/// Starts a worker. Returns once its thread runs, is pinned and has given its chunks to the kernel.
+/// Starts a worker. Returns once its thread runs, is pinned, has its priority and has given its chunks to the kernel.
 pub fn spawn<P>(
     config: &WorkerConfig,
     port: P,
@@ -72,9 +77,14 @@ where
     P: QueuePort + Send + 'static,
     P::Chunk: Send,
 {
-    let queue = config.queue;
+    let WorkerConfig {
+        queue,
+        cpu,
+        priority,
+        ..
+    } = *config;
     let cannot_start = |source| WorkerError::Start { queue, source };
-    let core = config.cpu.map(|cpu| allowed_core(queue, cpu)).transpose()?;
+    let core = cpu.map(|cpu| allowed_core(queue, cpu)).transpose()?;
     let counters = Arc::clone(forwarder.counters());
     let waker = Waker::new().map_err(cannot_start)?;
     let status = Arc::new(Status::default());
@@ -85,10 +95,20 @@ where
     let thread = {
         let (status, waker) = (Arc::clone(&status), waker.clone());
         let body = move || {
-            let pinned = core.is_none_or(core_affinity::set_for_current);
+            let placed = if core.is_none_or(core_affinity::set_for_current) {
+                priority
+                    .take()
+                    .map_err(|source| WorkerError::Priority { queue, source })
+            } else {
+                Err(WorkerError::Pin {
+                    queue,
+                    cpu: cpu.unwrap_or_default(),
+                })
+            };
+            let is_placed = placed.is_ok();
             // The receiver waits for this.
-            let _ = started.send(pinned);
-            if !pinned {
+            let _ = started.send(placed);
+            if !is_placed {
                 return;
             }
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -116,12 +136,10 @@ where
             .spawn(body)
             .map_err(cannot_start)?
     };
-    if start.recv() != Ok(true) {
-        return Err(WorkerError::Pin {
-            queue,
-            cpu: config.cpu.unwrap_or_default(),
-        });
-    }
+    start.recv().unwrap_or_else(|_| {
+        let ended = io::Error::other("its thread ended at once");
+        Err(cannot_start(ended))
+    })?;
     Ok(WorkerHandle::new(
         config, counters, status, tasks, waker, thread,
     ))
