@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const OUTAGE: Duration = Duration::from_secs(2);
 /// Memory that may differ between two looks at a machine that does the same again.
 const MEMORY_NOISE: u64 = 16 << 20;
+/// How long the number of programs and maps stays the same before it counts.
+const QUIET: Duration = Duration::from_secs(5);
 /// Starts and stops before the first look: caches fill.
 const WARM_UP: usize = 3;
 
@@ -212,6 +214,28 @@ impl Holdings {
             memory: available << 10,
         })
     }
+
+    /// Looks until nothing has changed in number for a while: the kernel frees programs and maps some
+    /// time after their owner has gone.
+    fn settled() -> Result<Self> {
+        let numbers = |holdings: &Self| (holdings.programs, holdings.maps);
+        let deadline = Instant::now() + PATIENCE;
+        let mut known = Self::look()?;
+        let mut since = Instant::now();
+        while since.elapsed() < QUIET {
+            ensure!(
+                Instant::now() < deadline,
+                "eBPF programs and maps come and go: {known:?}"
+            );
+            thread::sleep(Duration::from_millis(100));
+            let now = Self::look()?;
+            if numbers(&now) != numbers(&known) {
+                since = Instant::now();
+            }
+            known = now;
+        }
+        Ok(known)
+    }
 }
 
 fn cycles(site: &Site, scenario: &Scenario) -> Result<Outcome> {
@@ -224,12 +248,11 @@ fn cycles(site: &Site, scenario: &Scenario) -> Result<Outcome> {
         cycle()?;
     }
     around.wait_for(site)?;
-    let before = Holdings::look()?;
+    let before = Holdings::settled()?;
     for number in 0..scenario.cycles {
         cycle().with_context(|| format!("at start {number}"))?;
     }
     around.wait_for(site)?;
-    // The kernel frees maps and sockets some time after their owner has gone.
     let deadline = Instant::now() + PATIENCE;
     let after = loop {
         let now = Holdings::look()?;
