@@ -2,6 +2,7 @@
 //!
 //! - [`Redirect`] sends the packets of VIPs, and tunnels to decap destinations, to `AF_XDP` sockets
 //!   and passes everything else.
+//! - [`Balancer`] does the whole job in the kernel, without sockets.
 //! - [`Decap`] runs on real servers and takes the outer header off encapsulated packets.
 //! - [`HealthCheck`] encapsulates what this host sends with certain marks.
 //! - [`PassProgram`] changes nothing; a veth whose peer transmits by XDP needs one on its own end.
@@ -15,6 +16,8 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod balancer;
+mod balancer_counters;
 mod clsact;
 mod counters;
 mod decap;
@@ -31,6 +34,8 @@ mod test_run;
 mod tunnels;
 mod vips;
 
+pub use balancer::{Balancer, BalancerError, BalancerOptions, KernelFlow};
+pub use balancer_counters::{BalancerCounters, FlowTraffic};
 pub use counters::{DecapCounters, HealthCheckCounters, RedirectCounters, Traffic};
 pub use decap::{Decap, DecapError, DecapOptions};
 pub use error::AttachError;
@@ -46,5 +51,6 @@ pub use tunnels::Tunnels;
 pub use vips::{VipEntry, VipError};
 pub use xdp_layout::{
     DEFAULT_GUE_PORT, MAX_DECAP_DESTINATIONS, MAX_HEALTH_CHECKS, MAX_QUEUES, MAX_VIPS, Tag,
-    counter::{DecapCounter, HealthCheckCounter, RedirectCounter},
+    balancer::{FlowKey, FlowValue, Real, Settings, Vip},
+    counter::{BalancerEvent, BalancerOutcome, DecapCounter, HealthCheckCounter, RedirectCounter},
 };

@@ -22,6 +22,10 @@ pub(crate) const DECAP: Object = Object {
     name: "decap",
     bytes: aya::include_bytes_aligned!("../objects/decap.o"),
 };
+pub(crate) const BALANCER: Object = Object {
+    name: "balancer",
+    bytes: aya::include_bytes_aligned!("../objects/balancer.o"),
+};
 pub(crate) const PASS: Object = Object {
     name: "pass",
     bytes: aya::include_bytes_aligned!("../objects/pass.o"),
@@ -46,22 +50,31 @@ impl Object {
 
     /// Creates the maps and has the kernel verify the XDP program.
     pub(crate) fn load(&self) -> Result<Loaded, AttachError> {
-        let mut loaded = self.create()?;
+        self.load_sized(&[])
+    }
+
+    /// As [`Object::load`], with these numbers of entries in maps instead of the object's.
+    pub(crate) fn load_sized(&self, sizes: &[(&str, u32)]) -> Result<Loaded, AttachError> {
+        let mut loaded = self.create(sizes)?;
         let result = loaded.program_mut()?.load();
         self.verified(loaded, result)
     }
 
     /// As [`Object::load`], for a tc program.
     pub(crate) fn load_classifier(&self) -> Result<Loaded, AttachError> {
-        let mut loaded = self.create()?;
+        let mut loaded = self.create(&[])?;
         let result = loaded.classifier_mut()?.load();
         self.verified(loaded, result)
     }
 
-    fn create(&self) -> Result<Loaded, AttachError> {
+    fn create(&self, sizes: &[(&str, u32)]) -> Result<Loaded, AttachError> {
+        let mut loader = EbpfLoader::new();
         // The objects use nothing that depends on the kernel's types, so its BTF is not read.
-        let ebpf = EbpfLoader::new()
-            .btf(None)
+        loader.btf(None);
+        for (map, entries) in sizes {
+            loader.map_max_entries(map, *entries);
+        }
+        let ebpf = loader
             .load(self.bytes)
             .map_err(|source| AttachError::load(self.name, source))?;
         Ok(Loaded {

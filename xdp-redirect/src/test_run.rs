@@ -12,8 +12,12 @@ use aya::{
 pub struct Verdict(pub u32);
 
 impl Verdict {
+    /// Nowhere.
+    pub const DROP: Self = Self(1);
     /// To the kernel's stack.
     pub const PASS: Self = Self(2);
+    /// Out of the interface it came from.
+    pub const TX: Self = Self(3);
     /// To a socket, another interface or another CPU.
     pub const REDIRECT: Self = Self(4);
 }

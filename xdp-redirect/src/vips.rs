@@ -211,7 +211,7 @@ fn masked(address: Ipv6Addr, length: u8) -> Ipv6Addr {
 }
 
 /// Places of the VIP itself and of its address.
-fn places(entry: &VipEntry) -> (Place, Place) {
+pub(crate) fn places(entry: &VipEntry) -> (Place, Place) {
     let port = entry.port.to_be_bytes();
     let (address, family) = match entry.address {
         IpAddr::V4(address) => {

@@ -20,7 +20,7 @@ use crate::shell;
 use toolchain::Toolchain;
 
 /// Binaries of `xdp-redirect/ebpf`; each becomes `xdp-redirect/objects/NAME.o`.
-const PROGRAMS: [&str; 4] = ["redirect", "decap", "pass", "healthcheck"];
+const PROGRAMS: [&str; 5] = ["redirect", "decap", "pass", "healthcheck", "balancer"];
 /// Rust's target for eBPF on little-endian machines.
 const TARGET: &str = "bpfel-unknown-none";
 

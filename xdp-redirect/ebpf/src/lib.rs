@@ -5,6 +5,7 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod flow_hash;
 pub mod header;
 pub mod key;
 pub mod packet;

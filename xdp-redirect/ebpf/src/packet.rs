@@ -32,6 +32,13 @@ impl Packet {
         (start + N <= self.end).then_some(Bytes { start })
     }
 
+    /// `N` bytes from `offset` on to be written, or nothing if the packet ends before them.
+    #[inline(always)]
+    pub fn space<const N: usize>(&self, offset: usize) -> Option<Space<N>> {
+        let start = self.start + offset;
+        (start + N <= self.end).then_some(Space { start })
+    }
+
     /// Whether the packet reaches `length` bytes.
     #[inline(always)]
     pub fn reaches(&self, length: usize) -> bool {
@@ -89,6 +96,39 @@ impl<const N: usize> Bytes<N> {
     pub fn array(&self) -> [u8; N] {
         // SAFETY: all `N` bytes are known to be there; an array of bytes has no alignment.
         unsafe { *(self.start as *const [u8; N]) }
+    }
+}
+
+/// `N` bytes of a packet that may be written.
+pub struct Space<const N: usize> {
+    /// Address of the first byte; `start..start + N` is writable.
+    start: usize,
+}
+
+impl<const N: usize> Space<N> {
+    /// Writes the byte at `AT`.
+    #[inline(always)]
+    pub fn set_byte<const AT: usize>(&self, value: u8) {
+        const { assert!(AT < N) };
+        // SAFETY: `AT` is within the bytes that may be written; nothing else accesses the packet
+        // while the program runs.
+        unsafe { *((self.start + AT) as *mut u8) = value };
+    }
+
+    /// Writes two bytes from `AT` on, as they lie in memory.
+    #[inline(always)]
+    pub fn set_half<const AT: usize>(&self, value: u16) {
+        const { assert!(AT + 2 <= N) };
+        // SAFETY: both bytes may be written; nothing else accesses the packet meanwhile.
+        unsafe { store::half::<AT>(self.start, value) };
+    }
+
+    /// Writes four bytes from `AT` on, as they lie in memory.
+    #[inline(always)]
+    pub fn set_word<const AT: usize>(&self, value: u32) {
+        const { assert!(AT + 4 <= N) };
+        // SAFETY: all four bytes may be written; nothing else accesses the packet meanwhile.
+        unsafe { store::word::<AT>(self.start, value) };
     }
 }
 
@@ -166,5 +206,69 @@ mod load {
     pub(super) unsafe fn word<const AT: usize>(start: usize) -> u32 {
         // SAFETY: the caller promises that the bytes are readable.
         unsafe { ((start + AT) as *const u32).read_unaligned() }
+    }
+}
+
+/// Stores at any alignment, as the loads are.
+#[cfg(target_arch = "bpf")]
+mod store {
+    use core::arch::asm;
+
+    /// Two bytes at `start + AT`.
+    ///
+    /// # Safety
+    /// They must be writable, and nothing else may access them meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn half<const AT: usize>(start: usize, value: u16) {
+        // SAFETY: the caller promises that the bytes may be written.
+        unsafe {
+            asm!(
+                "*(u16 *)({start} + {at}) = {value}",
+                value = in(reg) u64::from(value),
+                start = in(reg) start,
+                at = const AT,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Four bytes at `start + AT`.
+    ///
+    /// # Safety
+    /// They must be writable, and nothing else may access them meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn word<const AT: usize>(start: usize, value: u32) {
+        // SAFETY: the caller promises that the bytes may be written.
+        unsafe {
+            asm!(
+                "*(u32 *)({start} + {at}) = {value}",
+                value = in(reg) u64::from(value),
+                start = in(reg) start,
+                at = const AT,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+/// Where the crate is compiled for another machine, to be checked and not to be run.
+#[cfg(not(target_arch = "bpf"))]
+mod store {
+    /// Two bytes at `start + AT`.
+    ///
+    /// # Safety
+    /// They must be writable, and nothing else may access them meanwhile.
+    pub(super) unsafe fn half<const AT: usize>(start: usize, value: u16) {
+        // SAFETY: the caller promises that the bytes may be written.
+        unsafe { ((start + AT) as *mut u16).write_unaligned(value) };
+    }
+
+    /// Four bytes at `start + AT`.
+    ///
+    /// # Safety
+    /// They must be writable, and nothing else may access them meanwhile.
+    pub(super) unsafe fn word<const AT: usize>(start: usize, value: u32) {
+        // SAFETY: the caller promises that the bytes may be written.
+        unsafe { ((start + AT) as *mut u32).write_unaligned(value) };
     }
 }

@@ -130,6 +130,99 @@ impl DecapCounter {
 }
 
 counters! {
+    /// Packets and bytes that the `balancer` program saw: each packet counts once, under its outcome.
+    /// What is dropped has the name of the reason that workers give.
+    BalancerOutcome {
+        /// Transmitted: encapsulated, to a real.
+        Transmitted = "transmitted",
+        /// Transmitted: the answer to an echo request to a VIP.
+        EchoReplied = "echo_replied",
+        /// Passed: neither IPv4 nor IPv6, or too short for its header.
+        PassedNotIp = "passed_not_ip",
+        /// Passed: TCP or UDP, or an ICMP error about them, that is no VIP's.
+        PassedNotVip = "passed_not_vip",
+        /// Passed: another protocol, extension headers, or another ICMP type.
+        PassedOtherProtocol = "passed_other_protocol",
+        /// Dropped: the IPv4 header length is not 20 bytes.
+        DroppedIpv4Options = "ipv4-options",
+        /// Dropped: the packet is an IP fragment; ports are unknown.
+        DroppedFragment = "fragment",
+        /// Dropped: the frame ends before the TCP, UDP or ICMP header does.
+        DroppedL4Truncated = "l4-truncated",
+        /// Dropped: the packet quoted in an ICMP error is too short or has IP options.
+        DroppedQuoteTruncated = "quote-truncated",
+        /// Dropped: the frame is longer than the configured maximum.
+        DroppedFrameTooLong = "frame-too-long",
+        /// Dropped: the VIP has no real with a weight above zero.
+        DroppedNoReal = "no-real",
+        /// Dropped: an IPv6 packet selected an IPv4 real.
+        DroppedFamilyMismatch = "family-mismatch",
+        /// Dropped: the next hop's Ethernet address is not known yet.
+        DroppedNoNextHop = "no-next-hop",
+        /// Dropped: the driver has no room in front of the frame for the outer header.
+        DroppedNoRoom = "no-room",
+    }
+}
+
+impl BalancerOutcome {
+    /// Whether the packets of this outcome left by the interface they came from.
+    #[must_use]
+    pub const fn is_transmit(self) -> bool {
+        self.index() <= Self::EchoReplied.index()
+    }
+
+    /// Whether the packets of this outcome went to the kernel.
+    #[must_use]
+    pub const fn is_pass(self) -> bool {
+        !self.is_transmit() && self.index() <= Self::PassedOtherProtocol.index()
+    }
+}
+
+counters! {
+    /// What happened in the `balancer` program besides outcomes. The names are those of workers'
+    /// counters that mean the same.
+    BalancerEvent {
+        /// Packets to VIPs that are not too long.
+        VipPackets = "vip-packets",
+        /// Packets whose real the connection table did not name: the ring did.
+        RingSelections = "ring-selections",
+        /// Of these, TCP with SYN.
+        TcpSynMisses = "tcp-syn-misses",
+        /// Of these, TCP without SYN: flows that began elsewhere or were forgotten.
+        TcpNonSynMisses = "tcp-non-syn-misses",
+        /// Packets dropped because the ring named a real that there is not.
+        RingUnknownReals = "ring-unknown-reals",
+        /// Packets dropped because the ring was empty: no real has a weight above zero.
+        RingEmptySlots = "ring-empty-slots",
+        /// Flows that entered the table.
+        FlowInserts = "flow-inserts",
+        /// Flows that did not enter the table because of the cap.
+        FloodSuppressed = "flood-suppressed",
+        /// New flows in the present window of one second, by which the cap on inserts goes.
+        ConnectionEvents = "connection-events",
+        /// When that window started, by the system's monotonic clock.
+        ConnectionWindowNs = "connection-window-ns",
+        /// ICMP errors that followed the flow they are about.
+        IcmpErrors = "icmp-errors",
+        /// Of these, IPv4's "fragmentation needed" (type 3 code 4).
+        PtbV4 = "ptb-v4",
+        /// Of these, with an MTU below 1280.
+        PtbV4Small = "ptb-v4-small",
+        /// ICMP errors that are IPv6's "packet too big" (type 2).
+        PtbV6 = "ptb-v6",
+        /// Of these, with an MTU below 1280.
+        PtbV6Small = "ptb-v6-small",
+        /// Packets whose real is known, but that cannot get an outer IPv4 header.
+        EncapFailuresV4 = "encap-failures-v4",
+        /// Likewise, an outer IPv6 header.
+        EncapFailuresV6 = "encap-failures-v6",
+    }
+}
+
+/// Words of the `balancer` program's counters: packets and bytes of each outcome, then the events.
+pub const BALANCER_WORDS: usize = 2 * BalancerOutcome::COUNT + BalancerEvent::COUNT;
+
+counters! {
     /// Packets that the `healthcheck` program saw: each packet counts once, under its outcome.
     HealthCheckCounter {
         /// Skipped: no mark, or one that names no real; the packet left as it came.
@@ -162,6 +255,12 @@ mod tests {
         for (index, counter) in HealthCheckCounter::ALL.iter().enumerate() {
             assert_eq!(counter.index() as usize, index);
         }
+        for (index, counter) in BalancerOutcome::ALL.iter().enumerate() {
+            assert_eq!(counter.index() as usize, index);
+        }
+        for (index, counter) in BalancerEvent::ALL.iter().enumerate() {
+            assert_eq!(counter.index() as usize, index);
+        }
     }
 
     #[test]
@@ -185,6 +284,17 @@ mod tests {
                 counter.help().starts_with("Stripped: "),
                 counter.is_stripped()
             );
+        }
+        for outcome in BalancerOutcome::ALL {
+            let verb = if outcome.is_transmit() {
+                "Transmitted: "
+            } else if outcome.is_pass() {
+                "Passed: "
+            } else {
+                "Dropped: "
+            };
+            assert!(outcome.help().starts_with(verb), "{outcome:?}");
+            assert_eq!(outcome.name().starts_with("passed_"), outcome.is_pass());
         }
         for counter in HealthCheckCounter::ALL {
             let is_drop =

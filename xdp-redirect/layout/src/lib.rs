@@ -6,7 +6,10 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod balancer;
 pub mod counter;
+
+use core::net::IpAddr;
 
 /// Address family byte of [`VipKey`] and [`AddressKey`] for IPv4.
 pub const FAMILY_V4: u8 = 4;
@@ -46,6 +49,19 @@ pub const REDIRECT_SETTINGS: u32 = 2;
 pub const REDIRECT_HAS_PREFIXES: u32 = 1;
 /// Bit of [`DecapConfig::flags`]: strip tunnels whatever their destination.
 pub const DECAP_ANY_DESTINATION: u16 = 1;
+
+/// An address as keys and values hold it, IPv4 in the first four bytes, and its family.
+#[must_use]
+pub fn address(address: IpAddr) -> ([u8; 16], u8) {
+    match address {
+        IpAddr::V4(address) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&address.octets());
+            (bytes, FAMILY_V4)
+        }
+        IpAddr::V6(address) => (address.octets(), FAMILY_V6),
+    }
+}
 
 /// Exact or any-port service key.
 #[repr(C)]
