@@ -45,7 +45,7 @@ pub struct ServiceError {
 }
 
 impl ServiceError {
-    fn new(
+    pub(super) fn new(
         field: impl Into<String>,
         problem: impl Into<String>,
         remedy: impl Into<String>,

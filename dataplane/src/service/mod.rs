@@ -4,6 +4,7 @@
 
 mod control;
 mod direct_table;
+mod kernel;
 mod plain;
 mod prefix_table;
 mod publish;
@@ -14,6 +15,7 @@ mod table;
 pub use maglev::HashFunction;
 
 pub use control::{MAX_SERVER_ID, MAX_SERVER_IDS, ServiceControl, ServiceError};
+pub use kernel::KernelServices;
 pub use publish::{Publisher, Subscription};
 pub use source_routes::{MAX_SOURCE_ROUTES, SourceRouteError, SourceRoutes};
 pub use spec::{
