@@ -6,6 +6,7 @@
 //! - [`Decap`] runs on real servers and takes the outer header off encapsulated packets.
 //! - [`HealthCheck`] encapsulates what this host sends with certain marks.
 //! - [`PassProgram`] changes nothing; a veth whose peer transmits by XDP needs one on its own end.
+//! - [`Generator`], [`ReflectProgram`] and [`CountProgram`] are for benchmarks.
 //!
 //! The objects are committed in `objects/` and embedded here; `cargo xtask bpf` builds them from
 //! `ebpf/`. A program is attached through a link that this process holds, so the kernel detaches it
@@ -19,9 +20,11 @@ mod attach;
 mod balancer;
 mod balancer_counters;
 mod clsact;
+mod count;
 mod counters;
 mod decap;
 mod error;
+mod generator;
 mod health_check;
 mod interface;
 mod loaded;
@@ -29,6 +32,7 @@ mod mode;
 mod object;
 mod pass;
 mod redirect;
+mod reflect;
 mod tc;
 mod test_run;
 mod tunnels;
@@ -36,15 +40,18 @@ mod vips;
 
 pub use balancer::{Balancer, BalancerError, BalancerOptions, KernelFlow};
 pub use balancer_counters::{BalancerCounters, FlowTraffic};
+pub use count::{CountProgram, Latencies};
 pub use counters::{DecapCounters, HealthCheckCounters, RedirectCounters, Traffic};
 pub use decap::{Decap, DecapError, DecapOptions};
 pub use error::AttachError;
+pub use generator::{Generator, GeneratorLoad};
 pub use health_check::{HealthCheck, HealthCheckError, HealthCheckOptions};
 pub use interface::{AttachedProgram, attached_program};
 pub use loaded::loaded;
 pub use mode::{AttachedMode, UnknownMode, XdpMode};
 pub use pass::PassProgram;
 pub use redirect::{QueueError, Redirect};
+pub use reflect::ReflectProgram;
 pub use tc::TcHook;
 pub use test_run::{Ingress, TcTestRun, TcVerdict, TestRun, Verdict};
 pub use tunnels::Tunnels;
@@ -52,5 +59,9 @@ pub use vips::{VipEntry, VipError};
 pub use xdp_layout::{
     DEFAULT_GUE_PORT, MAX_DECAP_DESTINATIONS, MAX_HEALTH_CHECKS, MAX_QUEUES, MAX_VIPS, Tag,
     balancer::{FlowKey, FlowValue, Real, Settings, Vip},
-    counter::{BalancerEvent, BalancerOutcome, DecapCounter, HealthCheckCounter, RedirectCounter},
+    bench::ETHERTYPE_REFLECTED,
+    counter::{
+        BalancerEvent, BalancerOutcome, CountCounter, DecapCounter, HealthCheckCounter,
+        RedirectCounter,
+    },
 };

@@ -30,6 +30,18 @@ pub(crate) const PASS: Object = Object {
     name: "pass",
     bytes: aya::include_bytes_aligned!("../objects/pass.o"),
 };
+pub(crate) const GENERATOR: Object = Object {
+    name: "generator",
+    bytes: aya::include_bytes_aligned!("../objects/generator.o"),
+};
+pub(crate) const REFLECT: Object = Object {
+    name: "reflect",
+    bytes: aya::include_bytes_aligned!("../objects/reflect.o"),
+};
+pub(crate) const COUNT: Object = Object {
+    name: "count",
+    bytes: aya::include_bytes_aligned!("../objects/count.o"),
+};
 /// The program's name tells filters of ours from others'.
 pub(crate) const HEALTH_CHECK: Object = Object {
     name: "kx_healthcheck",

@@ -20,7 +20,16 @@ use crate::shell;
 use toolchain::Toolchain;
 
 /// Binaries of `xdp-redirect/ebpf`; each becomes `xdp-redirect/objects/NAME.o`.
-const PROGRAMS: [&str; 5] = ["redirect", "decap", "pass", "healthcheck", "balancer"];
+const PROGRAMS: [&str; 8] = [
+    "redirect",
+    "decap",
+    "pass",
+    "healthcheck",
+    "balancer",
+    "generator",
+    "reflect",
+    "count",
+];
 /// Rust's target for eBPF on little-endian machines.
 const TARGET: &str = "bpfel-unknown-none";
 

@@ -240,6 +240,20 @@ counters! {
     }
 }
 
+counters! {
+    /// Frames that reached the benchmark's far end: each counts once, by what it looks like.
+    CountCounter {
+        /// An IPIP tunnel: a balancer sent it.
+        Encapsulated = "encapsulated",
+        /// A TCP packet as the generator sends it, with its Ethernet addresses swapped.
+        Returned = "returned",
+        /// Sent by workers that decide nothing.
+        Reflected = "reflected",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

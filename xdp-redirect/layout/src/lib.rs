@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balancer;
+pub mod bench;
 pub mod counter;
 
 use core::net::IpAddr;
