@@ -14,7 +14,8 @@ use dataplane::service::{
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use xdp_redirect::{
-    Balancer, BalancerEvent, BalancerOptions, BalancerOutcome, TestRun, Verdict as XdpVerdict,
+    Balancer, BalancerEvent, BalancerOptions, BalancerOutcome, BalancerTestBed, Case, TestRun,
+    Verdict as XdpVerdict,
 };
 
 /// Room for every flow of a test, so that neither table evicts.
@@ -562,4 +563,63 @@ fn flows_can_be_listed_and_removed() {
     assert!(!pair.balancer.remove_flow(&first.key).expect("removable"));
     assert_eq!(pair.balancer.flow(&first.key).expect("readable"), None);
     assert_eq!(pair.balancer.flows().count(), 1);
+}
+
+#[test]
+fn the_driver_runs_every_packet_through_the_table_or_past_it() {
+    const TURNS: u64 = 3000;
+    const RUNS: u32 = 20_000;
+    if !requirements::met_or_skip("kernel_balancer_driver", &[]) {
+        return;
+    }
+    let pair = Pair::new(&spec(true, [1, 1, 1], 0..16));
+    let mut bed = BalancerTestBed::new(pair.balancer).expect("the kernel takes the driver");
+    let v4 = tcp_frame(0, 0x10);
+    let v6 = {
+        let mut frame = vec![2, 0, 0, 0, 0xaa, 1, 2, 0, 0, 0, 0xbb, 2, 0x86, 0xdd];
+        let client = u128::to_be_bytes(0x2001_0db8_000c << 80);
+        let vip: std::net::Ipv6Addr = "2001:db8:a::10".parse().expect("an address");
+        frame.extend([0x60, 0, 0, 0, 0, 20, 6, 64]);
+        frame.extend(client);
+        frame.extend(vip.octets());
+        frame.extend(&v4[34..]);
+        frame
+    };
+    for (name, frame) in [("v4", v4), ("v6", v6)] {
+        let before = bed.balancer().counters().expect("readable counters");
+        bed.warm_up(&frame, TURNS)
+            .expect("every packet is balanced");
+        let warm = bed.balancer().counters().expect("readable counters");
+        assert_eq!(
+            (warm - before).event(BalancerEvent::FlowInserts),
+            TURNS,
+            "{name}"
+        );
+        let cost = bed
+            .cost(&frame, Case::Flows(TURNS), RUNS)
+            .expect("every packet is balanced");
+        assert!(cost.total_ns > cost.driver_ns, "{name}: {cost:?}");
+        let hit = bed.balancer().counters().expect("readable counters");
+        assert_eq!(
+            (hit - warm).event(BalancerEvent::RingSelections),
+            0,
+            "{name}"
+        );
+        bed.cost(&frame, Case::New, RUNS)
+            .expect("every packet is balanced");
+        let new = bed.balancer().counters().expect("readable counters");
+        assert_eq!(
+            (new - hit).event(BalancerEvent::FlowInserts),
+            u64::from(RUNS),
+            "{name}"
+        );
+    }
+    // A packet that is for nobody would be cheap.
+    let mut stray = tcp_frame(0, 0x10);
+    stray[33] = 99;
+    let error = bed.cost(&stray, Case::New, 10).expect_err("not a VIP");
+    assert!(
+        error.to_string().starts_with("only 0 of 10 packets were"),
+        "{error}"
+    );
 }

@@ -3,6 +3,7 @@
 //! - [`Redirect`] sends the packets of VIPs, and tunnels to decap destinations, to `AF_XDP` sockets
 //!   and passes everything else.
 //! - [`Balancer`] does the whole job in the kernel, without sockets.
+//! - [`BalancerTestBed`] measures what its decisions cost.
 //! - [`Decap`] runs on real servers and takes the outer header off encapsulated packets.
 //! - [`HealthCheck`] encapsulates what this host sends with certain marks.
 //! - [`PassProgram`] changes nothing; a veth whose peer transmits by XDP needs one on its own end.
@@ -34,6 +35,7 @@ mod pass;
 mod redirect;
 mod reflect;
 mod tc;
+mod test_bed;
 mod test_run;
 mod tunnels;
 mod vips;
@@ -53,6 +55,7 @@ pub use pass::PassProgram;
 pub use redirect::{QueueError, Redirect};
 pub use reflect::ReflectProgram;
 pub use tc::TcHook;
+pub use test_bed::{BalancerTestBed, Case, DecisionCost, TestBedError};
 pub use test_run::{Ingress, TcTestRun, TcVerdict, TestRun, Verdict};
 pub use tunnels::Tunnels;
 pub use vips::{VipEntry, VipError};

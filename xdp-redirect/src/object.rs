@@ -26,6 +26,10 @@ pub(crate) const BALANCER: Object = Object {
     name: "balancer",
     bytes: aya::include_bytes_aligned!("../objects/balancer.o"),
 };
+pub(crate) const DRIVER: Object = Object {
+    name: "driver",
+    bytes: aya::include_bytes_aligned!("../objects/driver.o"),
+};
 pub(crate) const PASS: Object = Object {
     name: "pass",
     bytes: aya::include_bytes_aligned!("../objects/pass.o"),

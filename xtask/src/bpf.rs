@@ -20,12 +20,13 @@ use crate::shell;
 use toolchain::Toolchain;
 
 /// Binaries of `xdp-redirect/ebpf`; each becomes `xdp-redirect/objects/NAME.o`.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "redirect",
     "decap",
     "pass",
     "healthcheck",
     "balancer",
+    "driver",
     "generator",
     "reflect",
     "count",

@@ -330,27 +330,32 @@ impl FlowValue {
     }
 }
 
-/// Where the driver of decision-cost measurements is, and how it changes the packet.
+/// Where the `driver` program is, and how it changes the packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DriverState {
-    /// Number of the next run's flow; counts on from run to run.
+    /// Number of the next run's flow, below [`DriverState::flows`].
     pub next: u64,
     /// Flows that take turns.
     pub flows: u64,
-    /// Bytes of the frame before it is encapsulated.
-    pub length: u64,
-    /// The first 16 bytes of the frame, of which the encapsulation overwrites the Ethernet header.
-    pub start: [u8; 16],
-    /// Source address of flow 0: the last four bytes.
-    pub source: [u8; 4],
+    /// From one flow's number to the next run's, at most [`DriverState::flows`].
+    pub step: u64,
+    /// The first 16 bytes of the frame, as words in memory order: a header in front of it overwrites
+    /// the Ethernet header.
+    pub start: [u32; 4],
+    /// Last four bytes of the source address of flow 0, in network byte order.
+    pub source: u32,
     /// [`FAMILY_V4`] or [`crate::FAMILY_V6`].
     pub family: u32,
+    /// Bytes of the frame.
+    pub length: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 impl DriverState {
     /// Bytes a state takes.
-    pub const SIZE: usize = 48;
+    pub const SIZE: usize = 56;
     /// Bits of the flow number that go into the source port, on top of [`DriverState::FIRST_PORT`];
     /// those above go into the source address.
     pub const PORT_BITS: u32 = 15;
@@ -363,18 +368,22 @@ impl DriverState {
         let mut bytes = [0; Self::SIZE];
         bytes[..8].copy_from_slice(&self.next.to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.flows.to_ne_bytes());
-        bytes[16..24].copy_from_slice(&self.length.to_ne_bytes());
-        bytes[24..40].copy_from_slice(&self.start);
-        bytes[40..44].copy_from_slice(&self.source);
-        bytes[44..].copy_from_slice(&self.family.to_ne_bytes());
+        bytes[16..24].copy_from_slice(&self.step.to_ne_bytes());
+        let [s0, s1, s2, s3] = self.start;
+        let words = [
+            s0,
+            s1,
+            s2,
+            s3,
+            self.source,
+            self.family,
+            self.length,
+            self.zero,
+        ];
+        for (bytes, word) in bytes[24..].chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
         bytes
-    }
-
-    /// Number of the next run's flow, of a state in memory.
-    #[must_use]
-    pub fn next_of(bytes: [u8; Self::SIZE]) -> u64 {
-        let [n0, n1, n2, n3, n4, n5, n6, n7, ..] = bytes;
-        u64::from_ne_bytes([n0, n1, n2, n3, n4, n5, n6, n7])
     }
 }
 
@@ -484,22 +493,34 @@ mod tests {
         let state = DriverState {
             next: 1,
             flows: 2,
-            length: 60,
-            start: core::array::from_fn(|index| index as u8),
-            source: [10, 0, 0, 1],
-            family: 4,
+            step: 3,
+            start: [4, 5, 6, 7],
+            source: 8,
+            family: 9,
+            length: 10,
+            zero: 0,
         };
         let bytes = state.to_bytes();
-        assert_eq!(DriverState::next_of(bytes), 1);
+        assert_eq!(bytes[..8], 1_u64.to_ne_bytes());
         assert_eq!(
-            bytes[offset_of!(DriverState, length)..][..8],
-            60_u64.to_ne_bytes()
+            bytes[offset_of!(DriverState, step)..][..8],
+            3_u64.to_ne_bytes()
         );
-        assert_eq!(bytes[offset_of!(DriverState, start)..][..16], state.start);
-        assert_eq!(bytes[offset_of!(DriverState, source)..][..4], state.source);
         assert_eq!(
-            bytes[offset_of!(DriverState, family)..],
-            4_u32.to_ne_bytes()
+            bytes[offset_of!(DriverState, start)..][12..16],
+            7_u32.to_ne_bytes()
+        );
+        assert_eq!(
+            bytes[offset_of!(DriverState, source)..][..4],
+            8_u32.to_ne_bytes()
+        );
+        assert_eq!(
+            bytes[offset_of!(DriverState, family)..][..4],
+            9_u32.to_ne_bytes()
+        );
+        assert_eq!(
+            bytes[offset_of!(DriverState, length)..][..4],
+            10_u32.to_ne_bytes()
         );
     }
 }
