@@ -253,20 +253,18 @@ impl AnyKey {
 }
 
 #[inline]
-fn joined([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
-    u32::from_ne_bytes([a, b, c, d])
+fn joined(source: [u8; 2], destination: [u8; 2]) -> u32 {
+    u32::from(u16::from_ne_bytes(destination)) << 16 | u32::from(u16::from_ne_bytes(source))
 }
 
 fn split(ports: u32) -> ([u8; 2], [u8; 2]) {
-    let [a, b, c, d] = ports.to_ne_bytes();
-    ([a, b], [c, d])
+    let (source, destination) = (ports as u16, (ports >> 16) as u16);
+    (source.to_ne_bytes(), destination.to_ne_bytes())
 }
 
 #[inline]
 fn ports_and_protocol(source: [u8; 2], destination: [u8; 2], protocol: u8) -> u64 {
-    let [a, b] = source;
-    let [c, d] = destination;
-    u64::from_ne_bytes([a, b, c, d, protocol, 0, 0, 0])
+    u64::from(protocol) << 32 | u64::from(joined(source, destination))
 }
 
 #[cfg(test)]

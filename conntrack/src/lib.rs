@@ -9,7 +9,7 @@
 //!
 //! A lookup is split so that a burst of packets can overlap its cache misses: compute all hashes
 //! with [`FlowTable::hash`], pass each to [`FlowTable::prefetch`], then each to
-//! [`FlowTable::prefetch_entry`], then look all of them up.
+//! [`FlowTable::prefetch_entry`], then look all of them up with [`FlowTable::lookup_at`].
 //!
 //! ```
 //! use conntrack::{FlowKeyV4, FlowTable, Lookup};
@@ -23,10 +23,10 @@
 //!     protocol: 6,
 //! };
 //! let hash = flows.hash(&key);
-//! flows.prefetch(hash);
-//! flows.prefetch_entry(hash);
-//! assert_eq!(flows.lookup(hash, &key, 0, None), Lookup::Miss);
-//! flows.insert(hash, key, 7, 0);
+//! let hint = flows.prefetch(hash);
+//! let hint = flows.prefetch_entry(hint, hash);
+//! assert_eq!(flows.lookup_at(hint, hash, &key, 0, None), Lookup::Miss);
+//! flows.insert_missed(hash, key, 7, 0);
 //! assert_eq!(flows.lookup(hash, &key, 0, None), Lookup::Hit(7));
 //! # Ok::<(), conntrack::NewError>(())
 //! ```

@@ -177,29 +177,31 @@ impl<K: FlowKey> FlowTable<K> {
         self.hasher.hash_one(key)
     }
 
-    /// Starts loading the cache line where a look-up with `hash` begins.
+    /// Starts loading the cache line where a look-up with `hash` begins. Says where that is.
     #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.groups[self.place(hash).first].bucket);
+    pub fn prefetch(&self, hash: u64) -> Hint {
+        let bucket = self.first_bucket(hash);
+        prefetch(&self.groups[bucket].bucket);
+        Hint(Slot::new(bucket, 0))
     }
 
     /// Starts loading what a look-up with `hash` touches next: the flow's entry, or the second bucket
-    /// and the slot that a new flow would get. To be called when [`prefetch`](Self::prefetch) has had
-    /// time to finish. Says where the flow probably is.
+    /// and the slot that a new flow would get. To be called with what [`prefetch`](Self::prefetch)
+    /// said, when it has had time to finish. Says where the flow probably is.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) -> Hint {
-        let place = self.place(hash);
-        let group = &self.groups[place.first];
-        let way = group.bucket.with_tag(place.tag).next();
-        let way = way.unwrap_or_else(|| self.prefetch_for_new(place));
+    pub fn prefetch_entry(&self, Hint(slot): Hint, hash: u64) -> Hint {
+        let bucket = slot.bucket();
+        let group = &self.groups[bucket];
+        let way = group.bucket.with_tag(Bucket::tag(hash as u16)).next();
+        let way = way.unwrap_or_else(|| self.prefetch_for_new(bucket, hash));
         group.prefetch_entry(way);
-        Hint(Slot::new(place.first, way))
+        Hint(Slot::new(bucket, way))
     }
 
     /// Starts loading the second bucket. Says which slot of the first a new flow would get.
-    fn prefetch_for_new(&self, place: Place) -> usize {
-        prefetch(&self.groups[place.second].bucket);
-        let bucket = &self.groups[place.first].bucket;
+    fn prefetch_for_new(&self, first: usize, hash: u64) -> usize {
+        prefetch(&self.groups[self.place(hash).second].bucket);
+        let bucket = &self.groups[first].bucket;
         let free = bucket.free().next();
         free.unwrap_or_else(|| bucket.first_to_go(&self.clocks).0)
     }
@@ -345,15 +347,23 @@ impl<K: FlowKey> FlowTable<K> {
 
     #[inline]
     fn place(&self, hash: u64) -> Place {
-        let buckets = self.groups.len() as u64;
-        // A product's high half scales a hash to the number of buckets (Lemire, "Fast random integer
-        // generation in an interval", 2019). It is made of the high bits, the tag of the low ones.
-        let scaled = |half: u64| ((half * buckets) >> 32) as usize;
         Place {
-            first: scaled(hash >> 32),
-            second: scaled(hash & 0xffff_ffff),
+            first: self.first_bucket(hash),
+            second: self.scaled(hash & 0xffff_ffff),
             tag: Bucket::tag(hash as u16),
         }
+    }
+
+    #[inline]
+    fn first_bucket(&self, hash: u64) -> usize {
+        self.scaled(hash >> 32)
+    }
+
+    /// Scales half a hash to the number of buckets: a product's high half does (Lemire, "Fast random
+    /// integer generation in an interval", 2019). It is made of the high bits, the tag of the low ones.
+    #[inline]
+    fn scaled(&self, half: u64) -> usize {
+        ((half * self.groups.len() as u64) >> 32) as usize
     }
 
     #[inline]
@@ -574,14 +584,22 @@ mod tests {
             for (now, operation) in (0_u32..).zip(operations) {
                 match operation {
                     Operation::Lookup(n) => {
-                        flows.prefetch_entry(hash(n));
+                        let hint = flows.prefetch(hash(n));
+                        flows.prefetch_entry(hint, hash(n));
                         let found = flows.lookup(hash(n), &key(n), 0, None);
                         let expected = model.get(&n).map_or(Lookup::Miss, |&value| Lookup::Hit(value));
                         prop_assert_eq!(found, expected);
                     }
                     Operation::Insert(n) => {
                         let previous = model.insert(n, now);
-                        match flows.insert(hash(n), key(n), now, 0) {
+                        let is_missed = now % 2 == 0
+                            && flows.lookup(hash(n), &key(n), 0, None) == Lookup::Miss;
+                        let inserted = if is_missed {
+                            flows.insert_missed(hash(n), key(n), now, 0)
+                        } else {
+                            flows.insert(hash(n), key(n), now, 0)
+                        };
+                        match inserted {
                             Insertion::Added => prop_assert_eq!(previous, None),
                             Insertion::Overwrote(value) => prop_assert_eq!(previous, Some(value)),
                             Insertion::Evicted(flow) => {

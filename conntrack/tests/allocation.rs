@@ -75,8 +75,8 @@ fn all_memory_is_allocated_at_construction() {
     let mut evictions = 0;
     for n in 0..20 * CAPACITY {
         let hash = flows.hash(&key(n));
-        flows.prefetch(hash);
-        flows.prefetch_entry(hash);
+        let hint = flows.prefetch(hash);
+        flows.prefetch_entry(hint, hash);
         if let Insertion::Evicted(_) = flows.insert(hash, key(n), n, u64::from(n)) {
             evictions += 1;
         }

@@ -93,7 +93,7 @@ fn run<K: FlowKey + Debug>(capacity: usize, key_of: impl Fn(u64) -> K) {
         now += random.below(SECOND * 60 / universe);
         let key = key_of(random.below(universe));
         let hash = table.hash(&key);
-        table.prefetch(hash);
+        let mut hint = table.prefetch(hash);
         match random.below(100) {
             0..45 => {
                 let timeout = (random.below(2) == 0).then_some(UDP_TIMEOUT);
@@ -111,7 +111,13 @@ fn run<K: FlowKey + Debug>(capacity: usize, key_of: impl Fn(u64) -> K) {
                     value: random.next() as u32,
                     last_use: if random.below(4) == 0 { 0 } else { now },
                 };
-                let done = table.insert(hash, flow.key, flow.value, flow.last_use);
+                let is_missed =
+                    random.below(2) == 0 && table.lookup(hash, &key, now, None) == Lookup::Miss;
+                let done = if is_missed {
+                    table.insert_missed(hash, flow.key, flow.value, flow.last_use)
+                } else {
+                    table.insert(hash, flow.key, flow.value, flow.last_use)
+                };
                 model.insert(flow, done);
                 seen[match done {
                     Insertion::Added => 3,
@@ -121,10 +127,13 @@ fn run<K: FlowKey + Debug>(capacity: usize, key_of: impl Fn(u64) -> K) {
             }
             85..92 => assert_eq!(table.remove(hash, &key), model.flows.remove(&key)),
             92..96 => {
-                // The hint is that of another flow half of the time.
+                // The hint is another flow's now and then.
                 let other = key_of(random.below(universe));
                 let hinted = [hash, table.hash(&other)][random.below(2) as usize];
-                let hint = table.prefetch_entry(hinted);
+                if random.below(2) == 0 {
+                    hint = table.prefetch(hinted);
+                }
+                let hint = table.prefetch_entry(hint, hinted);
                 let found = table.lookup_at(hint, hash, &key, now, None);
                 assert_eq!(found, model.lookup(&key, now, None));
             }

@@ -2,7 +2,7 @@
 
 use super::{
     family::Family,
-    lane::{self, Lane, Pending, Stage},
+    lane::{self, Lane, Pending, Stage, Storing},
     packet_slot::{Outcome, Packet, Selection, Verdict},
 };
 use crate::service::{Detours, Real, Vip, VipFlags};
@@ -68,7 +68,7 @@ impl<A: Family> Lane<A> {
         let (real, selection) = if vip.detours.contains(Detours::SOURCE_ROUTE) {
             self.by_route_or_ring(stage, pending, vip)
         } else {
-            (self.by_ring(stage, pending, vip), Selection::Ring)
+            (self.by_ring(stage, pending, vip, false), Selection::Ring)
         };
         if let Some(real) = real
             && global
@@ -101,7 +101,8 @@ impl<A: Family> Lane<A> {
         if let Some(real) = real
             && !by_port_only
         {
-            self.store(stage, pending, vip, real, flooded);
+            let is_missed = false;
+            self.store(stage, pending, vip, real, Storing { flooded, is_missed });
         }
         (real, selection)
     }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use conntrack::{Hint, Lookup};
+use conntrack::{FlowTable, Lookup};
 
 use super::{
     family::{Family, Lanes},
@@ -13,8 +13,8 @@ use super::{
     packet_slot::{Outcome, Packet, Selection, Verdict},
 };
 use crate::{
-    packet::{ETHERNET_LEN, emit::Inner, parse},
-    service::RealId,
+    packet::{ETHERNET_LEN, emit::Inner},
+    service::{PlainVip, RealId},
 };
 
 /// Puts a packet of a plain VIP into its lane; false if it has to go the long way.
@@ -31,91 +31,127 @@ pub(super) fn admit(
     if packet.len > usize::from(stage.table.settings().max_frame) {
         return false;
     }
-    let expected = match vip.address {
-        IpAddr::V4(address) => {
-            let Some(data) = parse::data_v4(packet.frame(), vip.protocol) else {
-                return false;
-            };
-            let flow = &data.flow;
-            let expected =
-                (address.octets(), vip.port) == (flow.destination, flow.destination_port);
-            if expected {
-                lanes.v4.push_plain(slot, data, vip.number);
-            }
-            expected
-        }
-        IpAddr::V6(address) => {
-            let Some(data) = parse::data_v6(packet.frame(), vip.protocol) else {
-                return false;
-            };
-            let flow = &data.flow;
-            let expected =
-                (address.octets(), vip.port) == (flow.destination, flow.destination_port);
-            if expected {
-                lanes.v6.push_plain(slot, data, vip.number);
-            }
-            expected
-        }
-    };
-    if expected {
-        stage.counters.vip_packets.add(1);
+    match vip.address {
+        IpAddr::V4(address) => lanes.v4.take(slot, packet, vip, address.octets()),
+        IpAddr::V6(address) => lanes.v6.take(slot, packet, vip, address.octets()),
     }
-    expected
 }
 
 impl<A: Family> Lane<A> {
-    /// Sends a packet of a plain VIP on if the flow table has its real.
+    /// Takes a packet that is what the tag says it is: TCP or UDP for this plain VIP.
     #[inline]
-    pub(super) fn resolve_plain(
+    fn take(&mut self, slot: usize, packet: &Packet<'_>, vip: &PlainVip, address: A) -> bool {
+        let Some(data) = A::data(packet.frame(), vip.protocol) else {
+            return false;
+        };
+        let flow = &data.flow;
+        let expected = flow.destination == address && flow.destination_port == vip.port;
+        if expected {
+            self.push_plain(slot, data, vip.number);
+        }
+        expected
+    }
+
+    /// Sends on a packet of a plain VIP that [`resolve`] left alone. `found` is what the flow table said
+    /// if it was asked.
+    #[inline(never)]
+    pub(super) fn resolve_new(
         &mut self,
-        stage: &Stage<'_>,
-        hint: Hint,
+        stage: &mut Stage<'_>,
         pending: &Pending<A>,
         packet: &mut Packet<'_>,
-    ) -> Option<Outcome> {
-        let flow = &pending.flow;
-        if lane::is_syn(flow) {
-            return None;
-        }
-        let timeout = lane::timeout(flow.protocol);
-        let key = A::key(flow);
-        let found = self
-            .flows
-            .lookup_at(hint, pending.table_hash, &key, stage.now_ns, timeout);
-        let Lookup::Hit(bits) = found else {
-            return None;
+        found: Option<Lookup>,
+    ) -> Outcome {
+        let Some(vip) = stage.table.vip(pending.vip) else {
+            return Outcome::new(Verdict::Pass);
         };
-        let real = RealId::from_bits(bits);
-        let header = stage.table.outer_header(real)?;
-        // The room is that of the header: nothing has to move.
-        if packet.room + ETHERNET_LEN != header.size() {
-            return None;
-        }
-        let own_mac = *packet.frame().first_chunk()?;
-        let inner = Inner {
-            tos: pending.tos,
-            length: pending.length,
-            source: flow.source,
-            source_port: flow.source_port,
+        let known = match found {
+            Some(Lookup::Hit(bits)) => lane::current_real(stage.table, RealId::from_bits(bits)),
+            _ => None,
         };
-        let written = if header.is_v4() {
-            header.write_v4(packet.buffer, own_mac, &A::inside_v4(&inner)?)
-        } else {
-            header.write_v6(packet.buffer, own_mac, &inner)
+        let is_missed = found == Some(Lookup::Miss);
+        let (real, selection) = match known {
+            Some(real) => (Some(real), Selection::Table),
+            None => (
+                self.by_ring(stage, pending, vip, is_missed),
+                Selection::Ring,
+            ),
         };
-        if !written {
-            return None;
+        if let Some(real) = real
+            && let Some(outcome) = send(stage, pending, packet, real.id, selection)
+        {
+            return outcome;
         }
-        let bytes = u64::from(pending.length);
-        stage.counters.vips[usize::from(pending.vip)].count(bytes);
-        stage.counters.reals[real.index()].count(bytes);
-        Some(Outcome {
-            verdict: Verdict::Transmit {
-                len: (packet.room + packet.len) as u16,
-            },
-            vip: pending.vip,
-            real,
-            selection: Selection::Table,
-        })
+        let verdict = lane::deliver(stage, packet, pending, vip, real, selection);
+        lane::outcome(verdict, vip, real, selection)
     }
+}
+
+/// Sends a packet of a plain VIP to the real that the flow table has. Where it has none, or the outer
+/// header is not prepared, nothing is done but to say what the table has, if it was asked.
+#[inline]
+pub(super) fn resolve<A: Family>(
+    flows: &mut FlowTable<A::Key>,
+    stage: &Stage<'_>,
+    pending: &Pending<A>,
+    packet: &mut Packet<'_>,
+) -> Result<Outcome, Option<Lookup>> {
+    let flow = &pending.flow;
+    if lane::is_syn(flow) {
+        return Err(None);
+    }
+    let Pending {
+        hint, table_hash, ..
+    } = *pending;
+    let timeout = lane::timeout(flow.protocol);
+    let found = flows.lookup_at(hint, table_hash, &A::key(flow), stage.now_ns, timeout);
+    let Lookup::Hit(bits) = found else {
+        return Err(Some(found));
+    };
+    let real = RealId::from_bits(bits);
+    send(stage, pending, packet, real, Selection::Table).ok_or(Some(found))
+}
+
+/// Puts the prepared outer header in front of a packet. `None`, and nothing is done, when there is none
+/// for this real or it does not fit into the room.
+#[expect(clippy::inline_always, reason = "half of what most packets cost")]
+#[inline(always)]
+fn send<A: Family>(
+    stage: &Stage<'_>,
+    pending: &Pending<A>,
+    packet: &mut Packet<'_>,
+    real: RealId,
+    selection: Selection,
+) -> Option<Outcome> {
+    let header = stage.table.outer_header(real)?;
+    // The room is that of the header: nothing has to move.
+    if packet.room + ETHERNET_LEN != header.size() {
+        return None;
+    }
+    let own_mac = *packet.frame().first_chunk()?;
+    let inner = Inner {
+        tos: pending.tos,
+        length: pending.length,
+        source: pending.flow.source,
+        source_port: pending.flow.source_port,
+    };
+    let written = if header.is_v4() {
+        header.write_v4(packet.buffer, &own_mac, &A::inside_v4(&inner)?)
+    } else {
+        header.write_v6(packet.buffer, &own_mac, &inner)
+    };
+    if !written {
+        return None;
+    }
+    let bytes = u64::from(pending.length);
+    stage.counters.vips[usize::from(pending.vip)].count(bytes);
+    stage.counters.reals[real.index()].count(bytes);
+    Some(Outcome {
+        verdict: Verdict::Transmit {
+            len: (packet.room + packet.len) as u16,
+        },
+        vip: pending.vip,
+        real,
+        selection,
+    })
 }

@@ -8,7 +8,7 @@ use super::{flow_hash::HashAddress, lane::Lane};
 use crate::packet::{
     IPV4_LEN, IPV6_LEN,
     emit::{self, Inner, InnerIp},
-    parse::{Address, FlowTuple},
+    parse::{self, Address, Data, FlowTuple},
 };
 use crate::service::{Real, ServiceTable};
 
@@ -27,6 +27,8 @@ pub(super) trait Family: Address + InnerIp + HashAddress {
     /// Bytes of the IP header.
     const HEADER_LEN: usize;
 
+    /// What a frame says as TCP or UDP of a plain VIP with this protocol.
+    fn data(frame: &[u8], protocol: u8) -> Option<Data<Self>>;
     /// The lane of this family.
     fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self>;
     /// The key of a flow.
@@ -49,6 +51,11 @@ impl Family for [u8; 4] {
     type Key = FlowKeyV4;
     const IS_V4: bool = true;
     const HEADER_LEN: usize = IPV4_LEN;
+
+    #[inline]
+    fn data(frame: &[u8], protocol: u8) -> Option<Data<Self>> {
+        parse::data_v4(frame, protocol)
+    }
 
     #[inline]
     fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self> {
@@ -107,6 +114,11 @@ impl Family for [u8; 16] {
     type Key = FlowKeyV6;
     const IS_V4: bool = false;
     const HEADER_LEN: usize = IPV6_LEN;
+
+    #[inline]
+    fn data(frame: &[u8], protocol: u8) -> Option<Data<Self>> {
+        parse::data_v6(frame, protocol)
+    }
 
     #[inline]
     fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self> {

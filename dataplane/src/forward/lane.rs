@@ -8,6 +8,7 @@ use super::{
     BURST,
     connection_rate::ConnectionRate,
     events::BurstEvents,
+    express,
     family::Family,
     flow_hash::flow_hash,
     packet_slot::{Outcome, Packet, Selection, Verdict},
@@ -26,21 +27,36 @@ use crate::{
 /// A UDP flow that was idle for longer has ended (katran-compat section 1).
 const UDP_TIMEOUT_NS: u64 = 30_000_000_000;
 
+/// Packets by which the loading of an entry is ahead of its use: as many cache lines as a processor
+/// loads at once, and long enough for memory to answer.
+const AHEAD: usize = 16;
+
 /// A packet that waits for its real.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending<A> {
-    /// Place in the burst.
-    slot: usize,
+    pub(super) table_hash: u64,
+    /// Where the flow table probably has the flow.
+    pub(super) hint: Hint,
     pub(super) vip: u16,
-    pub(super) tos: u8,
     pub(super) length: u16,
+    /// The flow with the ports that table and hash take.
+    pub(super) flow: FlowTuple<A>,
+    pub(super) tos: u8,
+    /// Place in the burst.
+    slot: u8,
     /// The packet went the short way into the lane.
     is_plain: bool,
     /// The packet is an ICMP error about the flow.
     pub(super) is_error: bool,
-    /// The flow with the ports that table and hash take.
-    pub(super) flow: FlowTuple<A>,
-    pub(super) table_hash: u64,
+}
+
+/// What is known when a flow is to be stored.
+#[derive(Clone, Copy)]
+pub(super) struct Storing {
+    /// There are too many new connections.
+    pub(super) flooded: bool,
+    /// The table was just asked for the flow and does not have it.
+    pub(super) is_missed: bool,
 }
 
 /// One IP version's share of a burst.
@@ -79,32 +95,40 @@ impl<A: Family> Lane<A> {
     /// Takes a packet for `vip` into the lane.
     #[inline]
     pub(super) fn push(&mut self, slot: usize, ip: &IpPacket<A>, flow: &FlowTuple<A>, vip: &Vip) {
-        let flow = with_port_rules(flow, vip);
-        self.pending.push(Pending {
-            slot,
-            vip: vip.number,
+        let data = Data {
+            flow: with_port_rules(flow, vip),
             tos: ip.tos,
             length: ip.length,
-            is_plain: false,
-            is_error: matches!(ip.kind, Kind::IcmpError(_)),
-            table_hash: self.flows.hash(&A::key(&flow)),
-            flow,
-        });
+        };
+        let is_error = matches!(ip.kind, Kind::IcmpError(_));
+        self.await_real(slot, data, vip.number, false, is_error);
     }
 
     /// Takes a packet for a plain VIP into the lane.
     #[inline]
     pub(super) fn push_plain(&mut self, slot: usize, data: Data<A>, vip: u16) {
+        self.await_real(slot, data, vip, true, false);
+    }
+
+    /// Starts loading what the flow table has of the flow.
+    #[expect(
+        clippy::inline_always,
+        reason = "the packet's fields stay in registers"
+    )]
+    #[inline(always)]
+    fn await_real(&mut self, slot: usize, data: Data<A>, vip: u16, is_plain: bool, is_error: bool) {
         let Data { flow, tos, length } = data;
+        let table_hash = self.flows.hash(&A::key(&flow));
         self.pending.push(Pending {
-            slot,
+            table_hash,
+            hint: self.flows.prefetch(table_hash),
             vip,
-            tos,
             length,
-            is_plain: true,
-            is_error: false,
-            table_hash: self.flows.hash(&A::key(&flow)),
             flow,
+            tos,
+            slot: slot as u8,
+            is_plain,
+            is_error,
         });
     }
 
@@ -116,37 +140,65 @@ impl<A: Family> Lane<A> {
         burst: &mut [Packet<'_>],
         outcomes: &mut [Outcome; BURST],
     ) {
-        for pending in &self.pending {
-            self.flows.prefetch(pending.table_hash);
+        let count = self.pending.len();
+        stage.counters.vip_packets.add(count as u64);
+        for place in 0..count.min(AHEAD) {
+            self.look_ahead(place);
         }
-        let mut hints = ArrayVec::<Hint, BURST>::new();
-        for pending in &self.pending {
-            hints.push(self.flows.prefetch_entry(pending.table_hash));
-        }
-        let pending = std::mem::take(&mut self.pending);
-        for (pending, hint) in pending.iter().zip(hints) {
-            if pending.is_plain
-                && let Some(outcome) =
-                    self.resolve_plain(stage, hint, pending, &mut burst[pending.slot])
-            {
-                outcomes[pending.slot] = outcome;
-                continue;
+        for place in 0..count {
+            if place + AHEAD < count {
+                self.look_ahead(place + AHEAD);
             }
-            let Some(vip) = stage.table.vip(pending.vip) else {
-                continue;
-            };
-            let packet = &mut burst[pending.slot];
-            outcomes[pending.slot] = if vip.detours.is_empty() {
-                let (real, selection) = match self.by_flow_table(stage, pending, vip) {
-                    Some(real) => (Some(real), Selection::Table),
-                    None => (self.by_ring(stage, pending, vip), Selection::Ring),
-                };
-                let verdict = deliver(stage, packet, pending, vip, real, selection);
-                outcome(verdict, vip, real, selection)
+            let pending = &self.pending[place];
+            let slot = usize::from(pending.slot);
+            let packet = &mut burst[slot];
+            let mut found = None;
+            if pending.is_plain {
+                match express::resolve(&mut self.flows, stage, pending, packet) {
+                    Ok(outcome) => {
+                        outcomes[slot] = outcome;
+                        continue;
+                    }
+                    Err(otherwise) => found = otherwise,
+                }
+            }
+            let pending = *pending;
+            outcomes[slot] = if pending.is_plain {
+                self.resolve_new(stage, &pending, packet, found)
             } else {
-                self.resolve_with_detours(stage, pending, vip, packet)
+                self.resolve_any(stage, &pending, packet)
             };
         }
+        self.pending.clear();
+    }
+
+    /// Starts loading the entry of a packet's flow.
+    #[inline]
+    fn look_ahead(&mut self, place: usize) {
+        let pending = &mut self.pending[place];
+        pending.hint = self.flows.prefetch_entry(pending.hint, pending.table_hash);
+    }
+
+    /// Finds the real of a packet of whatever VIP and encapsulates it.
+    #[inline(never)]
+    fn resolve_any(
+        &mut self,
+        stage: &mut Stage<'_>,
+        pending: &Pending<A>,
+        packet: &mut Packet<'_>,
+    ) -> Outcome {
+        let Some(vip) = stage.table.vip(pending.vip) else {
+            return Outcome::new(Verdict::Pass);
+        };
+        if !vip.detours.is_empty() {
+            return self.resolve_with_detours(stage, pending, vip, packet);
+        }
+        let (real, selection) = match self.by_flow_table(stage, pending, vip) {
+            Some(real) => (Some(real), Selection::Table),
+            None => (self.by_ring(stage, pending, vip, false), Selection::Ring),
+        };
+        let verdict = deliver(stage, packet, pending, vip, real, selection);
+        outcome(verdict, vip, real, selection)
     }
 
     /// The real that the flow used last (katran-compat section 5.2 step 4).
@@ -176,18 +228,20 @@ impl<A: Family> Lane<A> {
     /// The real of the ring, which enters the flow table (katran-compat section 5.2 step 7).
     ///
     /// With `DPORT_ONLY` the entry would be written under a changed key and never found again (section
-    /// 5.3), so it is not written at all.
+    /// 5.3), so it is not written at all. `is_missed` says that the table was just asked for the flow and
+    /// does not have it.
     #[inline]
     pub(super) fn by_ring<'t>(
         &mut self,
         stage: &mut Stage<'t>,
         pending: &Pending<A>,
         vip: &Vip,
+        is_missed: bool,
     ) -> Option<&'t Real> {
         let flooded = count_selection(stage, pending);
         let real = ring_real(stage, pending, vip)?;
         if !vip.flags.contains(VipFlags::DPORT_ONLY) {
-            self.store(stage, pending, vip, real, flooded);
+            self.store(stage, pending, vip, real, Storing { flooded, is_missed });
         }
         Some(real)
     }
@@ -200,7 +254,7 @@ impl<A: Family> Lane<A> {
         pending: &Pending<A>,
         vip: &Vip,
         real: &Real,
-        flooded: bool,
+        Storing { flooded, is_missed }: Storing,
     ) {
         let flow = &pending.flow;
         if !reads_table(vip) || is_rst(flow) {
@@ -213,9 +267,12 @@ impl<A: Family> Lane<A> {
         }
         let is_udp = flow.protocol == protocol::UDP;
         let time = if is_udp { stage.now_ns } else { 0 };
-        let inserted = self
-            .flows
-            .insert(pending.table_hash, A::key(flow), real.id.bits(), time);
+        let (hash, key, value) = (pending.table_hash, A::key(flow), real.id.bits());
+        let inserted = if is_missed {
+            self.flows.insert_missed(hash, key, value, time)
+        } else {
+            self.flows.insert(hash, key, value, time)
+        };
         count_insertion(counters, &inserted);
     }
 }
@@ -230,7 +287,7 @@ pub(super) fn count_selection<A>(stage: &mut Stage<'_>, pending: &Pending<A>) ->
             counters.tcp_syn_misses.add(1);
         } else {
             counters.tcp_non_syn_misses.add(1);
-            stage.events.mark_lru_miss(pending.slot);
+            stage.events.mark_lru_miss(pending.slot.into());
         }
     }
     counters.ring_selections.add(1);

@@ -1,9 +1,10 @@
 //! Bursts in, verdicts out.
 //!
-//! [`Forwarder::process`] runs a burst through four stages, each a plain loop, so that the memory
-//! latency of one packet overlaps with the work of the others: read the headers and decide what
-//! needs no flow; hash and prefetch; find the real in the flow table or the ring; write the outer
-//! headers. See katran-compat sections 4.1 and 5.2 for the order of decisions.
+//! [`Forwarder::process`] runs a burst through two stages, each a plain loop, so that the memory
+//! latency of one packet overlaps with the work of the others: read the headers, decide what needs
+//! no flow, hash and prefetch the rest; find the real in the flow table or the ring and write the
+//! outer headers, prefetching for packets further on. See katran-compat sections 4.1 and 5.2 for the
+//! order of decisions.
 
 mod connection_rate;
 mod decap;
@@ -146,16 +147,14 @@ impl Forwarder {
         let mut received_bytes = 0;
         for (slot, packet) in burst.iter_mut().enumerate() {
             received_bytes += packet.len as u64;
-            outcomes[slot] = if express::admit(&mut lanes, &stage, slot, packet) {
-                // Overwritten by its lane.
-                Outcome::new(Verdict::Pass)
-            } else {
-                match parse::frame(packet.frame()) {
+            // Packets in a lane get their outcome there.
+            if !express::admit(&mut lanes, &stage, slot, packet) {
+                outcomes[slot] = match parse::frame(packet.frame()) {
                     Frame::V4(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
                     Frame::V6(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
                     Frame::NotIp => Outcome::new(Verdict::Pass),
-                }
-            };
+                };
+            }
         }
         self.v4.resolve(&mut stage, burst, outcomes);
         self.v6.resolve(&mut stage, burst, outcomes);
@@ -238,7 +237,6 @@ fn admit<A: Family>(
             ..Outcome::new(too_long::<A>(stage, packet, max_frame))
         };
     }
-    counters.vip_packets.add(1);
     A::lane(lanes).push(slot, ip, flow, vip);
     Outcome::new(Verdict::Pass)
 }

@@ -67,7 +67,7 @@ impl<'a> Packet<'a> {
     /// [`Verdict::Transmit`] its bytes are no longer those.
     #[inline]
     pub fn frame(&self) -> &[u8] {
-        &self.buffer[self.room..self.room + self.len]
+        &self.buffer[self.room..][..self.len]
     }
 
     /// Bytes of the arriving frame.

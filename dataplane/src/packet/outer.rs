@@ -15,7 +15,7 @@ const WITH_IPV6: usize = ETHERNET_LEN + IPV6_LEN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OuterHeader {
     bytes: [u8; WITH_IPV6],
-    is_v4: bool,
+    size: u8,
     /// Sum of an IPv4 header's bytes, folded.
     sum: u16,
 }
@@ -53,7 +53,11 @@ impl OuterHeader {
         }
         Self {
             bytes,
-            is_v4: real.is_ipv4(),
+            size: if real.is_ipv4() {
+                WITH_IPV4 as u8
+            } else {
+                WITH_IPV6 as u8
+            },
             sum,
         }
     }
@@ -61,18 +65,18 @@ impl OuterHeader {
     /// Bytes, Ethernet header included.
     #[inline]
     pub const fn size(&self) -> usize {
-        if self.is_v4 { WITH_IPV4 } else { WITH_IPV6 }
+        self.size as usize
     }
 
     /// Whether the outer header is IPv4.
     #[inline]
     pub const fn is_v4(&self) -> bool {
-        self.is_v4
+        self.size() == WITH_IPV4
     }
 
     /// Writes an IPv4 header for a packet. False when `out` is too short; nothing is written then.
     #[inline]
-    pub fn write_v4(&self, out: &mut [u8], own_mac: [u8; 6], inner: &Inner<[u8; 4]>) -> bool {
+    pub fn write_v4(&self, out: &mut [u8], own_mac: &[u8; 6], inner: &Inner<[u8; 4]>) -> bool {
         let (Some(out), Some(bytes)) = (
             out.first_chunk_mut::<WITH_IPV4>(),
             self.bytes.first_chunk::<WITH_IPV4>(),
@@ -80,30 +84,34 @@ impl OuterHeader {
             return false;
         };
         let length = inner.length.wrapping_add(IPV4_LEN as u16);
-        let source = emit::ipip_source_v4(inner.source, inner.source_port);
-        let source_low = u16::from_be_bytes([source[2], source[3]]);
+        let source_low = emit::ipip_source_v4_low(inner.source, inner.source_port);
         let sum =
             u64::from(self.sum) + u64::from(inner.tos) + u64::from(length) + u64::from(source_low);
         *out = *bytes;
-        out[6..12].copy_from_slice(&own_mac);
+        out[6..12].copy_from_slice(own_mac);
         let ip = &mut out[ETHERNET_LEN..];
         ip[1] = inner.tos;
         ip[2..4].copy_from_slice(&length.to_be_bytes());
         ip[10..12].copy_from_slice(&checksum::finish(sum).to_be_bytes());
-        ip[14..16].copy_from_slice(&source[2..]);
+        ip[14..16].copy_from_slice(&source_low.to_be_bytes());
         true
     }
 
     /// As [`Self::write_v4`], for an IPv6 header.
     #[inline]
-    pub fn write_v6<A: InnerIp>(&self, out: &mut [u8], own_mac: [u8; 6], inner: &Inner<A>) -> bool {
+    pub fn write_v6<A: InnerIp>(
+        &self,
+        out: &mut [u8],
+        own_mac: &[u8; 6],
+        inner: &Inner<A>,
+    ) -> bool {
         let Some(out) = out.first_chunk_mut::<WITH_IPV6>() else {
             return false;
         };
         let length = inner.length.wrapping_add(A::UNCOUNTED);
         let source = emit::ipip_source_v6(inner.source, inner.source_port);
         *out = self.bytes;
-        out[6..12].copy_from_slice(&own_mac);
+        out[6..12].copy_from_slice(own_mac);
         let ip = &mut out[ETHERNET_LEN..];
         ip[0] |= inner.tos >> 4;
         ip[1] = inner.tos << 4;
@@ -154,20 +162,20 @@ mod tests {
             let mut out = [0xee; 80];
 
             let header = OuterHeader::ipip(next_hop, real_v4.into());
-            prop_assert!(header.write_v4(&mut out, own_mac, &v4));
+            prop_assert!(header.write_v4(&mut out, &own_mac, &v4));
             let bytes = expected(next_hop, own_mac, true, |outer| {
                 emit::ipip_v4(outer.first_chunk_mut().unwrap(), &v4, real_v4);
             });
             prop_assert_eq!(&out[..header.size()], bytes);
 
             let header = OuterHeader::ipip(next_hop, real_v6.into());
-            prop_assert!(header.write_v6(&mut out, own_mac, &v4));
+            prop_assert!(header.write_v6(&mut out, &own_mac, &v4));
             let bytes = expected(next_hop, own_mac, false, |outer| {
                 emit::ipip_v6(outer.first_chunk_mut().unwrap(), &v4, real_v6);
             });
             prop_assert_eq!(&out[..header.size()], bytes);
 
-            prop_assert!(header.write_v6(&mut out, own_mac, &v6));
+            prop_assert!(header.write_v6(&mut out, &own_mac, &v6));
             let bytes = expected(next_hop, own_mac, false, |outer| {
                 emit::ipip_v6(outer.first_chunk_mut().unwrap(), &v6, real_v6);
             });
@@ -186,8 +194,8 @@ mod tests {
         };
         let header = OuterHeader::ipip([2; 6], IpAddr::from([198, 51, 100, 1]));
         let mut short = [7; WITH_IPV4 - 1];
-        assert!(!header.write_v4(&mut short, [4; 6], &inner));
-        assert!(!header.write_v6(&mut short, [4; 6], &inner));
+        assert!(!header.write_v4(&mut short, &[4; 6], &inner));
+        assert!(!header.write_v6(&mut short, &[4; 6], &inner));
         assert_eq!(short, [7; WITH_IPV4 - 1]);
     }
 }

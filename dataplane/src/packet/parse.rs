@@ -107,7 +107,7 @@ pub fn data_v4(frame: &[u8], protocol: u8) -> Option<Data<[u8; 4]>> {
     let is_tcp = protocol == protocol::TCP;
     let is_data = [h[12], h[13]] == ETHERTYPE_IPV4
         && h[14] & 0x0f == 5
-        && (h[20] & 0x3f) | h[21] == 0
+        && u16::from_be_bytes([h[20], h[21]]) << 2 == 0
         && h[23] == protocol
         && (!is_tcp || frame.len() >= ETHERNET_LEN + IPV4_LEN + TCP_LEN);
     if !is_data {

@@ -14,6 +14,8 @@ mod table;
 
 pub use maglev::HashFunction;
 
+pub(crate) use plain::PlainVip;
+
 pub use control::{MAX_SERVER_ID, MAX_SERVER_IDS, ServiceControl, ServiceError};
 pub use kernel::KernelServices;
 pub use publish::{Publisher, Subscription};

@@ -14,6 +14,7 @@ use crate::packet::outer::OuterHeader;
 /// A VIP without flags, by single address, port and protocol, whose packets need nothing but flow
 /// table, ring and encapsulation.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub(crate) struct PlainVip {
     /// Table generation in which the number was given to the VIP; 0 for numbers without a plain VIP.
     generation: u32,
@@ -72,15 +73,20 @@ impl Plain {
     /// The plain VIP that a tag names, unless its number was given to another VIP since then.
     #[inline]
     pub(super) fn vip(&self, tag: Tag) -> Option<&PlainVip> {
-        self.vips
-            .get(usize::from(tag.vip))
-            .filter(|vip| vip.generation == tag.generation && vip.generation != 0)
+        let vip = self.vips.get(usize::from(tag.vip))?;
+        if vip.generation != tag.generation || vip.generation == 0 {
+            return None;
+        }
+        Some(vip)
     }
 
     /// The outer header towards the real, unless its index was given to another real since then.
     #[inline]
     pub(super) fn header(&self, id: RealId) -> Option<&OuterHeader> {
-        let real = self.reals.get(id.index()).filter(|real| real.id == id)?;
+        let real = self.reals.get(id.index())?;
+        if real.id != id {
+            return None;
+        }
         real.header.as_ref()
     }
 }
