@@ -317,7 +317,7 @@ counter_table! {
         fill_kicks = "fill-kicks", Count, "system calls", "",
             "The kernel was asked to look at the fill ring.";
         rx_stalls = "rx-stalls", Count, "times", "",
-            "The kernel found the fill ring empty and nothing arrived for a second; it was kicked.";
+            "The kernel had found the fill ring empty and nothing arrived until it was told to look again.";
         tx_stalls = "tx-stalls", Count, "times", "",
             "Frames were on their way and none left for a second; the kernel was kicked.";
         invalid_descriptors = "invalid-descriptors", Count, "descriptors", "",

@@ -63,25 +63,48 @@ fn a_driver_that_keeps_frames_is_kicked() {
 }
 
 #[test]
-fn a_driver_that_forgot_the_fill_ring_is_kicked() {
+fn a_driver_that_forgot_the_fill_ring_while_frames_arrived_is_kicked() {
     let mut rig = rig();
     rig.nic.discard(true);
     rig.engine.check().unwrap();
+    // It looks once, in the second in which frames still arrive.
+    rig.nic.inject(&frame()).unwrap();
     rig.nic.go_deaf();
-    assert_eq!(rig.nic.inject(&frame()), Err(Refused::FillRingEmpty));
-    rig.engine.round().unwrap();
-    assert_eq!(rig.nic.inject(&frame()), Err(Refused::FillRingEmpty));
-    assert_eq!(rig.counters.io.rx_stalls.get(), 0);
+    for _ in 0..2 {
+        assert_eq!(rig.nic.inject(&frame()), Err(Refused::FillRingEmpty));
+    }
+    assert_eq!(rig.engine.round().unwrap().received, 1);
+    let kicks = |rig: &Rig| rig.counters.io.fill_kicks.get();
     rig.engine.check().unwrap();
-    assert_eq!(rig.counters.io.rx_stalls.get(), 1);
+    rig.engine.round().unwrap();
+    assert_eq!(kicks(&rig), 0);
+    assert_eq!(rig.nic.inject(&frame()), Err(Refused::FillRingEmpty));
+    rig.engine.check().unwrap();
+    rig.engine.round().unwrap();
+    assert_eq!((kicks(&rig), rig.counters.io.rx_stalls.get()), (1, 0));
 
+    // What comes after the kick shows that it was needed.
     rig.nic.inject(&frame()).unwrap();
     assert_eq!(rig.engine.round().unwrap().received, 1);
-    for _ in 0..2 {
+    for _ in 0..4 {
         rig.engine.check().unwrap();
         rig.engine.round().unwrap();
     }
-    assert_eq!(rig.counters.io.rx_stalls.get(), 1);
+    assert_eq!((kicks(&rig), rig.counters.io.rx_stalls.get()), (1, 1));
     assert_eq!(rig.counters.io.tx_stalls.get(), 0);
     assert_accounted(&rig.counters);
+}
+
+#[test]
+fn a_driver_that_finds_no_chunk_while_nothing_arrives_has_not_stalled() {
+    let mut rig = rig();
+    for _ in 0..5 {
+        // It looks again each time it is told to, and no frame follows.
+        rig.nic.go_deaf();
+        assert_eq!(rig.nic.inject(&frame()), Err(Refused::FillRingEmpty));
+        rig.engine.check().unwrap();
+        rig.engine.round().unwrap();
+    }
+    assert_eq!(rig.counters.io.fill_kicks.get(), 4);
+    assert_eq!(rig.counters.io.rx_stalls.get(), 0);
 }

@@ -165,7 +165,7 @@ pub trait QueuePort {
 
     /// Times that the kernel wanted a chunk for a frame and the fill ring had none. It may ask the
     /// kernel; called about once a second.
-    fn fill_ring_empty(&self) -> u64;
+    fn fill_ring_empty(&mut self) -> u64;
 
     /// Tells the kernel once to look at the fill ring, whether it asked for it or not.
     fn wake_receiver(&mut self);

@@ -9,7 +9,7 @@ use super::{
     status::Status,
     tasks::{self, Tasks},
     waker::Waker,
-    watchdog::{Signs, Stalls, Watchdog},
+    watchdog::{Signs, Watchdog},
 };
 use crate::{
     capture::{Decided, Monitor},
@@ -71,7 +71,8 @@ pub struct Engine<P: QueuePort> {
     /// Chunks whose frames have left.
     reaped: u64,
     watchdog: Watchdog,
-    stalls: Stalls,
+    /// As the last look found it.
+    tx_stalled: bool,
     /// The clock when it was last read.
     now_ns: u64,
     next_check_ns: u64,
@@ -130,7 +131,7 @@ impl<P: QueuePort> Engine<P> {
             activity: Activity::default(),
             reaped: 0,
             watchdog: Watchdog::default(),
-            stalls: Stalls::default(),
+            tx_stalled: false,
             now_ns,
             next_check_ns: now_ns + nanoseconds(CHECK_INTERVAL),
         }
@@ -393,30 +394,31 @@ impl<P: QueuePort> Engine<P> {
 
     fn kick_what_stands_still(&mut self) -> io::Result<()> {
         let counters = self.forwarder.counters();
-        let before = self.stalls;
-        self.stalls = self.watchdog.look(Signs {
+        let findings = self.watchdog.look(Signs {
             received: counters.received.packets.get(),
             fill_ring_empty: self.port.fill_ring_empty(),
             reaped: self.reaped,
             unfinished: self.port.unfinished(),
         });
-        let Stalls { rx, tx } = self.stalls;
-        if (rx && !before.rx) || (tx && !before.tx) {
-            tracing::warn!(
-                queue = self.queue,
-                rx,
-                tx,
-                "the queue stands still, kicking it"
-            );
-        }
-        if rx {
-            counters.io.rx_stalls.add(1);
+        let queue = self.queue;
+        if findings.rx_silent {
             self.port.wake_receiver();
         }
-        if tx {
+        if findings.rx_stalled {
+            counters.io.rx_stalls.add(1);
+            tracing::warn!(
+                queue,
+                "nothing was received until the driver was told to look at the fill ring"
+            );
+        }
+        if findings.tx_stalled {
             counters.io.tx_stalls.add(1);
+            if !self.tx_stalled {
+                tracing::warn!(queue, "no frame leaves, telling the driver to transmit");
+            }
             self.port.kick()?;
         }
+        self.tx_stalled = findings.tx_stalled;
         Ok(())
     }
 

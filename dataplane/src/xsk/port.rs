@@ -83,6 +83,8 @@ pub struct XskPort {
     huge_pages: bool,
     busy_poll: bool,
     memory: usize,
+    /// As the kernel last said.
+    fill_ring_empty: u64,
     /// The error that said the interface is gone; the kernel says so only once.
     gone: Option<Errno>,
 }
@@ -255,6 +257,7 @@ impl Attempt<'_> {
             huge_pages,
             busy_poll: self.config.busy_poll.is_some(),
             memory: bytes + ring_bytes as usize + table_bytes,
+            fill_ring_empty: 0,
             gone: None,
         })
     }
@@ -604,10 +607,12 @@ impl QueuePort for XskPort {
         self.check_events(socket)
     }
 
-    fn fill_ring_empty(&self) -> u64 {
+    fn fill_ring_empty(&mut self) -> u64 {
         // What cannot be asked any more has not risen.
-        options::statistics(self.socket_fd())
-            .map_or(0, |statistics| statistics.rx_fill_ring_empty_descs)
+        if let Ok(statistics) = options::statistics(self.socket_fd()) {
+            self.fill_ring_empty = statistics.rx_fill_ring_empty_descs;
+        }
+        self.fill_ring_empty
     }
 
     fn wake_receiver(&mut self) {

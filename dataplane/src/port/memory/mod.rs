@@ -120,8 +120,19 @@ struct Shared {
 struct Driver {
     /// It says that it sends by itself.
     claims_to_send: bool,
-    /// It does not look at the fill ring.
-    deaf: bool,
+    hearing: Hearing,
+}
+
+/// Whether the driver looks at the fill ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Hearing {
+    /// For each frame.
+    #[default]
+    Good,
+    /// Once more; then it takes the ring for empty and does not look until it is told to.
+    GoesDeaf,
+    /// Not until it is told to.
+    Deaf,
 }
 
 impl Shared {
@@ -415,13 +426,13 @@ impl QueuePort for MemoryPort {
         Ok(())
     }
 
-    fn fill_ring_empty(&self) -> u64 {
+    fn fill_ring_empty(&mut self) -> u64 {
         self.queue.lock().fill_ring_empty
     }
 
     fn wake_receiver(&mut self) {
         self.activity.fill_kicks += 1;
-        self.queue.lock().driver.deaf = false;
+        self.queue.lock().driver.hearing = Hearing::Good;
     }
 
     fn check(&mut self) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::{HEAD_ROOM, Queue};
+use super::{HEAD_ROOM, Hearing, Queue};
 
 /// State of the interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,13 +52,19 @@ impl MemoryNic {
         if shared.rx.free() == 0 {
             return Err(Refused::RxRingFull);
         }
-        let chunk = if shared.driver.deaf {
-            None
-        } else {
-            shared.fill.pop()
+        let hearing = shared.driver.hearing;
+        let chunk = match hearing {
+            Hearing::Good => shared.fill.pop(),
+            Hearing::GoesDeaf | Hearing::Deaf => None,
         };
         let Some(mut chunk) = chunk else {
-            shared.fill_ring_empty += 1;
+            // The kernel counts when the driver looks, not when a frame arrives.
+            if hearing != Hearing::Deaf {
+                shared.fill_ring_empty += 1;
+            }
+            if hearing == Hearing::GoesDeaf {
+                shared.driver.hearing = Hearing::Deaf;
+            }
             return Err(Refused::FillRingEmpty);
         };
         let place = chunk.buffer.get_mut(HEAD_ROOM..HEAD_ROOM + bytes.len());
@@ -137,9 +143,10 @@ impl MemoryNic {
         self.queue.lock().driver.claims_to_send = claim;
     }
 
-    /// The driver takes the fill ring for empty until it is told to look.
+    /// The driver finds the fill ring empty at the next frame, and does not look again until it is told
+    /// to.
     pub fn go_deaf(&self) {
-        self.queue.lock().driver.deaf = true;
+        self.queue.lock().driver.hearing = Hearing::GoesDeaf;
     }
 
     /// Changes the state of the interface.
