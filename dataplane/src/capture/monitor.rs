@@ -65,6 +65,11 @@ impl Monitor {
         (Box::new(monitor), feed)
     }
 
+    /// Whether somebody has the [`Feed`].
+    pub fn is_read(&self) -> bool {
+        self.supply.is_read()
+    }
+
     /// Notes the next frame of a burst, before anything rewrites it: `received` bytes from the start
     /// of `buffer`, as the worker gets them. At most [`BURST`] frames.
     pub fn arrives(&mut self, buffer: &mut [u8], received: usize) {

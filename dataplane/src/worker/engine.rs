@@ -207,7 +207,11 @@ impl<P: QueuePort> Engine<P> {
             outcomes: &self.outcomes,
             stalled: (stalled(self) - stalled_before) as usize,
         });
-        self.monitor = Some(monitor);
+        // Whoever started the capture may have given up on this worker when it was too busy to answer.
+        // Nobody is left then to free the monitor elsewhere, and all bursts would pay for it.
+        if monitor.is_read() {
+            self.monitor = Some(monitor);
+        }
         sent
     }
 
