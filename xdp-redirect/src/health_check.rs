@@ -166,9 +166,9 @@ impl HealthCheck {
         for mark in removed {
             let failed = failed(&format!("remove mark {mark}"));
             let key = mark.to_ne_bytes();
-            self.reals
-                .remove(&key)
-                .and_then(|()| self.traffic.remove(&key))
+            // An earlier removal may have failed half way.
+            absent(self.reals.remove(&key))
+                .and_then(|()| absent(self.traffic.remove(&key)))
                 .map_err(failed)?;
             self.held.remove(&mark);
         }
@@ -212,6 +212,19 @@ impl HealthCheck {
     }
 }
 
+/// A removal of what is not there is done.
+fn absent(removal: Result<(), MapError>) -> Result<(), MapError> {
+    match removal {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 fn config(options: &HealthCheckOptions) -> HealthCheckConfig {
     HealthCheckConfig {
         interface: options.interface.unwrap_or(0),
@@ -222,5 +235,55 @@ fn config(options: &HealthCheckOptions) -> HealthCheckConfig {
         source_mac: options.source_mac,
         gue_port: options.gue_port.unwrap_or(0).to_be_bytes(),
         zero: [0; 2],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    fn refused(errno: i32) -> MapError {
+        MapError::SyscallError(SyscallError {
+            call: "bpf_map_delete_elem",
+            io_error: io::Error::from_raw_os_error(errno),
+        })
+    }
+
+    #[test]
+    fn what_is_gone_is_removed() {
+        absent(Ok(())).expect("removed");
+        absent(Err(MapError::KeyNotFound)).expect("not there");
+        absent(Err(refused(libc::ENOENT))).expect("not there");
+        absent(Err(refused(libc::EPERM))).expect_err("still there");
+    }
+
+    /// Loading takes privileges; without them there is nothing to try.
+    #[test]
+    fn a_mark_whose_removal_failed_half_way_is_not_stuck() {
+        let Ok(mut program) = HealthCheck::load() else {
+            return;
+        };
+        let mut options = HealthCheckOptions {
+            interface: None,
+            source_mac: [2, 0, 0, 0, 0, 1],
+            next_hop_mac: None,
+            source_v4: Ipv4Addr::new(192, 0, 2, 1),
+            source_v6: Ipv6Addr::UNSPECIFIED,
+            gue_port: None,
+            max_frame: None,
+            reals: BTreeMap::from([(7, IpAddr::from([198, 51, 100, 11]))]),
+        };
+        program.apply(&options).expect("applied");
+        program.reals.remove(&7_u32.to_ne_bytes()).expect("removed");
+        let mark = options.reals.split_off(&7);
+        program.apply(&options).expect("the rest is removed");
+        assert!(program.traffic().expect("traffic").is_empty());
+        options.reals = mark;
+        program.apply(&options).expect("the mark comes back");
+        assert_eq!(program.traffic().expect("traffic").len(), 1);
     }
 }
