@@ -5,18 +5,49 @@
 //! process's user with mode 0600, never through a symbolic link at the path's end, never a device or
 //! a pipe. Who may name a path at all is decided where the request comes in
 //! ([`crate::admin::Engine`]).
+//!
+//! The file gets its name once the capture runs. One that does not start leaves nothing behind, and
+//! what it was to replace as it was.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::admin::AdminError;
 
-/// Makes the file.
-pub(super) fn create(path: &Path, force: bool) -> Result<File, AdminError> {
+/// A new file that has another name than the one asked for. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    temporary: TempPath,
+    path: PathBuf,
+    force: bool,
+}
+
+impl NewFile {
+    /// Gives it its name, in the place of what `force` replaces.
+    pub(super) fn keep(self) -> Result<(), AdminError> {
+        let Self {
+            temporary,
+            path,
+            force,
+        } = self;
+        let kept = if force {
+            // Looked at again: a rename would replace a link or a pipe as well.
+            refuse_others(&path)?;
+            temporary.persist(&path)
+        } else {
+            temporary.persist_noclobber(&path)
+        };
+        kept.map_err(|refused| describe(&path, &refused.error))
+    }
+}
+
+/// Makes the file, next to where it is to be.
+pub(super) fn create(path: &Path, force: bool) -> Result<(File, NewFile), AdminError> {
     let name = path.display();
     if !path.is_absolute() {
         return Err(AdminError::new(
@@ -25,18 +56,44 @@ pub(super) fn create(path: &Path, force: bool) -> Result<File, AdminError> {
             "write the whole path: it is the balancer that opens the file",
         ));
     }
-    if force {
-        remove_old(path)?;
+    match fs::symlink_metadata(path) {
+        Ok(_) if force => refuse_others(path)?,
+        Ok(_) => return Err(describe(path, &io::ErrorKind::AlreadyExists.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(describe(path, &error)),
     }
-    let created = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    created.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists if path.is_dir() => {
-            AdminError::new("file", format!("{name} is a directory"), "name a file in it")
-        }
+    let directory = path.parent().unwrap_or(path);
+    let made = NamedTempFile::new_in(directory).map_err(|error| describe(path, &error))?;
+    let (file, temporary) = made.into_parts();
+    let new = NewFile {
+        temporary,
+        path: path.to_owned(),
+        force,
+    };
+    Ok((file, new))
+}
+
+/// Refuses to replace anything but a regular file.
+fn refuse_others(path: &Path) -> Result<(), AdminError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(AdminError::new(
+            "file",
+            format!("{} is not a regular file", path.display()),
+            "only files are replaced; name another",
+        )),
+        // Whatever else is wrong shows when the file gets its name.
+        _ => Ok(()),
+    }
+}
+
+fn describe(path: &Path, error: &io::Error) -> AdminError {
+    let name = path.display();
+    match error.kind() {
+        io::ErrorKind::AlreadyExists if path.is_dir() => AdminError::new(
+            "file",
+            format!("{name} is a directory"),
+            "name a file in it",
+        ),
         io::ErrorKind::AlreadyExists => AdminError::new(
             "file",
             format!("{name} exists already"),
@@ -53,35 +110,6 @@ pub(super) fn create(path: &Path, force: bool) -> Result<File, AdminError> {
             "name a directory that the balancer may write to (ReadWritePaths= of its unit)",
         ),
         _ => AdminError::new("file", format!("{name}: {error}"), "name another file"),
-    })
-}
-
-/// Removes what is to be replaced, so that the new file is nobody else's.
-fn remove_old(path: &Path) -> Result<(), AdminError> {
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        // Whatever is wrong shows when the file is made.
-        return Ok(());
-    };
-    if !metadata.is_file() {
-        return Err(AdminError::new(
-            "file",
-            format!("{} is not a regular file", path.display()),
-            "only files are replaced; name another",
-        ));
-    }
-    fs::remove_file(path).map_err(|error| {
-        AdminError::new(
-            "file",
-            format!("{}: cannot be replaced: {error}", path.display()),
-            "name another file",
-        )
-    })
-}
-
-/// Removes the file of a capture that did not start.
-pub(super) fn discard(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
-        tracing::debug!(path = %path.display(), %error, "an empty capture is left behind");
     }
 }
 
@@ -96,12 +124,48 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("a.pcapng");
         for force in [false, true] {
-            create(&path, force).expect("it can be made");
+            let (_, new) = create(&path, force).expect("it can be made");
+            new.keep().expect("it gets its name");
             let mode = fs::metadata(&path).expect("it exists").permissions().mode();
             assert_eq!(mode & 0o7777, 0o600);
             // As somebody may have left it for the balancer to write to.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("permissions");
         }
+    }
+
+    #[test]
+    fn a_capture_that_does_not_start_leaves_no_trace() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let names = || -> Vec<_> {
+            let entries = fs::read_dir(directory.path()).expect("a directory");
+            entries
+                .map(|entry| entry.expect("an entry").file_name())
+                .collect()
+        };
+        let path = directory.path().join("a.pcapng");
+        drop(create(&path, false).expect("it can be made"));
+        assert!(names().is_empty(), "{:?}", names());
+        fs::write(&path, "old").expect("a file");
+        drop(create(&path, true).expect("it can be made"));
+        assert_eq!(names(), ["a.pcapng"]);
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), "old");
+    }
+
+    #[test]
+    fn what_came_meanwhile_is_not_replaced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.pcapng");
+        let (_, new) = create(&path, false).expect("it can be made");
+        fs::write(&path, "another's").expect("a file");
+        let error = new.keep().expect_err("the name is taken");
+        assert!(error.problem.contains("exists already"), "{error}");
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), "another's");
+        fs::remove_file(&path).expect("removed");
+
+        let (_, new) = create(&path, true).expect("it can be made");
+        symlink("/dev/null", &path).expect("a link");
+        let error = new.keep().expect_err("a link is not replaced");
+        assert!(error.problem.contains("not a regular file"), "{error}");
     }
 
     #[test]

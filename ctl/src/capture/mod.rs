@@ -100,7 +100,7 @@ impl Captures {
         for event in &request.events {
             refuse_unknown_vip(event, &view.table)?;
         }
-        let file = file::create(&request.file, request.force)?;
+        let (file, new_file) = file::create(&request.file, request.force)?;
         let count = snapshots(&request);
         let (mut sources, mut failed) = (Vec::new(), Vec::new());
         for worker in view.workers.iter() {
@@ -115,7 +115,6 @@ impl Captures {
             }
         }
         if sources.is_empty() {
-            file::discard(&request.file);
             let reasons = failed
                 .iter()
                 .map(|failure| format!("; queue {}: {}", failure.worker, failure.problem));
@@ -125,17 +124,19 @@ impl Captures {
                 "look at `show workers`",
             ));
         }
-        let path = request.file.clone();
         let session = Arc::new(Session::new(request, failed));
         let writer = Writer::new(file, interface, sources, &session);
         session.run(writer).map_err(|error| {
-            file::discard(&path);
             AdminError::new(
                 "capture",
                 format!("no thread can be started to write it: {error}"),
                 "",
             )
         })?;
+        if let Err(error) = new_file.keep() {
+            session.request_stop();
+            return Err(error);
+        }
         Ok(current.insert(session).report())
     }
 
