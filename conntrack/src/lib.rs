@@ -74,5 +74,6 @@ mod ways;
 
 pub use flow::{Flow, Insertion, Lookup};
 pub use key::{AnyKey, FlowKey, FlowKeyV4, FlowKeyV6, SharedKey};
+pub use memory::filled as filled_array;
 pub use shared::{SharedFlow, SharedInsertion, SharedTable};
 pub use table::{FlowTable, Hint, MAX_CAPACITY, NewError};

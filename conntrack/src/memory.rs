@@ -2,8 +2,15 @@
 
 use std::collections::TryReserveError;
 
-/// `count` copies of `value`, every page of them written to.
-pub(crate) fn filled<T: Copy>(count: usize, value: T) -> Result<Box<[T]>, TryReserveError> {
+/// Smallest huge page. Advice about less would split the process's mappings for nothing.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// `count` copies of `value`, every page of them written to, on huge pages where the kernel gives them.
+///
+/// # Errors
+///
+/// There is not that much memory.
+pub fn filled<T: Copy>(count: usize, value: T) -> Result<Box<[T]>, TryReserveError> {
     let mut items = Vec::new();
     items.try_reserve_exact(count)?;
     advise_huge_pages(items.spare_capacity_mut());
@@ -21,7 +28,7 @@ fn advise_huge_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
         let bytes = memory.as_mut_ptr_range();
         let start = bytes.start.addr().next_multiple_of(page);
         let end = bytes.end.addr() / page * page;
-        if start >= end {
+        if start >= end || end - start < HUGE_PAGE {
             return;
         }
         let first = bytes.start.with_addr(start).cast();

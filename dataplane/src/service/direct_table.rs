@@ -3,7 +3,7 @@
 //!
 //! The array takes 64 MiB whatever it holds, so it is for many prefixes.
 
-use super::prefix_table::Range;
+use super::{huge_pages::filled, range_table::Range};
 
 /// Bits of an address behind a /24.
 const LOWER_BITS: u32 = 8;
@@ -24,7 +24,7 @@ impl DirectTable {
     /// Of ranges in ascending order, the first of which starts at 0.
     pub(super) fn new(ranges: &[Range<u32>]) -> Self {
         let mut table = Self {
-            entries: vec![0; 1 << (u32::BITS - LOWER_BITS)].into(),
+            entries: filled(1 << (u32::BITS - LOWER_BITS), 0),
             blocks: Vec::new(),
         };
         let starts = ranges.iter().map(|(start, _)| u64::from(*start));

@@ -4,10 +4,12 @@
 
 mod control;
 mod direct_table;
+mod huge_pages;
 mod kernel;
 mod plain;
 mod prefix_table;
 mod publish;
+mod range_table;
 mod source_routes;
 mod spec;
 mod table;

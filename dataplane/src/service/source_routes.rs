@@ -13,7 +13,8 @@ use ahash::RandomState;
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    prefix_table::{Key, PrefixTable, PrefixTableV4, PrefixTableV6},
+    prefix_table::{PrefixTable, PrefixTableV4, PrefixTableV6},
+    range_table::Key,
     spec::SourceRouteSpec,
     table::MAX_REALS,
 };
