@@ -1,9 +1,12 @@
 //! Longest prefix match on a million client prefixes: the table of the data path against two crates.
 //!
 //! `cargo bench -p benches --bench source_routes`. Lengths are mixed as in a full routing table (half
-//! of IPv4 are /24, half of IPv6 are /48); clients are random addresses inside random prefixes, so that
-//! the caches help as little as they can. A look-up does not wait for the one before, as in a burst of
-//! packets.
+//! of IPv4 are /24, half of IPv6 are /48); clients are random addresses inside random prefixes, in random
+//! order, so that the caches help as little as they can. A `look_up` does not wait for the one before, as
+//! in a burst of packets; one of `one_by_one` does, so it has all of the memory's latency.
+//!
+//! IPv6 has two distributions: `v6` spreads the prefixes evenly over 40,000 sites, `v6_registries`
+//! crowds them as registries and the size of providers do.
 
 use std::{
     collections::HashMap,
@@ -13,15 +16,15 @@ use std::{
 };
 
 use criterion::{
-    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
-    measurement::WallTime,
+    BatchSize, BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group,
+    criterion_main, measurement::WallTime,
 };
 use dataplane::service::{SourceRouteSpec, SourceRoutes};
 use prefix_trie::PrefixMap;
 use treebitmap::IpLookupTable;
 
 const ROUTES: usize = 1_000_000;
-const CLIENTS: usize = 1 << 16;
+const CLIENTS: usize = 1 << 20;
 /// A prefix and the number of its real.
 type Prefixes<K> = Vec<((K, u8), u16)>;
 
@@ -81,27 +84,50 @@ fn prefixes_v4(random: &mut Random) -> Prefixes<u32> {
     found.into_iter().collect()
 }
 
-fn prefixes_v6(random: &mut Random) -> Prefixes<u128> {
-    const LENGTHS: [(u8, usize); 8] = [
-        (29, 2),
-        (32, 12),
-        (36, 6),
-        (40, 8),
-        (44, 8),
-        (48, 48),
-        (56, 10),
-        (64, 6),
-    ];
+const LENGTHS_V6: [(u8, usize); 8] = [
+    (29, 2),
+    (32, 12),
+    (36, 6),
+    (40, 8),
+    (44, 8),
+    (48, 48),
+    (56, 10),
+    (64, 6),
+];
+
+/// Prefixes in sites, which are numbers of a /32.
+fn prefixes_v6(random: &mut Random, site: impl Fn(&mut Random) -> u32) -> Prefixes<u128> {
     let mut found = HashMap::with_capacity(ROUTES);
     while found.len() < ROUTES {
-        let length = random.length(&LENGTHS);
-        // Allocations of registries crowd in a small part of the space.
-        let site = (0x2000_0000 + ((random.below(40_000) as u128) << 2)) << 96;
-        let address = (site | u128::from(random.next()) << 32) & (u128::MAX << (128 - length));
+        let length = random.length(&LENGTHS_V6);
+        let site = u128::from(site(random)) << 96;
+        let host = u128::from(random.next() & 0xffff_ffff) << 64;
+        let address = (site | host) & (u128::MAX << (128 - length));
         let real = (found.len() % 4000) as u16;
         found.insert((address, length), real);
     }
     found.into_iter().collect()
+}
+
+fn even_site(random: &mut Random) -> u32 {
+    0x2000_0000 + ((random.below(40_000) as u32) << 2)
+}
+
+/// Registries give neighbouring sites to one provider after the other, and some have far more routes
+/// than others.
+fn registry_site(random: &mut Random) -> u32 {
+    /// First site, distance of sites, weight.
+    const REGISTRIES: [(u32, u32, usize); 5] = [
+        (0x2a00_0000, 8, 45),
+        (0x2400_0000, 1, 20),
+        (0x2600_0000, 16, 15),
+        (0x2800_0000, 1, 12),
+        (0x2001_0000, 1, 8),
+    ];
+    let places = [0, 1, 2, 3, 4].map(|place| (place, REGISTRIES[usize::from(place)].2));
+    let (first, distance, _) = REGISTRIES[usize::from(random.length(&places))];
+    let part = random.below(1 << 20) as f64 / f64::from(1 << 20);
+    first + distance * (part.powi(3) * 25_000.0) as u32
 }
 
 fn real(number: u16) -> IpAddr {
@@ -131,6 +157,37 @@ fn look_ups<C: Copy>(
     group.bench_function(name, |bencher| {
         bencher.iter(|| clients.iter().map(|client| find(*client)).sum::<u64>());
     });
+}
+
+/// Which client is next depends on what was found for the last one.
+fn one_by_one<C: Copy>(
+    criterion: &mut Criterion,
+    name: &str,
+    clients: &[C],
+    find: impl Fn(C) -> u64,
+) {
+    let mut group = criterion.benchmark_group(format!("source_routes/{name}/one_by_one"));
+    group.throughput(Throughput::Elements(clients.len() as u64));
+    group.bench_function("source_routes", |bencher| {
+        bencher.iter(|| {
+            let next = |found: u64, place: usize| {
+                // Reals are below 4096: the place stays the same, which the processor cannot know.
+                find(clients[place ^ (found >> 12) as usize])
+            };
+            (0..clients.len()).fold(0, next)
+        });
+    });
+    group.finish();
+}
+
+/// Sorting and building.
+fn builds(criterion: &mut Criterion, name: &str, build: impl Fn() -> SourceRoutes) {
+    let mut group = criterion.benchmark_group(format!("source_routes/{name}/build"));
+    group.sampling_mode(SamplingMode::Flat);
+    group.bench_function("source_routes", |bencher| {
+        bencher.iter_batched(|| (), |()| black_box(build()), BatchSize::PerIteration);
+    });
+    group.finish();
 }
 
 fn v4(criterion: &mut Criterion) {
@@ -167,14 +224,15 @@ fn v4(criterion: &mut Criterion) {
         found.map_or(0, |(_, _, number)| u64::from(*number))
     });
     group.finish();
-    criterion.bench_function("source_routes/v4/build", |bencher| {
-        bencher.iter_batched(|| (), |()| black_box(ours()), BatchSize::PerIteration);
+    one_by_one(criterion, "v4", &clients, |client| {
+        routes.select_v4(client.octets()).map_or(0, u64::from)
     });
+    builds(criterion, "v4", || ours().expect("valid routes"));
 }
 
-fn v6(criterion: &mut Criterion) {
+fn v6(criterion: &mut Criterion, name: &str, site: impl Fn(&mut Random) -> u32) {
     let mut random = Random(0x0139_408d_cbbf_7a44);
-    let prefixes = prefixes_v6(&mut random);
+    let prefixes = prefixes_v6(&mut random, site);
     let clients: Vec<Ipv6Addr> = (0..CLIENTS)
         .map(|_| {
             let ((prefix, length), _) = prefixes[random.below(ROUTES)];
@@ -184,7 +242,7 @@ fn v6(criterion: &mut Criterion) {
         .collect();
     let ours = || SourceRoutes::new(specs(&prefixes, |bits| Ipv6Addr::from_bits(bits).into()));
     let routes = ours().expect("valid routes");
-    println!("v6: {} MiB", routes.memory_bytes() >> 20);
+    println!("{name}: {} MiB", routes.memory_bytes() >> 20);
     let mut trie = PrefixMap::new();
     let mut bitmap = IpLookupTable::<Ipv6Addr, u16>::new();
     for &((prefix, length), number) in &prefixes {
@@ -192,7 +250,7 @@ fn v6(criterion: &mut Criterion) {
         bitmap.insert(Ipv6Addr::from_bits(prefix), length.into(), number);
     }
 
-    let mut group = criterion.benchmark_group("source_routes/v6/look_up");
+    let mut group = criterion.benchmark_group(format!("source_routes/{name}/look_up"));
     group.throughput(Throughput::Elements(CLIENTS as u64));
     look_ups(&mut group, "source_routes", &clients, |client| {
         routes.select_v6(client.octets()).map_or(0, u64::from)
@@ -206,17 +264,24 @@ fn v6(criterion: &mut Criterion) {
         found.map_or(0, |(_, _, number)| u64::from(*number))
     });
     group.finish();
-    criterion.bench_function("source_routes/v6/build", |bencher| {
-        bencher.iter_batched(|| (), |()| black_box(ours()), BatchSize::PerIteration);
+    one_by_one(criterion, name, &clients, |client| {
+        routes.select_v6(client.octets()).map_or(0, u64::from)
     });
+    builds(criterion, name, || ours().expect("valid routes"));
+}
+
+fn all(criterion: &mut Criterion) {
+    v4(criterion);
+    v6(criterion, "v6", even_site);
+    v6(criterion, "v6_registries", registry_site);
 }
 
 criterion_group! {
     name = benches;
     config = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2));
-    targets = v4, v6
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1));
+    targets = all
 }
 criterion_main!(benches);
