@@ -82,6 +82,18 @@ impl<'a> Packet<'a> {
         self.arrived_len - self.len
     }
 
+    /// Bytes of room in front of the frame.
+    #[inline]
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+
+    /// The buffer, for who rewrites it without a forwarder.
+    #[inline]
+    pub const fn buffer_mut(&mut self) -> &mut [u8] {
+        self.buffer
+    }
+
     /// The buffer, to read what is to be transmitted.
     #[inline]
     pub fn buffer(&self) -> &[u8] {

@@ -5,7 +5,9 @@ use std::{io, os::fd::AsFd, thread, time::Duration};
 use arrayvec::ArrayVec;
 
 use super::{
-    WorkerConfig, now_ns,
+    WorkerConfig,
+    decision::{Balance, Decision},
+    now_ns,
     status::Status,
     tasks::{self, Tasks},
     waker::Waker,
@@ -52,10 +54,11 @@ impl Round {
 
 /// Queue, forwarder and what lies between them. [`spawn`](super::spawn) runs one on a thread of its
 /// own; tests and benches call [`Engine::round`] themselves.
-pub struct Engine<P: QueuePort> {
+pub struct Engine<P: QueuePort, D = Balance> {
     queue: u32,
     port: P,
     forwarder: Forwarder,
+    decision: D,
     subscription: Subscription,
     pass: Box<dyn PassPath + Send>,
     tasks: Tasks,
@@ -94,8 +97,22 @@ impl<P: QueuePort> Engine<P> {
         subscription: Subscription,
         pass: Box<dyn PassPath + Send>,
     ) -> Self {
+        Self::deciding(config, port, forwarder, subscription, pass, Balance)
+    }
+}
+
+impl<P: QueuePort, D: Decision> Engine<P, D> {
+    /// As [`Engine::new`], with something else to decide instead of the forwarder.
+    pub fn deciding(
+        config: &WorkerConfig,
+        port: P,
+        forwarder: Forwarder,
+        subscription: Subscription,
+        pass: Box<dyn PassPath + Send>,
+        decision: D,
+    ) -> Self {
         let (_, tasks) = tasks::channel();
-        Self::assemble(config, port, forwarder, subscription, pass, tasks)
+        Self::assemble(config, port, forwarder, subscription, pass, tasks, decision)
     }
 
     pub(super) fn assemble(
@@ -105,6 +122,7 @@ impl<P: QueuePort> Engine<P> {
         subscription: Subscription,
         pass: Box<dyn PassPath + Send>,
         tasks: Tasks,
+        decision: D,
     ) -> Self {
         port.refill();
         forwarder.set_table(subscription.current());
@@ -113,6 +131,7 @@ impl<P: QueuePort> Engine<P> {
             queue: config.queue,
             port,
             forwarder,
+            decision,
             subscription,
             pass,
             tasks,
@@ -220,6 +239,7 @@ impl<P: QueuePort> Engine<P> {
         let Self {
             port,
             forwarder,
+            decision,
             pass,
             received,
             outcomes,
@@ -239,7 +259,7 @@ impl<P: QueuePort> Engine<P> {
                 counters.drop(DropReason::BadTag, frame.len as u64);
             }
         }
-        forwarder.process(self.now_ns, &mut packets, outcomes);
+        decision.decide(forwarder, self.now_ns, &mut packets, outcomes);
 
         let counters: &WorkerCounters = forwarder.counters();
         for ((packet, outcome), number) in packets.iter().zip(outcomes).zip(numbers) {

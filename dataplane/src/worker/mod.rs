@@ -18,6 +18,7 @@
 //! - A swapped-out table is not freed here; the [`Publisher`](crate::service::Publisher) keeps it.
 
 mod clock;
+mod decision;
 mod engine;
 mod error;
 mod handle;
@@ -39,6 +40,7 @@ use core_affinity::CoreId;
 use crossbeam::channel::bounded;
 
 pub use clock::now_ns;
+pub use decision::{Balance, Decision};
 pub use engine::{Engine, Round};
 pub use error::{AskError, WorkerError};
 pub use handle::WorkerHandle;
@@ -77,6 +79,23 @@ where
     P: QueuePort + Send + 'static,
     P::Chunk: Send,
 {
+    spawn_deciding(config, port, forwarder, subscription, pass, Balance)
+}
+
+/// As [`spawn`], with something else to decide instead of the forwarder.
+pub fn spawn_deciding<P, D>(
+    config: &WorkerConfig,
+    port: P,
+    forwarder: Forwarder,
+    subscription: Subscription,
+    pass: Box<dyn PassPath + Send>,
+    decision: D,
+) -> Result<WorkerHandle, WorkerError>
+where
+    P: QueuePort + Send + 'static,
+    P::Chunk: Send,
+    D: Decision + Send + 'static,
+{
     let WorkerConfig {
         queue,
         cpu,
@@ -89,7 +108,15 @@ where
     let waker = Waker::new().map_err(cannot_start)?;
     let status = Arc::new(Status::default());
     let (tasks, incoming) = tasks::channel();
-    let mut engine = Engine::assemble(config, port, forwarder, subscription, pass, incoming);
+    let mut engine = Engine::assemble(
+        config,
+        port,
+        forwarder,
+        subscription,
+        pass,
+        incoming,
+        decision,
+    );
     let (started, start) = bounded(1);
 
     let thread = {
