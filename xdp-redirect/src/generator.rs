@@ -1,14 +1,14 @@
 //! The `generator` program: packets of many flows into a veth interface, as fast as a CPU can or at a
 //! steady rate.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aya::{
     TestRunAttrs, TestRunOptions,
     maps::MapError,
     programs::{ProgramError, TestRun as _},
 };
-use xdp_layout::bench::{GeneratorConfig, INTERVAL_FRACTION_BITS};
+use xdp_layout::bench::{GeneratorConfig, INTERVAL_FRACTION_BITS, PAUSED};
 
 use crate::{
     error::{AttachError, os_error},
@@ -18,22 +18,33 @@ use crate::{
 /// Frames that the kernel hands over together.
 const BATCH: u32 = 64;
 
+/// How fast a CPU sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Not at all.
+    Paused,
+    /// So many packets per second, at even distances.
+    Rate(u64),
+    /// As fast as it can.
+    FlatOut,
+}
+
 /// What to send. Every CPU that runs the generator does so by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GeneratorLoad {
     /// Index of the veth interface whose peer receives, in the network namespace of the threads that
-    /// call [`Generator::run`].
+    /// call [`GeneratorRunner::run`].
     pub interface: u32,
     /// Flows that take turns. Flow `n` has source port `1024 + n mod 2^15`, and `n / 2^15` in the last
     /// three bytes of its source address.
     pub flows: u32,
-    /// Packets per second of each CPU; none sends as fast as it can.
-    pub rate: Option<u64>,
+    /// How fast.
+    pub pace: Pace,
 }
 
 /// The `generator` program, loaded.
 pub struct Generator {
-    loaded: Loaded,
+    loaded: Arc<Loaded>,
     config: Cells<[u8; GeneratorConfig::SIZE]>,
     ethernet: Cells<[u8; 14]>,
     sent: PerCpu<u64>,
@@ -53,7 +64,7 @@ impl Generator {
             config: loaded.map("CONFIG")?,
             ethernet: loaded.map("ETHERNET")?,
             sent: loaded.map("SENT")?,
-            loaded,
+            loaded: Arc::new(loaded),
         })
     }
 
@@ -61,13 +72,45 @@ impl Generator {
     pub fn set(&mut self, load: &GeneratorLoad) -> Result<(), MapError> {
         let config = GeneratorConfig {
             flows: load.flows.into(),
-            interval: load.rate.map_or(0, interval),
+            interval: load.pace.interval(),
             interface: load.interface,
             zero: 0,
         };
         self.config.set(0, config.to_bytes(), 0)
     }
 
+    /// What threads run.
+    pub fn runner(&self) -> GeneratorRunner {
+        GeneratorRunner {
+            loaded: Arc::clone(&self.loaded),
+        }
+    }
+
+    /// Sets the Ethernet header of what is sent.
+    pub fn set_ethernet(&mut self, header: [u8; 14]) -> Result<(), MapError> {
+        self.ethernet.set(0, header, 0)
+    }
+
+    /// Packets that the program sent so far, on all CPUs. Those that the receiving interface had no
+    /// room for count as well.
+    pub fn sent(&self) -> Result<u64, MapError> {
+        total(&self.sent, 0, 0, u64::wrapping_add)
+    }
+}
+
+/// Runs a [`Generator`].
+#[derive(Clone)]
+pub struct GeneratorRunner {
+    loaded: Arc<Loaded>,
+}
+
+impl fmt::Debug for GeneratorRunner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GeneratorRunner").finish_non_exhaustive()
+    }
+}
+
+impl GeneratorRunner {
     /// Sends on the calling thread's CPU until a signal interrupts the thread, up to 2^32 tries. `frame`
     /// is TCP over IPv4 with an Ethernet header; ends with an error if the kernel does not run it.
     ///
@@ -88,23 +131,18 @@ impl Generator {
             other => other.map(|_| ()),
         }
     }
-
-    /// Sets the Ethernet header of what is sent.
-    pub fn set_ethernet(&mut self, header: [u8; 14]) -> Result<(), MapError> {
-        self.ethernet.set(0, header, 0)
-    }
-
-    /// Packets that the program sent so far, on all CPUs. Those that the receiving interface had no
-    /// room for count as well.
-    pub fn sent(&self) -> Result<u64, MapError> {
-        total(&self.sent, 0, 0, u64::wrapping_add)
-    }
 }
 
-/// Time between two packets as the program takes it: never zero, which would be no rate at all.
-fn interval(rate: u64) -> u64 {
-    const SECOND: u64 = 1_000_000_000 << INTERVAL_FRACTION_BITS;
-    (SECOND / rate.max(1)).max(1)
+impl Pace {
+    /// Time between two packets as the program takes it; never zero, which is no pace, for a rate.
+    fn interval(self) -> u64 {
+        const SECOND: u64 = 1_000_000_000 << INTERVAL_FRACTION_BITS;
+        match self {
+            Self::Paused => PAUSED,
+            Self::Rate(rate) => (SECOND / rate.max(1)).max(1),
+            Self::FlatOut => 0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -113,9 +151,12 @@ mod tests {
 
     #[test]
     fn rates_become_intervals() {
+        let interval = |rate| Pace::Rate(rate).interval();
         assert_eq!(interval(1_000_000), 1000 << INTERVAL_FRACTION_BITS);
         assert_eq!(interval(3_000_000), 341_333);
         assert_eq!(interval(u64::MAX), 1);
         assert_eq!(interval(0), interval(1));
+        assert_eq!(Pace::FlatOut.interval(), 0);
+        assert_eq!(Pace::Paused.interval(), PAUSED);
     }
 }

@@ -46,7 +46,7 @@ pub use count::{CountProgram, Latencies};
 pub use counters::{DecapCounters, HealthCheckCounters, RedirectCounters, Traffic};
 pub use decap::{Decap, DecapError, DecapOptions};
 pub use error::AttachError;
-pub use generator::{Generator, GeneratorLoad};
+pub use generator::{Generator, GeneratorLoad, GeneratorRunner, Pace};
 pub use health_check::{HealthCheck, HealthCheckError, HealthCheckOptions};
 pub use interface::{AttachedProgram, attached_program};
 pub use loaded::loaded;

@@ -77,18 +77,13 @@ pub(crate) fn template(
 pub(crate) fn set_flow(frame: &mut [u8], family: IpFamily, flow: u64) {
     let port = 1024 + (flow & 0x7fff) as u16;
     let host = (flow >> 15) as u32;
-    let [first, rest @ ..] = host.to_be_bytes();
-    match family {
-        IpFamily::V4 => {
-            frame[27..30].copy_from_slice(&rest);
-            frame[34..36].copy_from_slice(&port.to_be_bytes());
-        }
-        IpFamily::V6 => {
-            frame[34] = first;
-            frame[35..38].copy_from_slice(&rest);
-            frame[54..56].copy_from_slice(&port.to_be_bytes());
-        }
-    }
+    // Whole words, as they are read.
+    let (address, value, port_at) = match family {
+        IpFamily::V4 => (26, 10 << 24 | host & 0xff_ffff, 34),
+        IpFamily::V6 => (34, host, 54),
+    };
+    frame[address..address + 4].copy_from_slice(&value.to_be_bytes());
+    frame[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
 }
 
 #[cfg(test)]

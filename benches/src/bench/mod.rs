@@ -12,6 +12,7 @@ mod report;
 mod row;
 mod services;
 mod statistics;
+mod wire;
 
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -32,6 +33,9 @@ pub fn run(options: &BenchOptions) -> Result<()> {
     let mut rows = Vec::new();
     if options.measures(Part::Decision) {
         rows.extend(on_one_cpu(|| decision::run(options, &progress))?);
+    }
+    if options.measures(Part::Wire) {
+        rows.extend(wire::run(options, &progress)?);
     }
     let report = Report {
         machine: Machine::here(),

@@ -1,6 +1,6 @@
 //! What to measure, and where to write it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -60,6 +60,9 @@ pub struct BenchOptions {
     /// How workers are scheduled on the wire [default: rt]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
     pub scheduling: Vec<Scheduling>,
+    /// Length of a trial on the wire in milliseconds [default: 500, quick: 150]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    pub trial: Option<u64>,
     /// Report although other programs or the hypervisor used the CPUs; such rows say so
     #[arg(long)]
     pub tolerate_load: bool,
@@ -92,6 +95,49 @@ impl BenchOptions {
             .map_or(if self.quick { 3 } else { 5 }, |repetitions| {
                 repetitions as usize
             })
+    }
+
+    /// Repetitions on the wire.
+    pub fn wire_repetitions(&self) -> usize {
+        self.repetitions()
+    }
+
+    /// Layouts on the wire.
+    pub fn layouts(&self) -> Vec<Layout> {
+        or_all(&self.layout, Layout::ALL)
+    }
+
+    /// Queues on the wire.
+    pub fn queues(&self) -> Vec<u32> {
+        or_all(&self.queues, if self.quick { &[1] } else { &[1, 2] })
+    }
+
+    /// Flows on the wire.
+    pub fn wire_flows(&self) -> Vec<u64> {
+        or_all(
+            &self.flows,
+            if self.quick {
+                &[100_000]
+            } else {
+                &[1_000, 100_000, 1_000_000]
+            },
+        )
+    }
+
+    /// How workers are scheduled on the wire.
+    pub fn schedulings(&self) -> Vec<Scheduling> {
+        or_all(&self.scheduling, &[Scheduling::RealTime])
+    }
+
+    /// Length of a trial on the wire.
+    pub fn trial(&self) -> Duration {
+        let default = if self.quick { 150 } else { 500 };
+        Duration::from_millis(self.trial.unwrap_or(default))
+    }
+
+    /// How close the loss-free rate is to be found.
+    pub const fn precision(&self) -> f64 {
+        if self.quick { 0.05 } else { 0.02 }
     }
 
     /// Datapaths to measure.
@@ -144,6 +190,7 @@ impl Default for BenchOptions {
             layout: Vec::new(),
             queues: Vec::new(),
             scheduling: Vec::new(),
+            trial: None,
             tolerate_load: false,
         }
     }

@@ -39,7 +39,7 @@ use anyhow::{Context, Result, ensure};
 use xdp_redirect::{Decap, DecapCounters, DecapOptions, XdpMode};
 
 pub use namespace::Namespace;
-pub use netlink::{LinkState, Netlink, VethEnd};
+pub use netlink::{LinkCounters, LinkState, Netlink, VethEnd};
 pub use process::{Process, cpu_time};
 pub use scratch::Scratch;
 

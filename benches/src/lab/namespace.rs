@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::os::fd::AsRawFd;
 
@@ -141,6 +142,36 @@ impl Namespace {
         .with_context(|| {
             format!(
                 "cannot give {interface} in namespace `{}` {queues} queues",
+                self.name
+            )
+        })
+    }
+
+    /// Has threads of the kernel's own receive for an interface, one for each queue, instead of whoever
+    /// is interrupted. On a veth it takes an XDP program, at one end or the other.
+    pub fn set_threaded(&self, interface: &str) -> Result<()> {
+        let name = interface.to_owned();
+        self.run(|| -> Result<()> {
+            // /sys shows the interfaces of whoever mounted it, so mount one; the thread's own file
+            // system goes with the thread.
+            unshare(CloneFlags::CLONE_NEWNS).context("cannot have a file system of its own")?;
+            let nothing = None::<&str>;
+            let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(nothing, "/", nothing, flags, nothing).context("cannot make / private")?;
+            mount(
+                Some("sysfs"),
+                "/sys",
+                Some("sysfs"),
+                MsFlags::empty(),
+                nothing,
+            )
+            .context("cannot mount /sys")?;
+            let path = format!("/sys/class/net/{name}/threaded");
+            fs::write(&path, "1").with_context(|| format!("cannot write 1 to {path}"))
+        })?
+        .with_context(|| {
+            format!(
+                "cannot have {interface} in namespace `{}` receive in threads",
                 self.name
             )
         })

@@ -45,6 +45,20 @@ pub struct LinkState {
     pub xdp: bool,
 }
 
+/// What the kernel counts at an interface, in packets. What a veth counts as dropped differs from what
+/// a card does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// Received.
+    pub rx_packets: u64,
+    /// Dropped where they arrived.
+    pub rx_dropped: u64,
+    /// Sent.
+    pub tx_packets: u64,
+    /// Dropped where they should have left.
+    pub tx_dropped: u64,
+}
+
 impl Netlink {
     /// Opens a socket in `namespace`.
     pub fn open(namespace: &Namespace) -> Result<Self> {
@@ -192,13 +206,33 @@ impl Netlink {
 
     /// The present state of an interface.
     pub fn link(&self, interface: &str) -> Result<LinkState> {
+        self.message(interface).map(|message| state(&message))
+    }
+
+    fn message(&self, interface: &str) -> Result<LinkMessage> {
         let mut links = self.handle.link().get().match_name(interface).execute();
-        let message = self
-            .runtime
+        self.runtime
             .block_on(links.try_next())
             .with_context(|| format!("cannot find interface {interface} in `{}`", self.namespace))?
-            .with_context(|| format!("no interface {interface} in `{}`", self.namespace))?;
-        Ok(state(&message))
+            .with_context(|| format!("no interface {interface} in `{}`", self.namespace))
+    }
+
+    /// What the kernel has counted at an interface.
+    pub fn counters(&self, interface: &str) -> Result<LinkCounters> {
+        let message = self.message(interface)?;
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Stats64(stats) => Some(LinkCounters {
+                    rx_packets: stats.rx_packets,
+                    rx_dropped: stats.rx_dropped,
+                    tx_packets: stats.tx_packets,
+                    tx_dropped: stats.tx_dropped,
+                }),
+                _ => None,
+            })
+            .with_context(|| format!("no counters of {interface} in `{}`", self.namespace))
     }
 
     /// Number of interfaces, loopback included.

@@ -30,7 +30,11 @@ pub fn ring_slot(hash: u32) -> usize {
     const SIZE: u32 = RING_SIZE as u32;
     const { assert!(SIZE == (1 << 16) + 1) };
     let (high, low) = (hash >> 16, hash & 0xffff);
-    let slot = if low >= high { low - high } else { low + SIZE - high };
+    let slot = if low >= high {
+        low - high
+    } else {
+        low + SIZE - high
+    };
     slot as usize
 }
 

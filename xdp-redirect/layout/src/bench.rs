@@ -2,6 +2,8 @@
 
 /// Bits behind the point of times in [`GeneratorConfig::interval`].
 pub const INTERVAL_FRACTION_BITS: u32 = 10;
+/// [`GeneratorConfig::interval`] while nothing is sent.
+pub const PAUSED: u64 = u64::MAX;
 /// Ethertype of frames that were reflected without a decision (IEEE 802, local experimental).
 pub const ETHERTYPE_REFLECTED: u16 = 0x88b5;
 /// Bit of the `count` program's setting: take the time that frames were on their way.
@@ -20,7 +22,7 @@ pub struct GeneratorConfig {
     /// Flows that take turns; below 2^32.
     pub flows: u64,
     /// Time between two packets, in nanoseconds with [`INTERVAL_FRACTION_BITS`] bits behind the
-    /// point; zero sends as fast as the CPU can.
+    /// point; zero sends as fast as the CPU can, and [`PAUSED`] not at all.
     pub interval: u64,
     /// Index of the interface whose peer receives the packets.
     pub interface: u32,

@@ -14,7 +14,7 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
     programs::XdpContext,
 };
-use xdp_layout::bench::{DEPARTURE_IN_TCP, GeneratorConfig, INTERVAL_FRACTION_BITS};
+use xdp_layout::bench::{DEPARTURE_IN_TCP, GeneratorConfig, INTERVAL_FRACTION_BITS, PAUSED};
 use xdp_programs::{header, packet::Packet};
 
 /// What to send.
@@ -46,6 +46,9 @@ pub fn generator(context: XdpContext) -> u32 {
         return XDP_DROP;
     };
     let mut now = 0;
+    if config.interval == PAUSED {
+        return XDP_DROP;
+    }
     if config.interval != 0 {
         // SAFETY: the helper has no precondition.
         now = unsafe { bpf_ktime_get_ns() };
@@ -87,6 +90,10 @@ fn is_due(now: u64, interval: u64) -> bool {
     // SAFETY: the kernel gave a pointer to this CPU's value, and nothing else on this CPU writes it
     // while the program runs.
     let mut next = unsafe { *due };
+    if next > now.wrapping_add(interval) {
+        // From a time when the interval was longer.
+        next = now;
+    }
     if next > now {
         return false;
     }

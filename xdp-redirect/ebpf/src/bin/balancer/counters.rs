@@ -74,11 +74,7 @@ const fn place(event: BalancerEvent) -> usize {
 
 /// Counts a packet of a VIP or for a real.
 #[inline(always)]
-pub(crate) fn count_traffic(
-    traffic: &PerCpuArray<[u64; TRAFFIC_WORDS]>,
-    number: u32,
-    length: u16,
-) {
+pub(crate) fn count_traffic(traffic: &PerCpuArray<[u64; TRAFFIC_WORDS]>, number: u32, length: u16) {
     if let Some(words) = traffic.get_ptr_mut(number) {
         // SAFETY: the kernel gave a pointer to this CPU's value, and nothing else on this CPU writes it
         // while the program runs.

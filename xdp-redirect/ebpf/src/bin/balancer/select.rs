@@ -81,7 +81,11 @@ pub(crate) fn real<const V6: bool>(
     }
 
     if is_tcp {
-        counters.count(if is_syn { TcpSynMisses } else { TcpNonSynMisses });
+        counters.count(if is_syn {
+            TcpSynMisses
+        } else {
+            TcpNonSynMisses
+        });
         now = self::now();
     }
     counters.count(RingSelections);

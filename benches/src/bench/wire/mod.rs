@@ -1,0 +1,263 @@
+//! What the wire carries: packets of many flows from a generator through a datapath to a far end that
+//! counts them.
+//!
+//! ```text
+//!   namespace `far`                            namespace `near`
+//!  ┌──────────────────────────────┐  far0   ┌──────────────────────┐
+//!  │ `generator` (live frames) ───┼────────►│ the datapath         │
+//!  │ `count`, drops ◄─────────────┼─────────│                      │
+//!  └──────────────────────────────┘   veth  └──────────────────────┘
+//! ```
+
+mod account;
+mod device;
+mod reflect;
+mod rig;
+mod search;
+mod sender;
+mod site;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use xdp_redirect::Pace;
+
+use super::{
+    load::{Load, LoadWatch},
+    options::BenchOptions,
+    progress::Progress,
+    row::{Datapath, Latency, Layout, Row, Scheduling, WireRow},
+    statistics::Spread,
+};
+use device::DeviceOptions;
+use rig::Rig;
+use search::Range;
+use site::Cpus;
+
+/// Offered, as a multiple of the loss-free rate, to see what overload does.
+const OVERLOAD: f64 = 4.0;
+/// Tries for each repetition that is to count.
+const TRIES: usize = 3;
+
+/// What all datapaths are measured with in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Setting {
+    layout: Layout,
+    queues: u32,
+    flows: u64,
+}
+
+/// One repetition of everything.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    /// Packets per second.
+    loss_free: f64,
+    flat_out: f64,
+    flat_out_offered: f64,
+    overload: f64,
+    overload_offered: f64,
+    cpu_ns: f64,
+    latency: Latency,
+}
+
+/// A datapath and its samples.
+struct Candidate {
+    datapath: Datapath,
+    scheduling: Option<Scheduling>,
+    rig: Rig,
+    samples: Vec<Sample>,
+    disturbed: usize,
+    worst: Load,
+}
+
+/// Measures every setting; rows come in the order of the settings.
+pub(super) fn run(options: &BenchOptions, progress: &Progress) -> Result<Vec<Row>> {
+    let settings = settings(options);
+    let candidates = candidates(options);
+    let steps = settings.len() * candidates.len() * options.wire_repetitions();
+    let bar = progress.bar("on the wire", steps as u64);
+    let mut rows = Vec::new();
+    for setting in settings {
+        let Setting {
+            layout,
+            queues,
+            flows,
+        } = setting;
+        let title = format!("{layout}, {queues} queues, {flows} flows");
+        let cpus = Cpus::plan(queues)?;
+        let mut rigs = Vec::new();
+        for &(datapath, scheduling) in &candidates {
+            bar.set_message(format!("{title}: {datapath} gets to know the flows"));
+            let device = DeviceOptions {
+                datapath,
+                scheduling: scheduling.unwrap_or(Scheduling::Normal),
+                flows,
+            };
+            let mut rig = Rig::new(device, layout, queues, &cpus)?;
+            rig.start()?;
+            rig.introduce_flows()?;
+            rig.stop()?;
+            rigs.push(Candidate {
+                datapath,
+                scheduling,
+                rig,
+                samples: Vec::new(),
+                disturbed: 0,
+                worst: Load::default(),
+            });
+        }
+        for repetition in 0..options.wire_repetitions() {
+            // In turn from either end, so that a drift of the machine meets all alike.
+            let mut order: Vec<usize> = (0..rigs.len()).collect();
+            if repetition % 2 == 1 {
+                order.reverse();
+            }
+            for at in order {
+                let candidate = &mut rigs[at];
+                bar.set_message(format!("{title}: {}", candidate.datapath));
+                candidate.measure(options)?;
+                bar.inc(1);
+            }
+        }
+        for candidate in &rigs {
+            rows.push(Row::Wire(Box::new(candidate.row(setting)?)));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(rows)
+}
+
+fn settings(options: &BenchOptions) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for layout in options.layouts() {
+        for queues in options.queues() {
+            for flows in options.wire_flows() {
+                settings.push(Setting {
+                    layout,
+                    queues,
+                    flows,
+                });
+            }
+        }
+    }
+    settings
+}
+
+/// Datapaths, each with every way to schedule its workers if it has any.
+fn candidates(options: &BenchOptions) -> Vec<(Datapath, Option<Scheduling>)> {
+    options
+        .datapaths()
+        .into_iter()
+        .flat_map(|datapath| match datapath {
+            Datapath::Reflect | Datapath::Kernel => vec![(datapath, None)],
+            Datapath::L2fwd | Datapath::Xsk => options
+                .schedulings()
+                .into_iter()
+                .map(|scheduling| (datapath, Some(scheduling)))
+                .collect(),
+        })
+        .collect()
+}
+
+impl Candidate {
+    /// Takes one sample on a quiet machine, or says that the machine is not quiet.
+    fn measure(&mut self, options: &BenchOptions) -> Result<()> {
+        for try_number in 1..=TRIES {
+            let watch = LoadWatch::start()?;
+            self.rig.start()?;
+            let sample = self.sample(options);
+            self.rig.stop()?;
+            let sample = sample?;
+            let load = watch.stop()?;
+            let quiet = load.is_quiet();
+            self.worst = self.worst.worst(load);
+            if quiet || (options.tolerate_load && try_number == TRIES) {
+                self.disturbed += usize::from(!quiet);
+                self.samples.push(sample);
+                return Ok(());
+            }
+        }
+        bail!(
+            "the machine is too busy to measure: {}. Stop what else runs, or give --tolerate-load and \
+             trust no figure",
+            self.worst
+        );
+    }
+
+    fn sample(&mut self, options: &BenchOptions) -> Result<Sample> {
+        let time = options.trial();
+        let rig = &mut self.rig;
+        let flat_out = rig.trial(Pace::FlatOut, time)?;
+        let guess = self
+            .samples
+            .last()
+            .map_or(flat_out.delivered, |sample| sample.loss_free);
+        let range = Range {
+            guess,
+            most: flat_out.offered,
+            precision: options.precision(),
+        };
+        let free = search::search(range, |rate| rig.trial(Pace::Rate(whole(rate)), time))?;
+        let overload = rig.trial(Pace::Rate(whole(free.delivered * OVERLOAD)), time)?;
+        let half = rig.detailed(whole(free.delivered / 2.0), time)?;
+        let quantile = |share| {
+            let quantile = half.latencies.quantile(share);
+            quantile.map(|ns| ns as f64).context("no packet was timed")
+        };
+        Ok(Sample {
+            loss_free: free.delivered,
+            flat_out: flat_out.delivered,
+            flat_out_offered: flat_out.offered,
+            overload: overload.delivered,
+            overload_offered: overload.offered,
+            cpu_ns: half.cpu_ns,
+            latency: Latency {
+                p50: quantile(0.5)?,
+                p90: quantile(0.9)?,
+                p99: quantile(0.99)?,
+                p999: quantile(0.999)?,
+            },
+        })
+    }
+
+    fn row(&self, setting: Setting) -> Result<WireRow> {
+        let spread = |of: fn(&Sample) -> f64| {
+            let values: Vec<f64> = self.samples.iter().map(of).collect();
+            Spread::of(&values).with_context(|| format!("{}: no sample is a number", self.datapath))
+        };
+        let mpps = |of: fn(&Sample) -> f64| spread(of).map(|spread| spread.scaled(1e-6));
+        let median = |of: fn(&Sample) -> f64| spread(of).map(|spread| spread.median);
+        Ok(WireRow {
+            datapath: self.datapath,
+            layout: setting.layout,
+            queues: setting.queues,
+            flows: setting.flows,
+            scheduling: self.scheduling,
+            mpps: mpps(|sample| sample.loss_free)?,
+            flat_out_mpps: mpps(|sample| sample.flat_out)?,
+            flat_out_offered_mpps: mpps(|sample| sample.flat_out_offered)?,
+            overload_mpps: mpps(|sample| sample.overload)?,
+            overload_offered_mpps: mpps(|sample| sample.overload_offered)?,
+            cpu_ns_per_packet: if self.rig.owns_its_cpus() {
+                Some(spread(|sample| sample.cpu_ns)?)
+            } else {
+                None
+            },
+            latency_ns: Latency {
+                p50: median(|sample| sample.latency.p50)?,
+                p90: median(|sample| sample.latency.p90)?,
+                p99: median(|sample| sample.latency.p99)?,
+                p999: median(|sample| sample.latency.p999)?,
+            },
+            repetitions: self.samples.len(),
+            disturbed: self.disturbed,
+        })
+    }
+}
+
+/// A rate that the generator takes.
+fn whole(rate: f64) -> u64 {
+    Duration::from_secs_f64(rate.clamp(1.0, 1e12))
+        .as_secs()
+        .max(1)
+}

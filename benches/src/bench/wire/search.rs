@@ -1,0 +1,144 @@
+//! The highest rate of which nothing is lost.
+
+use anyhow::Result;
+
+/// Share of the packets that may be lost for a rate to count as free of loss: on a machine with other
+/// things to do, a longer trial always meets some moment in which nobody receives.
+pub(crate) const TOLERATED_LOSS: f64 = 0.001;
+/// Most trials of one search.
+const TRIALS: u32 = 24;
+
+/// What a trial saw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Trial {
+    /// Packets per second that were sent.
+    pub(crate) offered: f64,
+    /// Packets per second that reached the far end.
+    pub(crate) delivered: f64,
+    /// Packets sent that did not.
+    pub(crate) lost: u64,
+    /// Packets sent.
+    pub(crate) sent: u64,
+}
+
+impl Trial {
+    /// Whether the rate counts as free of loss.
+    pub(crate) fn is_loss_free(&self) -> bool {
+        self.lost as f64 <= self.sent as f64 * TOLERATED_LOSS
+    }
+}
+
+/// Where to search.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range {
+    /// Packets per second to begin with.
+    pub(crate) guess: f64,
+    /// Packets per second above which the generator cannot send.
+    pub(crate) most: f64,
+    /// The search ends when the rates on both sides of the answer differ by less than this share.
+    pub(crate) precision: f64,
+}
+
+/// Doubles or halves the rate until the answer lies between two rates, and then halves the distance.
+/// Returns the last trial that was free of loss.
+///
+/// # Errors
+/// A trial failed, or none was free of loss.
+pub(crate) fn search(range: Range, mut trial: impl FnMut(f64) -> Result<Trial>) -> Result<Trial> {
+    let mut best: Option<(f64, Trial)> = None;
+    let mut lossy = f64::INFINITY;
+    let mut rate = range.guess.min(range.most);
+    for _ in 0..TRIALS {
+        let seen = trial(rate)?;
+        if seen.is_loss_free() {
+            best = Some((rate, seen));
+            if rate >= range.most {
+                break;
+            }
+        } else {
+            lossy = rate;
+        }
+        let free = best.map_or(0.0, |(rate, _)| rate);
+        if lossy - free <= lossy * range.precision && best.is_some() {
+            break;
+        }
+        // The first steps are short: the guess is mostly good.
+        rate = match (best.is_some(), lossy.is_finite()) {
+            (true, true) => f64::midpoint(free, lossy),
+            (true, false) => (free * 1.25).min(range.most),
+            (false, _) => lossy * 0.8,
+        };
+    }
+    best.map(|(_, trial)| trial).ok_or_else(|| {
+        anyhow::anyhow!("packets are lost at every rate, even at {rate:.0} a second")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A device that loses what is above its capacity.
+    fn device(capacity: f64) -> impl FnMut(f64) -> Result<Trial> {
+        move |offered| {
+            let delivered = offered.min(capacity);
+            let seconds = |packets: f64| Duration::from_secs_f64(packets).as_secs();
+            Ok(Trial {
+                offered,
+                delivered,
+                lost: seconds(offered - delivered),
+                sent: seconds(offered),
+            })
+        }
+    }
+
+    fn answer(guess: f64, most: f64, capacity: f64) -> f64 {
+        let range = Range {
+            guess,
+            most,
+            precision: 0.01,
+        };
+        search(range, device(capacity)).expect("an answer").offered
+    }
+
+    #[test]
+    fn the_answer_is_close_below_the_capacity() {
+        for guess in [20_000.0, 900_000.0, 1_000_000.0, 1_100_000.0, 5_000_000.0] {
+            let found = answer(guess, 1e7, 1e6);
+            assert!(
+                (985_000.0..=1_002_000.0).contains(&found),
+                "{guess}: {found}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_generator_is_a_limit() {
+        assert!((answer(1e6, 2e6, 1e9) - 2e6).abs() < 1.0);
+    }
+
+    #[test]
+    fn a_device_that_always_loses_is_an_error() {
+        let range = Range {
+            guess: 1e6,
+            most: 1e7,
+            precision: 0.01,
+        };
+        let error = search(range, device(0.0)).expect_err("no answer");
+        assert!(error.to_string().contains("lost at every rate"), "{error}");
+    }
+
+    #[test]
+    fn few_losses_are_tolerated() {
+        let trial = |lost| Trial {
+            offered: 1e6,
+            delivered: 1e6,
+            lost,
+            sent: 1_000_000,
+        };
+        assert!(trial(1000).is_loss_free());
+        assert!(!trial(1001).is_loss_free());
+    }
+}
