@@ -16,7 +16,10 @@ pub(crate) struct Archive {
 impl Archive {
     /// The first Debian archive among the machine's package sources.
     pub(crate) fn of_this_machine() -> Result<Self> {
-        Self::find().context("no Debian archive among the machine's package sources")
+        Self::find().context(
+            "no Debian archive among the package sources in /etc/apt: add the line of a Debian mirror, such as \
+             `deb http://deb.debian.org/debian trixie main`, or run this on Debian",
+        )
     }
 
     fn find() -> Option<Self> {

@@ -3,11 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use super::matrix::{Kernel, Version};
+use super::matrix::{Kernel, Version, Wanted};
 use crate::{
     debian::{self, Apt},
     shell,
@@ -41,22 +42,80 @@ pub(super) fn get(
     apt: &mut impl FnMut() -> Result<Apt>,
 ) -> Result<Bootable> {
     let folder = cache.join("kernels").join(kernel.name);
-    if !folder.join("release").is_file() {
-        fetch(kernel, &folder, &apt()?)
-            .with_context(|| format!("kernel {} is not to be had", kernel.name))?;
+    let cached = release_in(&folder);
+    if !cached.as_ref().is_ok_and(|(_, age)| is_fresh(kernel, *age)) {
+        let fetched = apt().and_then(|apt| fetch(kernel, &folder, &apt));
+        match fetched {
+            Ok(()) => {}
+            Err(error) if cached.is_ok() => {
+                eprintln!(
+                    "vm: going on with an older kernel {}: {error:#}",
+                    kernel.name
+                );
+            }
+            Err(error) => {
+                return Err(error.context(format!(
+                    "kernel {} is not to be had: is Debian's archive within reach?",
+                    kernel.name
+                )));
+            }
+        }
     }
-    let release = fs::read_to_string(folder.join("release"))
-        .with_context(|| format!("cannot read {}", folder.display()))?;
+    let (release, _) = release_in(&folder)?;
+    let version = release.parse()?;
+    ensure!(
+        kernel.version.takes(version),
+        "{} holds kernel {release}, which is not {}: remove that folder",
+        folder.display(),
+        kernel.name
+    );
     Ok(Bootable {
-        version: release.parse()?,
+        version,
         release,
         image: folder.join("vmlinuz"),
         modules: folder.join("modules"),
     })
 }
 
-/// Fills `folder`; its file `release` comes last and says that the rest is there.
+/// How long the newest kernel of a suite that goes on counts as the newest.
+const FRESH: Duration = Duration::from_hours(7 * 24);
+
+fn is_fresh(kernel: &Kernel, age: Duration) -> bool {
+    match kernel.version {
+        Wanted::Is(_) => true,
+        Wanted::AtLeast(_) => age < FRESH,
+    }
+}
+
+/// The release of an unpacked kernel, and how long ago it was fetched.
+fn release_in(folder: &Path) -> Result<(String, Duration)> {
+    let file = folder.join("release");
+    let read = || -> std::io::Result<_> {
+        let fetched = fs::metadata(&file)?.modified()?;
+        // A clock that was put back makes it a kernel of the future, which is fresh.
+        let age = fetched.elapsed().unwrap_or_default();
+        Ok((fs::read_to_string(&file)?, age))
+    };
+    read().with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Fetches the suite's kernel and puts it in the place of what `folder` held.
 fn fetch(kernel: &Kernel, folder: &Path, apt: &Apt) -> Result<()> {
+    let partial = folder.with_file_name(format!("{}.partial", kernel.name));
+    if partial.exists() {
+        // Of a fetch that was interrupted.
+        fs::remove_dir_all(&partial)
+            .with_context(|| format!("cannot remove {}", partial.display()))?;
+    }
+    unpack(kernel, &partial, apt)?;
+    if folder.exists() {
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::rename(&partial, folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+fn unpack(kernel: &Kernel, folder: &Path, apt: &Apt) -> Result<()> {
     let versions = shell::output(apt.command("apt-cache").args(["madison", META]))?;
     let version = newest(&versions, kernel.suite)
         .with_context(|| format!("{} has no {META}", kernel.suite))?;
@@ -66,6 +125,12 @@ fn fetch(kernel: &Kernel, folder: &Path, apt: &Apt) -> Result<()> {
     )?;
     let image = dependency(&meta, "linux-image-").context("the kernel's package is unknown")?;
     let release = &image["linux-image-".len()..];
+    ensure!(
+        kernel.version.takes(release.parse()?),
+        "{} has kernel {release}, which is not {}",
+        kernel.suite,
+        kernel.name
+    );
     let image_version = format!("{image}={version}");
     let parts = shell::output(apt.command("apt-cache").args(["show", &image_version]))?;
     eprintln!(
@@ -212,6 +277,15 @@ linux-image-amd64 | 6.12.117-1 | http://mirror.example/debian trixie/main amd64 
         );
         assert_eq!(dependency(meta, "linux-base-"), None);
         assert_eq!(dependency("Package: x\n", "linux-image-"), None);
+    }
+
+    #[test]
+    fn only_a_suite_that_goes_on_is_asked_again() {
+        let week = Duration::from_hours(8 * 24);
+        for kernel in super::super::matrix::KERNELS {
+            assert!(is_fresh(&kernel, Duration::ZERO), "{}", kernel.name);
+            assert_eq!(is_fresh(&kernel, week), kernel.name != "newest");
+        }
     }
 
     #[test]

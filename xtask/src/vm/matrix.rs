@@ -28,6 +28,26 @@ pub(super) struct Kernel {
     pub(super) name: &'static str,
     /// The suite whose newest kernel it is.
     pub(super) suite: &'static str,
+    /// Which version that must be.
+    pub(super) version: Wanted,
+}
+
+/// Versions that do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// This one: the suite stays with it.
+    Is(Version),
+    /// This one or a newer: the suite goes on.
+    AtLeast(Version),
+}
+
+impl Wanted {
+    pub(super) fn takes(self, version: Version) -> bool {
+        match self {
+            Self::Is(wanted) => version == wanted,
+            Self::AtLeast(least) => version >= least,
+        }
+    }
 }
 
 /// The kernels, oldest first.
@@ -35,14 +55,17 @@ pub(super) const KERNELS: [Kernel; 3] = [
     Kernel {
         name: "6.1",
         suite: "bookworm",
+        version: Wanted::Is(Version(6, 1)),
     },
     Kernel {
         name: "6.12",
         suite: "trixie",
+        version: Wanted::Is(Version(6, 12)),
     },
     Kernel {
         name: "newest",
         suite: "trixie-backports",
+        version: Wanted::AtLeast(Version(7, 0)),
     },
 ];
 
@@ -176,6 +199,62 @@ mod tests {
         assert_eq!("7.3-rc1".parse::<Version>().unwrap(), Version(7, 3));
         assert!("amd64".parse::<Version>().is_err());
         assert!(Version(6, 12) < Version(6, 14) && Version(6, 14) < Version(7, 0));
+    }
+
+    /// What docs/drivers.md calls the cards.
+    const TITLES: [(&str, &str); 5] = [
+        ("igb", "Intel 82576"),
+        (
+            "virtio-iommu",
+            "virtio behind an IOMMU (`iommu_platform=on`)",
+        ),
+        ("virtio", "virtio"),
+        ("vmxnet3", "VMware vmxnet3"),
+        ("e1000e", "Intel 82574L"),
+    ];
+
+    /// The table of what was tested, in the documentation, is the matrix.
+    #[test]
+    fn the_documentation_has_the_matrix() {
+        let text = include_str!("../../../docs/drivers.md");
+        let cells = |line: &str| -> Vec<String> {
+            let inner = line.trim_matches('|').split('|');
+            inner.map(|cell| cell.trim().to_owned()).collect()
+        };
+        let mut lines = text
+            .lines()
+            .skip_while(|line| !line.starts_with("| card |"));
+        let head = cells(lines.next().expect("the table's head"));
+        let kernels: Vec<Version> = head[2..].iter().map(|cell| cell.parse().unwrap()).collect();
+        assert_eq!(kernels.len(), KERNELS.len());
+        for (kernel, version) in KERNELS.into_iter().zip(&kernels) {
+            assert!(kernel.version.takes(*version), "{}", kernel.name);
+        }
+        let rows: Vec<_> = lines
+            .skip(1)
+            .take_while(|line| line.starts_with('|'))
+            .collect();
+        assert_eq!(rows.len(), CARDS.len());
+        for ((row, card), (name, title)) in rows.into_iter().zip(CARDS).zip(TITLES) {
+            assert_eq!(card.name, name);
+            let modes = kernels.iter().map(|&kernel| {
+                let modes = card.expected(kernel).to_string();
+                modes.replace("zero-copy", "**zero-copy**")
+            });
+            let expected: Vec<String> = [title.to_owned(), card.module.to_owned()]
+                .into_iter()
+                .chain(modes)
+                .collect();
+            assert_eq!(cells(row), expected);
+        }
+    }
+
+    #[test]
+    fn a_suite_that_stays_with_a_version_must_have_it() {
+        let stays = Wanted::Is(Version(6, 1));
+        assert!(stays.takes(Version(6, 1)) && !stays.takes(Version(6, 12)));
+        let goes_on = Wanted::AtLeast(Version(7, 0));
+        assert!(goes_on.takes(Version(7, 3)) && !goes_on.takes(Version(6, 12)));
     }
 
     #[test]

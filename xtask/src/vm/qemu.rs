@@ -17,7 +17,7 @@ use crate::{
 };
 
 const PROGRAM: &str = "qemu-system-x86_64";
-/// Lives as long as the machine does, and reads and writes the system's console.
+/// Debian's package with a shell and its programs, for people who look around.
 const BUSYBOX: &str = "busybox-static";
 /// A card that QEMU has had since version 8.0.
 const NEWEST_CARD: &str = "name \"igb\"";
@@ -61,10 +61,11 @@ impl Accelerator {
         }
     }
 
-    const fn arguments(self) -> [&'static str; 4] {
+    /// Where KVM cannot be started after all, QEMU goes on to translate.
+    const fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Kvm => &["-accel", "kvm", "-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
         }
     }
 }
@@ -92,17 +93,20 @@ impl Qemu {
         }
         let root = cache.join("qemu");
         if !root.is_dir() {
-            fetch(cache, &root, &[PROGRAM_PACKAGE]).context("QEMU is not to be had")?;
+            fetch(cache, &root, &[PROGRAM_PACKAGE])
+                .context("QEMU is not to be had: install qemu-system-x86 8.0 or newer")?;
         }
         let cached = Self {
             program: root.join("usr/bin").join(PROGRAM),
-            unpacked: Some(root),
+            unpacked: Some(root.clone()),
             accelerator,
         };
         ensure!(
             cached.is_new_enough(),
-            "{} does not start or is older than 8.0",
-            cached.program.display()
+            "{} does not start or is older than 8.0: install qemu-system-x86 8.0 or newer, or remove \
+             {} so that it is fetched anew",
+            cached.program.display(),
+            root.display()
         );
         Ok(cached)
     }
@@ -116,8 +120,16 @@ impl Qemu {
         output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(NEWEST_CARD))
     }
 
+    /// Where an unpacked QEMU's libraries are, as the loader's variable has it.
+    fn libraries(&self) -> Option<String> {
+        let root = self.unpacked.as_ref()?;
+        let folders = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+            .map(|folder| root.join(folder).display().to_string());
+        Some(folders.join(":"))
+    }
+
     /// `before` is a program that becomes QEMU, with its arguments.
-    fn command(&self, before: &[&str]) -> Command {
+    fn command(&self, before: &[String]) -> Command {
         let mut words = before
             .iter()
             .map(AsRef::as_ref)
@@ -128,13 +140,16 @@ impl Qemu {
             for folder in ["usr/share/qemu", "usr/share/seabios"] {
                 command.arg("-L").arg(root.join(folder));
             }
-            let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
-                .map(|folder| root.join(folder).display().to_string());
-            command.env("LD_LIBRARY_PATH", libraries.join(":"));
+        }
+        if let Some(libraries) = self.libraries() {
+            command.env(LIBRARIES, libraries);
         }
         command
     }
 }
+
+/// What the loader reads where to find libraries from.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 /// Debian's package of QEMU.
 const PROGRAM_PACKAGE: &str = "qemu-system-x86";
@@ -188,10 +203,10 @@ pub(super) struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    fn command(&self, qemu: &Qemu) -> Result<Command> {
+    fn command(&self, qemu: &Qemu, limit: Option<Duration>) -> Result<Command> {
         let mut command = match self.card.wiring {
             Wiring::Hub => qemu.command(&[]),
-            Wiring::Taps => qemu.command(&behind_taps()?),
+            Wiring::Taps => qemu.command(&behind_taps(qemu.libraries(), limit)?),
         };
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
@@ -247,7 +262,7 @@ impl Machine<'_> {
     ) -> Result<()> {
         File::create(self.report)
             .with_context(|| format!("cannot create {}", self.report.display()))?;
-        let mut command = self.command(qemu)?;
+        let mut command = self.command(qemu, limit)?;
         command.stdout(Stdio::inherit());
         if self.console.is_some() {
             command.stdin(Stdio::null());
@@ -261,38 +276,58 @@ impl Machine<'_> {
     }
 }
 
-/// What makes a program run with TAP devices: the words before its own.
-fn behind_taps() -> Result<Vec<&'static str>> {
+/// What makes a program run with TAP devices, and for `limit` at most: the words before its own.
+fn behind_taps(libraries: Option<String>, limit: Option<Duration>) -> Result<Vec<String>> {
     let mut words = Vec::new();
     if !shell::is_root() {
         ensure!(
             shell::has_program("sudo"),
-            "TAP devices need root, and there is no sudo"
+            "TAP devices need root, and there is no sudo: run this task as root, or install sudo"
         );
-        words.extend(["sudo", "--preserve-env=LD_LIBRARY_PATH"]);
+        words.extend(behind_sudo(libraries, limit));
     }
     let script = include_str!("taps.sh");
-    words.extend(["unshare", "--net", "sh", "-c", script, "taps.sh"]);
+    words.extend(["unshare", "--net", "sh", "-c", script, "taps.sh"].map(str::to_owned));
     Ok(words)
+}
+
+/// How long QEMU may take to end once it is asked to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What root's QEMU lacks without help: sudo takes the loader's variable away, whatever it is told to
+/// preserve, and nobody else may kill it.
+fn behind_sudo(libraries: Option<String>, limit: Option<Duration>) -> Vec<String> {
+    let mut words = vec!["sudo".to_owned()];
+    if let Some(limit) = limit {
+        words.extend([
+            "timeout".to_owned(),
+            format!("--kill-after={}", GRACE.as_secs()),
+            limit.as_secs().to_string(),
+        ]);
+    }
+    if let Some(libraries) = libraries {
+        words.extend(["env".to_owned(), format!("{LIBRARIES}={libraries}")]);
+    }
+    words
 }
 
 /// Fails unless this computer has TAP devices and bridges.
 pub(super) fn try_taps() -> Result<()> {
-    let words = behind_taps()?;
-    let output = shell::command(words[0])
+    let words = behind_taps(None, None)?;
+    let output = shell::command(&words[0])
         .args(&words[1..])
         .arg("true")
         .output()
         .context("cannot try TAP devices")?;
     ensure!(
         output.status.success(),
-        "no TAP devices with a bridge are to be had: {}",
+        "no TAP devices with a bridge are to be had (load the modules tun and bridge): {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
 }
 
-/// A running QEMU; dropping it kills it.
+/// A running QEMU, perhaps behind sudo; dropping it ends it.
 struct Running(Child);
 
 impl Running {
@@ -330,8 +365,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        let _ = self.0.kill();
+        if self.0.kill().is_err() {
+            // It is root's. Sudo hands this signal on to `timeout`, which ends QEMU; if it cannot be
+            // sent, `timeout` ends QEMU when the machine's time is over.
+            let pid = self.0.id().to_string();
+            let _ = shell::as_root("kill")
+                .map(|mut kill| kill.args(["-TERM", &pid]).stderr(Stdio::null()).status());
+        }
+        // Fails only when somebody has waited already.
         let _ = self.0.wait();
     }
 }
@@ -346,6 +387,23 @@ mod tests {
         assert!(virtualizes("flags : svm\n"));
         assert!(!virtualizes("flags : fpu sse\nmodel name : vmx\n"));
         assert!(!virtualizes(""));
+    }
+
+    #[test]
+    fn behind_sudo_qemu_keeps_its_libraries_and_its_limit() {
+        let words = behind_sudo(Some("/a:/b".to_owned()), Some(Duration::from_mins(2)));
+        assert_eq!(
+            words,
+            [
+                "sudo",
+                "timeout",
+                "--kill-after=5",
+                "120",
+                "env",
+                "LD_LIBRARY_PATH=/a:/b"
+            ]
+        );
+        assert_eq!(behind_sudo(None, None), ["sudo"]);
     }
 
     #[test]
