@@ -46,14 +46,15 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
 
     let mut machines = Tally::default();
     if !fast {
-        stages.run(MACHINES, || {
-            machines = virtual_machines(&vm::test()?, shell::is_ci())?;
+        stages.run_or_skip(MACHINES, || {
+            let tested = vm::test()?;
+            machines = virtual_machines(&tested, shell::is_ci())?;
             ensure!(
                 machines.failed == 0,
                 "{} machines are not as expected",
                 machines.failed
             );
-            Ok(())
+            Ok(skipped(&tested))
         });
     }
 
@@ -80,23 +81,28 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
 
 /// What the machines count as. They may skip themselves, but not in continuous integration.
 fn virtual_machines(tested: &vm::Tested, is_ci: bool) -> Result<Tally> {
-    match tested {
-        &vm::Tested::Ran { passed, failed } => Ok(Tally {
-            passed,
-            failed,
-            skipped: 0,
-        }),
-        vm::Tested::Skipped { reason, .. } if is_ci => {
-            bail!("the virtual machines must run because CI is set, but {reason}")
-        }
-        vm::Tested::Skipped { machines, reason } => {
-            println!("SKIPPED {machines} virtual machines: {reason}");
-            Ok(Tally {
-                skipped: *machines,
-                ..Tally::default()
-            })
-        }
-    }
+    ensure!(
+        tested.skipped == 0 || !is_ci,
+        "the virtual machines must run because CI is set, but {}",
+        tested.missing.join("; ")
+    );
+    Ok(Tally {
+        passed: tested.passed,
+        failed: tested.failed,
+        skipped: tested.skipped,
+    })
+}
+
+/// What is to be said about machines that did not run, if there are some.
+fn skipped(tested: &vm::Tested) -> Option<String> {
+    (tested.skipped > 0).then(|| {
+        format!(
+            "{} of {} virtual machines: {}",
+            tested.skipped,
+            tested.passed + tested.failed + tested.skipped,
+            tested.missing.join("; ")
+        )
+    })
 }
 
 /// Adds the failed stages: each counts as one, the one of the tests only if no test failed in it.
@@ -120,6 +126,11 @@ struct Stages {
 impl Stages {
     /// Runs a stage and prints a line when it has ended.
     fn run(&mut self, name: &'static str, stage: impl FnOnce() -> Result<()>) {
+        self.run_or_skip(name, || stage().map(|()| None));
+    }
+
+    /// As [`Self::run`]; the stage says what of it was skipped, if something was.
+    fn run_or_skip(&mut self, name: &'static str, stage: impl FnOnce() -> Result<Option<String>>) {
         if shell::is_ci() {
             println!("stage {name}");
         }
@@ -127,7 +138,8 @@ impl Stages {
         let result = stage();
         let elapsed = seconds(started.elapsed());
         match result {
-            Ok(()) => println!("stage {name:<8} ok      {elapsed:>8}"),
+            Ok(None) => println!("stage {name:<8} ok      {elapsed:>8}"),
+            Ok(Some(skipped)) => println!("stage {name:<8} SKIPPED {elapsed:>8}  {skipped}"),
             Err(error) => {
                 println!("stage {name:<8} FAILED  {elapsed:>8}  {error:#}");
                 self.failed.push(name);
@@ -252,18 +264,28 @@ mod tests {
 
     #[test]
     fn machines_that_cannot_run_are_skipped_but_not_in_continuous_integration() {
-        let skipped = vm::Tested::Skipped {
-            machines: 3,
-            reason: "QEMU is not to be had".to_owned(),
+        let some = vm::Tested {
+            passed: 2,
+            failed: 0,
+            skipped: 1,
+            missing: vec!["no TAP devices".to_owned()],
         };
-        assert_eq!(virtual_machines(&skipped, false).unwrap().skipped, 3);
-        let error = virtual_machines(&skipped, true).unwrap_err().to_string();
-        assert!(error.ends_with("QEMU is not to be had"), "{error}");
-        let ran = vm::Tested::Ran {
+        let tally = virtual_machines(&some, false).unwrap();
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (2, 0, 1));
+        assert_eq!(
+            skipped(&some).as_deref(),
+            Some("1 of 3 virtual machines: no TAP devices")
+        );
+        let error = virtual_machines(&some, true).unwrap_err().to_string();
+        assert!(error.ends_with("no TAP devices"), "{error}");
+
+        let all = vm::Tested {
             passed: 2,
             failed: 1,
+            ..vm::Tested::default()
         };
-        let tally = virtual_machines(&ran, true).unwrap();
+        let tally = virtual_machines(&all, true).unwrap();
         assert_eq!((tally.passed, tally.failed, tally.skipped), (2, 1, 0));
+        assert_eq!(skipped(&all), None);
     }
 }

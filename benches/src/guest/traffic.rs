@@ -50,7 +50,6 @@ fn whole(site: &Site, scenario: &Scenario, report: &Report) -> Result<()> {
         let datagrams = datagrams(site, scenario.datagrams)?;
         datagrams.tell("datagrams", report);
     }
-    report.fact("workers", workers(&balancer)?);
     report.check("queues", queues_used(&balancer, scenario.queues));
     report.check("frames", frames_conserved(&balancer));
 
@@ -148,6 +147,7 @@ impl Sums {
     fn tell(&self, what: &str, report: &Report) {
         report.fact(&format!("{what}-sent"), self.sent);
         report.fact(&format!("{what}-served"), self.tally.answered());
+        report.fact(&format!("{what}-resent"), self.tally.resent);
         report.check(what, self.all_served());
     }
 

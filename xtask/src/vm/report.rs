@@ -78,6 +78,12 @@ impl Heard {
         )
     }
 
+    /// How often something was sent again because no answer came; `None` as long as nobody said.
+    fn resent(&self) -> Option<u64> {
+        let of = |what: &str| self.fact(&format!("{what}-resent")).as_u64();
+        Some(of("connections")? + of("datagrams")?)
+    }
+
     /// Recovery times and other figures, by name.
     pub(super) fn figures(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.facts
@@ -99,6 +105,18 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// A machine that cannot be started.
+    pub(super) fn unable(kernel: &str, card: &'static str, expected: Modes, why: String) -> Self {
+        Self {
+            kernel: kernel.to_owned(),
+            card,
+            expected,
+            heard: Heard::default(),
+            error: Some(why),
+            elapsed: Duration::ZERO,
+        }
+    }
+
     /// Whether everything is as expected.
     pub(super) fn ok(&self) -> bool {
         self.problems().is_empty()
@@ -130,6 +148,18 @@ impl Row {
         if self.heard.checks.is_empty() {
             problems.push("nothing was checked".to_owned());
         }
+        // A machine that did not get so far has told so already.
+        if let Some(kernel) = self.heard.fact("kernel").as_str()
+            && kernel != self.kernel
+        {
+            problems.push(format!("the machine runs kernel {kernel}"));
+        }
+        match self.heard.resent() {
+            Some(resent) if resent > 0 && self.expected.zero_copy => {
+                problems.push(format!("{resent} were answered only when sent again"));
+            }
+            _ => {}
+        }
         problems
     }
 
@@ -156,6 +186,7 @@ impl Row {
                 "sent": self.heard.fact("datagrams-sent"),
                 "served": self.heard.fact("datagrams-served"),
             },
+            "resent": self.heard.resent(),
             "checks": checks,
             "figures": figures,
             "ok": self.ok(),
@@ -164,7 +195,7 @@ impl Row {
         })
     }
 
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let (held, all) = self.held();
         [
             self.kernel.clone(),
@@ -173,6 +204,9 @@ impl Row {
             self.heard.modes(),
             self.heard.share("connections"),
             self.heard.share("datagrams"),
+            self.heard
+                .resent()
+                .map_or_else(|| "–".to_owned(), |resent| resent.to_string()),
             format!("{held}/{all}"),
             format!(
                 "{} ({:.0} s)",
@@ -193,6 +227,7 @@ pub(super) fn table(rows: &[Row]) -> String {
             "seen",
             "connections",
             "datagrams",
+            "resent",
             "checks",
             "result",
         ]
@@ -221,4 +256,131 @@ pub(super) fn table(rows: &[Row]) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+{"fact":"kernel","value":"7.3.4"}
+{"fact":"xdp","value":"native"}
+{"fact":"modes","value":["zero-copy","zero-copy"]}
+{"fact":"connections-sent","value":200}
+{"fact":"connections-served","value":200}
+{"fact":"connections-resent","value":0}
+{"fact":"datagrams-sent","value":2000}
+{"fact":"datagrams-served","value":2000}
+{"fact":"datagrams-resent","value":0}
+{"fact":"figure link, seconds","value":0.5}
+{"check":"frames","ok":true,"detail":"all"}
+{"end":true}
+"#;
+
+    fn row(said: &str) -> Row {
+        let mut heard = Heard::default();
+        for line in said.lines() {
+            heard.read(line);
+        }
+        Row {
+            kernel: "7.3.4".to_owned(),
+            card: "igb",
+            expected: Modes {
+                native: true,
+                zero_copy: true,
+            },
+            heard,
+            error: None,
+            elapsed: Duration::from_secs(9),
+        }
+    }
+
+    /// The only problem of a machine that says this instead of that.
+    fn problem(that: &str, this: &str) -> String {
+        assert!(GOOD.contains(that), "{that}");
+        let row = row(&GOOD.replace(that, this));
+        assert!(!row.ok());
+        let mut problems = row.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.remove(0)
+    }
+
+    #[test]
+    fn a_good_machine_has_no_problems() {
+        let row = row(GOOD);
+        assert_eq!(row.problems(), [""; 0]);
+        let table = table(std::slice::from_ref(&row));
+        let line = table.lines().nth(1).expect("a line");
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(
+            words.join(" "),
+            "7.3.4 igb native, zero-copy native, zero-copy 200/200 2000/2000 0 1/1 ok (9 s)"
+        );
+        let json = row.json();
+        assert_eq!(json["ok"], true);
+        assert_eq!(json["resent"], 0);
+        assert_eq!(json["datagrams"]["served"], 2000);
+        assert_eq!(json["figures"]["link, seconds"], 0.5);
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_or_wrong_is_a_problem() {
+        for (that, this, words) in [
+            (r#"{"end":true}"#, "", "last word"),
+            (
+                r#""native""#,
+                r#""generic""#,
+                "generic, zero-copy were seen",
+            ),
+            (
+                r#"["zero-copy","zero-copy"]"#,
+                r#"["zero-copy","copy"]"#,
+                "zero-copy and copy",
+            ),
+            (r#""ok":true"#, r#""ok":false"#, "frames: all"),
+            (
+                r#"{"check":"frames","ok":true,"detail":"all"}"#,
+                "",
+                "nothing was checked",
+            ),
+            (r#""7.3.4""#, r#""7.3.5""#, "runs kernel 7.3.5"),
+            (
+                r#"datagrams-resent","value":0"#,
+                r#"datagrams-resent","value":3"#,
+                "3 were answered",
+            ),
+        ] {
+            let problem = problem(that, this);
+            assert!(problem.contains(words), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_a_copying_driver_loses_is_told_but_no_problem() {
+        let said = GOOD.replace("\"zero-copy\"", "\"copy\"").replace(
+            r#"datagrams-resent","value":0"#,
+            r#"datagrams-resent","value":3"#,
+        );
+        let mut row = row(&said);
+        row.expected.zero_copy = false;
+        assert_eq!(row.problems(), [""; 0]);
+        assert_eq!(row.json()["resent"], 3);
+    }
+
+    #[test]
+    fn a_machine_that_could_not_start_says_why() {
+        let modes = Modes {
+            native: true,
+            zero_copy: false,
+        };
+        let row = Row::unable("7.3.4", "virtio", modes, "no TAP devices".to_owned());
+        assert!(!row.ok());
+        assert!(row.problems().contains(&"no TAP devices".to_owned()));
+    }
+
+    #[test]
+    fn lines_that_are_no_json_are_not_the_end() {
+        assert!(is_end(r#"{"end":true}"#));
+        assert!(!is_end("{\"end\":") && !is_end(r#"{"check":"end"}"#));
+    }
 }
