@@ -287,12 +287,12 @@ fn balancer_values_are_checked() {
         (
             "hash = \"maglev-v3\"",
             2,
-            "hash: \"maglev-v3\" is not known here; did you mean \"maglev-v1\"?",
+            "hash: \"maglev-v3\" is not known here; give \"maglev-v1\" or \"maglev-v2\"",
         ),
         (
             "encapsulation = \"gre\"",
             2,
-            "encapsulation: \"gre\" is not known here; did you mean \"gue\"?",
+            "encapsulation: \"gre\" is not known here; give \"ipip\" or \"gue\"",
         ),
         (
             "gue_port = 0",
@@ -585,7 +585,7 @@ fn vip_values_are_checked() {
     }
     check(
         &file("203.0.113.10", "80", "sctp"),
-        &["lb.toml:4: vip[0].protocol: \"sctp\" is not known here; did you mean \"tcp\"?"],
+        &["lb.toml:4: vip[0].protocol: \"sctp\" is not known here; give \"tcp\" or \"udp\""],
     );
     for (address, complaint) in [
         (
@@ -894,6 +894,17 @@ fn warnings_are_not_errors() {
         [
             "vip[0] (203.0.113.10:80/tcp).flags: local-vip does nothing: none of the VIP's reals is local; \
           give the real that is this host local = true, or remove the flag"
+        ],
+    );
+    assert_eq!(
+        warnings(&vip(
+            "flags = [\"quic\", \"udp-stable-routing\"]\nreals = [{ address = \"198.51.100.11\" }]"
+        )),
+        [
+            "vip[0] (203.0.113.10:80/tcp).flags: quic takes bytes of the TCP header for a connection id: QUIC \
+          is UDP; remove the flag, or give protocol = \"udp\"",
+            "vip[0] (203.0.113.10:80/tcp).flags: udp-stable-routing does nothing: the VIP is not a UDP one; \
+          remove the flag, or give protocol = \"udp\"",
         ],
     );
     assert_eq!(

@@ -583,6 +583,28 @@ impl Checker<'_> {
         }
     }
 
+    /// What only UDP has. A QUIC connection id is looked for in whatever the VIP's packets have
+    /// (katran-compat section 7.1).
+    fn protocol_warnings(&mut self, index: usize, vip: &VipSpec) {
+        if vip.key.protocol == Protocol::Udp {
+            return;
+        }
+        if vip.flags.contains(VipFlags::QUIC) {
+            self.report(
+                Place::Vip(index, "flags"),
+                "quic takes bytes of the TCP header for a connection id: QUIC is UDP",
+                "remove the flag, or give protocol = \"udp\"",
+            );
+        }
+        if vip.flags.contains(VipFlags::UDP_STABLE_ROUTING) {
+            self.report(
+                Place::Vip(index, "flags"),
+                "udp-stable-routing does nothing: the VIP is not a UDP one",
+                "remove the flag, or give protocol = \"udp\"",
+            );
+        }
+    }
+
     /// Flows leave a real that is down only where the VIP says so, and the ring does not know of it.
     fn down_warnings(&mut self, index: usize, vip: &VipSpec) {
         let migrates = vip.flags.contains(VipFlags::UDP_FLOW_MIGRATION);
@@ -745,6 +767,7 @@ impl Checker<'_> {
                     );
                 }
             }
+            self.protocol_warnings(index, vip);
             self.local_warnings(index, vip);
             self.down_warnings(index, vip);
             if vip.flags.contains(VipFlags::GLOBAL_LRU) && !vip.uses_global_table() {

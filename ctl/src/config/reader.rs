@@ -381,8 +381,9 @@ pub(super) fn find_name<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, C
         .ok_or_else(|| {
             let known: Vec<_> = names.iter().map(|(name, _)| *name).collect();
             let remedy = match closest(text, &known) {
-                Some(name) => format!("did you mean {name:?}?"),
-                None => format!("give {}", list_names(names)),
+                // Of two names both can be said.
+                Some(name) if known.len() > 2 => format!("did you mean {name:?}?"),
+                _ => format!("give {}", list_names(names)),
             };
             Complaint::new("is not known here", remedy)
         })
