@@ -31,6 +31,7 @@ struct Meaning {
     vips: Vec<VipMeaning>,
     health_checks: HealthChecks,
     source_routes: usize,
+    server_ids: ServerIds,
     warnings: Vec<Finding>,
 }
 
@@ -52,6 +53,17 @@ struct Balancer {
     icmp_too_big: bool,
     flow_table_capacity: usize,
     global_table_capacity: usize,
+    /// Connection events per second and worker.
+    connection_rate_cap: u32,
+    tcp_server_id: bool,
+    keep_last_ring: bool,
+}
+
+/// How many.
+#[derive(Debug, Serialize)]
+struct ServerIds {
+    total: usize,
+    valid: usize,
 }
 
 /// In bytes.
@@ -92,6 +104,8 @@ struct RealMeaning {
     slots: u32,
     /// Of the ring, in percent.
     share: f64,
+    local: bool,
+    down: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -194,6 +208,9 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
             icmp_too_big: balancer.icmp_too_big,
             flow_table_capacity: balancer.flow_table_capacity,
             global_table_capacity: balancer.global_table_capacity,
+            connection_rate_cap: balancer.connection_rate_cap,
+            tcp_server_id: balancer.tcp_server_id,
+            keep_last_ring: balancer.keep_last_ring,
         },
         memory: memory(config, table),
         decap: Decap {
@@ -223,6 +240,8 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
                                 weight: weight(real.address),
                                 slots,
                                 share: 100.0 * f64::from(slots) / vip.ring.len() as f64,
+                                local: real.local,
+                                down: real.down,
                             }
                         })
                         .collect(),
@@ -231,6 +250,10 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
             .collect(),
         health_checks: health_checks(config),
         source_routes: config.source_routes.len(),
+        server_ids: ServerIds {
+            total: config.server_ids.len(),
+            valid: config.server_ids.iter().filter(|own| own.valid).count(),
+        },
         warnings: config.warnings().into_iter().map(Finding::from).collect(),
     }
 }
@@ -354,6 +377,21 @@ impl fmt::Display for Meaning {
             "flows          {} per worker and address family",
             self.balancer.flow_table_capacity
         )?;
+        writeln!(
+            f,
+            "new flows      stored up to {} connection events per second and worker",
+            self.balancer.connection_rate_cap
+        )?;
+        let without_reals = if self.balancer.keep_last_ring {
+            "go where its last ring says"
+        } else {
+            "are dropped"
+        };
+        writeln!(
+            f,
+            "without reals  packets of a VIP whose weights are all 0 {without_reals}"
+        )?;
+        self.server_ids(f)?;
         if self.source_routes > 0 {
             writeln!(f, "source routes  {}", self.source_routes)?;
         }
@@ -377,6 +415,24 @@ impl fmt::Display for Meaning {
             writeln!(f, "warning: {field}: {problem}; {remedy}")?;
         }
         Ok(())
+    }
+}
+
+impl Meaning {
+    /// Nothing when nobody reads any.
+    fn server_ids(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ServerIds { total, valid } = self.server_ids;
+        if total == 0 && !self.balancer.tcp_server_id {
+            return Ok(());
+        }
+        write!(f, "server ids     {total}")?;
+        if valid < total {
+            write!(f, ", {valid} of them valid")?;
+        }
+        if self.balancer.tcp_server_id {
+            write!(f, "; read from the TCP option of every TCP VIP")?;
+        }
+        writeln!(f)
     }
 }
 
@@ -465,7 +521,7 @@ impl fmt::Display for VipMeaning {
         let address_width = width(|real| real.address.to_string());
         let weight_width = width(|real| real.weight.to_string());
         for real in &self.reals {
-            writeln!(
+            write!(
                 f,
                 "  {:address_width$}  weight {:>weight_width$}  {:6.2} %  ({} slots)",
                 real.address.to_string(),
@@ -473,6 +529,12 @@ impl fmt::Display for VipMeaning {
                 real.share,
                 real.slots,
             )?;
+            for (name, is_set) in [("local", real.local), ("down", real.down)] {
+                if is_set {
+                    write!(f, "  {name}")?;
+                }
+            }
+            writeln!(f)?;
         }
         Ok(())
     }

@@ -56,6 +56,9 @@ next_hop_mac = "02:00:00:00:cc:03"
 [balancer]
 flow_table_capacity = 1000
 source_v4 = "192.0.2.2"
+connection_rate_cap = 9000
+tcp_server_id = true
+keep_last_ring = true
 [health_check_path]
 max_frame = 1480
 [[health_check]]
@@ -65,7 +68,8 @@ real = "198.51.100.11"
 address = "203.0.113.10"
 port = 80
 protocol = "tcp"
-reals = [{ address = "198.51.100.11", weight = 3 }, { address = "198.51.100.12", weight = 1 }]
+flags = ["local-vip"]
+reals = [{ address = "198.51.100.11", weight = 3 }, { address = "198.51.100.12", weight = 1, local = true, down = true }]
 [[vip]]
 address = "2001:db8:a::/96"
 port = 0
@@ -77,6 +81,13 @@ real = "2001:db8:f::1"
 [[source_route]]
 prefix = "192.0.2.0/24"
 real = "198.51.100.12"
+[[server_id]]
+id = 7
+real = "198.51.100.11"
+[[server_id]]
+id = 8
+real = "198.51.100.12"
+valid = false
 [[decap]]
 address = "198.18.5.1"
 [[decap]]
@@ -151,9 +162,12 @@ fn check_says_what_a_configuration_means() {
         "flows          1000 per worker and address family",
         "decap          198.18.5.1: IPIP, and GUE to port 6080, whose inner packets are balanced",
         "               2001:db8:5::1: IPIP, and GUE to port 6080, whose inner packets are sent out",
-        "vip 203.0.113.10:80/tcp  maglev-v2",
+        "new flows      stored up to 9000 connection events per second and worker",
+        "without reals  packets of a VIP whose weights are all 0 go where its last ring says",
+        "server ids     2, 1 of them valid; read from the TCP option of every TCP VIP",
+        "vip 203.0.113.10:80/tcp  maglev-v2 local-vip",
         "  198.51.100.11  weight 3   75.00 %  (49153 slots)",
-        "  198.51.100.12  weight 1   25.00 %  (16384 slots)",
+        "  198.51.100.12  weight 1   25.00 %  (16384 slots)  local  down",
         "source routes  2",
         "vip [2001:db8:a::/96]:0/udp  maglev-v2 no-src-port src-routing",
         "health checks  packets with a mark that leave by the interface, to 1480 bytes",
@@ -191,7 +205,14 @@ fn check_in_json_is_for_programs() {
         .map(|real| real["slots"].as_u64().unwrap())
         .sum();
     assert_eq!(slots, 65_537);
-    assert_eq!(meaning["warnings"].as_array().unwrap().len(), 1);
+    assert_eq!(meaning["warnings"].as_array().unwrap().len(), 2);
+    assert_eq!(reals[1]["local"], true);
+    assert_eq!(reals[1]["down"], true);
+    assert_eq!(meaning["balancer"]["connection_rate_cap"], 9000);
+    assert_eq!(meaning["balancer"]["tcp_server_id"], true);
+    assert_eq!(meaning["balancer"]["keep_last_ring"], true);
+    assert_eq!(meaning["server_ids"]["total"], 2);
+    assert_eq!(meaning["server_ids"]["valid"], 1);
     let checks = &meaning["health_checks"];
     assert_eq!(checks["max_frame"], 1480);
     assert_eq!(checks["marks"][0]["mark"], 7);
