@@ -17,6 +17,7 @@ mod sink;
 mod worker;
 
 use std::{
+    collections::HashSet,
     io,
     net::IpAddr,
     path::PathBuf,
@@ -36,13 +37,13 @@ use dataplane::{
 use crate::{
     admin::AdminError,
     config::{Config, ConfigError, HealthCheckSpec, Problem, describe_source_route},
-    mtu,
+    memory, mtu, warnings,
 };
 
 pub use difference::{Changes, Names};
 pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 pub use server_ids::ServerIds;
-pub use sink::{VipSink, tunnels, vip_entries};
+pub use sink::{NoProgram, VipSink, tunnels, vip_entries};
 pub use worker::{Socket, Worker};
 
 /// A [`Control`] that several threads use.
@@ -59,6 +60,9 @@ pub type ConfigSource = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
 
 /// Reads the interface's MTU, which may change while the balancer runs.
 pub type MtuSource = Box<dyn Fn() -> io::Result<u32> + Send>;
+
+/// Reads the addresses of this host, which may change while the balancer runs.
+pub type AddressSource = Box<dyn Fn() -> io::Result<HashSet<IpAddr>> + Send>;
 
 /// What a [`Control`] is made of.
 pub struct ControlParts {
@@ -82,6 +86,9 @@ pub struct ControlParts {
     /// Reads the interface's MTU, to which changes are held; the caller has checked what it starts
     /// with. `None` when there is no interface.
     pub mtu: Option<MtuSource>,
+    /// Reads the addresses of this host, of which changes warn if they are VIPs. `None`: there are
+    /// none.
+    pub own_addresses: Option<AddressSource>,
     /// The workers, in the order of their queues.
     pub workers: Vec<Worker>,
 }
@@ -111,10 +118,13 @@ pub struct Control {
     sink: Box<dyn VipSink>,
     health_checks: Box<dyn HealthCheckSink>,
     mtu: Option<MtuSource>,
+    own_addresses: Option<AddressSource>,
     workers: Arc<[Worker]>,
     baselines: Arc<Baselines>,
     /// Frames that the sockets' memory was made for.
     chunk_size: Option<usize>,
+    /// The configuration that it starts with is in force.
+    is_running: bool,
     started: Instant,
 }
 
@@ -214,13 +224,16 @@ impl Control {
             sink: parts.sink,
             health_checks: parts.health_checks,
             mtu: None,
+            own_addresses: parts.own_addresses,
             workers: parts.workers.into(),
             baselines: Arc::default(),
             chunk_size: chunk_size(config.balancer.max_frame),
+            is_running: false,
             started: Instant::now(),
         };
         control.commit(config)?;
         control.mtu = parts.mtu;
+        control.is_running = true;
         Ok(control)
     }
 
@@ -557,7 +570,8 @@ impl Control {
         if let Some(error) = from_problems(&config.problems()) {
             return Err(error);
         }
-        let warning = self.mtu_warning(&config)?;
+        let mtu_warning = self.mtu_warning(&config)?;
+        memory::refuse_global_table(&self.config, &config, memory::available())?;
         let mut services = self.services.clone();
         let table = services.apply(&self.spec(&config))?;
         let old = self.services.table();
@@ -571,14 +585,30 @@ impl Control {
         }
 
         let mut changes = difference::compare(&self.config, &config, table.generation());
-        for warning in warning.into_iter().chain(stale_probes) {
+        // What the start is to warn of, whoever starts it has seen.
+        if self.is_running {
+            changes.warnings = self.warnings(&config);
+        }
+        changes
+            .warnings
+            .extend(mtu_warning.into_iter().chain(stale_probes));
+        for warning in &changes.warnings {
             tracing::warn!("{warning}");
-            changes.warnings.push(warning);
         }
         self.services = services;
         self.config = config;
         self.baselines = Arc::new(baselines);
         Ok(changes)
+    }
+
+    /// What the change to a configuration is to warn of.
+    fn warnings(&self, config: &Config) -> Vec<String> {
+        let own = self.own_addresses.as_ref().map(|read| read()).transpose();
+        let own = own.unwrap_or_else(|error| {
+            tracing::warn!(%error, "this host's addresses cannot be read");
+            None
+        });
+        warnings::of_change(&self.config, config, own.as_ref())
     }
 
     /// Puts the health-check path of a configuration into force, before anything else of it. If that
@@ -681,62 +711,36 @@ fn real_position(vip: &VipSpec, address: &IpAddr) -> Result<usize, AdminError> {
         })
 }
 
-/// The first problem, and how many more there are.
+/// All problems, the first of which has the others.
 fn from_problems(problems: &[Problem]) -> Option<AdminError> {
-    let first = problems.first()?;
-    let problem = match problems.len() - 1 {
-        0 => first.problem.clone(),
-        more => format!("{} (and {more} more)", first.problem),
-    };
-    Some(AdminError::new(
-        first.field.clone(),
-        problem,
-        first.remedy.clone(),
-    ))
+    AdminError::all(problems.iter().map(|problem| {
+        AdminError::new(
+            problem.field.clone(),
+            problem.problem.clone(),
+            problem.remedy.clone(),
+        )
+    }))
 }
 
 fn from_config_error(error: &ConfigError) -> AdminError {
-    let fallback = || AdminError::new("config", error.to_string(), "correct the file");
-    let mut result = from_problems(&error.problems).unwrap_or_else(fallback);
-    let line = error.problems.first().and_then(|problem| problem.line);
-    let place = line.map_or_else(
-        || error.name.clone(),
-        |line| format!("{}:{line}", error.name),
-    );
-    result.field = match result.field.as_str() {
-        "" => place,
-        field => format!("{place}: {field}"),
-    };
-    result
+    let problems = error.problems.iter().map(|problem| {
+        let place = match problem.line {
+            Some(line) => format!("{}:{line}", error.name),
+            None => error.name.clone(),
+        };
+        let field = match problem.field.as_str() {
+            "" => place,
+            field => format!("{place}: {field}"),
+        };
+        AdminError::new(field, problem.problem.clone(), problem.remedy.clone())
+    });
+    AdminError::all(problems)
+        .unwrap_or_else(|| AdminError::new("config", error.to_string(), "correct the file"))
 }
 
 #[cfg(test)]
 mod tests {
-    use xdp_redirect::{Tunnels, VipEntry};
-
     use super::*;
-
-    struct NoProgram;
-
-    impl VipSink for NoProgram {
-        fn apply(&mut self, _: &[VipEntry], _: &Tunnels) -> anyhow::Result<()> {
-            Ok(())
-        }
-
-        fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
-            Ok(Vec::new())
-        }
-    }
-
-    impl HealthCheckSink for NoProgram {
-        fn apply(&mut self, _: &HealthCheckPath) -> anyhow::Result<()> {
-            Ok(())
-        }
-
-        fn state(&self) -> anyhow::Result<HealthCheckState> {
-            Ok(HealthCheckState::default())
-        }
-    }
 
     #[test]
     fn a_next_hop_that_could_not_be_set_is_set_at_the_next_try() {
@@ -752,6 +756,7 @@ mod tests {
             sink: Box::new(NoProgram),
             health_checks: Box::new(NoProgram),
             mtu: None,
+            own_addresses: None,
             workers: Vec::new(),
         })
         .unwrap();

@@ -22,6 +22,7 @@ pub mod output;
 pub mod replay;
 pub mod run;
 pub mod shell;
+mod warnings;
 
 use std::process::ExitCode;
 

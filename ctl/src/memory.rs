@@ -1,8 +1,10 @@
 //! How much memory things take, and how to say it.
 
-use std::fmt;
+use std::{fmt, fs};
 
 use dataplane::xsk::chunk_size;
+
+use crate::{admin::AdminError, config::Config};
 
 /// Bytes of ring memory for each chunk: a queue has twice as many fill slots and as many completion
 /// slots as chunks, of 8 bytes, and half as many RX and TX slots, of 16 bytes.
@@ -16,6 +18,46 @@ pub const fn frames_bytes(frames: u32, max_frame: u16) -> usize {
         None => 4096,
     };
     frames as usize * (chunk + RING_BYTES_PER_CHUNK)
+}
+
+/// Bytes that the kernel says can be had; `None` when it does not say.
+pub(crate) fn available() -> Option<usize> {
+    available_in(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn available_in(meminfo: &str) -> Option<usize> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// Refuses a change for which a global table has to be made that does not fit. Every page of it is
+/// written to, so the kernel would end the process instead. The old table is there until workers have
+/// the new one.
+pub(crate) fn refuse_global_table(
+    old: &Config,
+    new: &Config,
+    available: Option<usize>,
+) -> Result<(), AdminError> {
+    let needed = new.global_table_bytes();
+    if needed == old.global_table_bytes() {
+        return Ok(());
+    }
+    match available {
+        Some(available) if needed > available => Err(AdminError::new(
+            "balancer.global_table_capacity",
+            format!(
+                "{} takes {}, and {} are available",
+                new.balancer.global_table_capacity,
+                Bytes(needed),
+                Bytes(available)
+            ),
+            "give a smaller capacity, or remove the flag global-lru from all VIPs",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A number of bytes for people: `523.4 MiB`.
@@ -44,6 +86,36 @@ impl fmt::Display for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn available_memory_is_read() {
+        let text = "MemTotal:       1000 kB\nMemAvailable:     24 kB\nBuffers: 1 kB\n";
+        assert_eq!(available_in(text), Some(24 * 1024));
+        assert_eq!(available_in("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn a_global_table_that_does_not_fit_is_refused() {
+        let config = |flags: &str, capacity: usize| {
+            let text = format!(
+                "[balancer]\nglobal_table_capacity = {capacity}\n[[vip]]\naddress = \"203.0.113.10\"\n\
+                 port = 80\nprotocol = \"tcp\"\nflags = [{flags}]\n"
+            );
+            Config::parse(&text, "lb.toml").unwrap()
+        };
+        let (off, on) = (config("", 1000), config("\"global-lru\"", 1000));
+        let needed = on.global_table_bytes();
+        assert!(needed > 0);
+        refuse_global_table(&off, &on, Some(needed)).unwrap();
+        refuse_global_table(&off, &on, None).unwrap();
+        let error = refuse_global_table(&off, &on, Some(needed - 1)).unwrap_err();
+        assert_eq!(error.field, "balancer.global_table_capacity");
+        // What is there already, or goes, takes nothing.
+        refuse_global_table(&on, &on, Some(0)).unwrap();
+        refuse_global_table(&on, &off, Some(0)).unwrap();
+        let larger = config("\"global-lru\"", 2000);
+        refuse_global_table(&on, &larger, Some(needed)).unwrap_err();
+    }
 
     #[test]
     fn bytes_are_written_in_the_largest_unit_that_fits() {

@@ -454,8 +454,13 @@ fn stats(stats: &Stats, reading: Reading) -> String {
             volume(frames.dropped),
         ]);
     }
-    text.push_str(&packets.render(""));
-    let _ = write!(text, "\n{}", volumes.render(""));
+    // Of one VIP, nothing is counted for each worker.
+    if stats.workers.is_empty() {
+        text = format!("up {}{}\n", duration(stats.uptime_ms), per_second(reading));
+    } else {
+        text.push_str(&packets.render(""));
+        let _ = writeln!(text, "\n{}", volumes.render(""));
+    }
 
     let of_vips = stats
         .vips
@@ -467,7 +472,10 @@ fn stats(stats: &Stats, reading: Reading) -> String {
         .map(|real| (real.real.to_string(), real.traffic, &real.counters));
     let vips = traffic_list("VIP", of_vips, reading, "no VIPs");
     let reals = traffic_list("REAL", of_reals, reading, "no reals");
-    let _ = write!(text, "\n{vips}\n{reals}\n{}", counters(stats));
+    let _ = write!(text, "{vips}\n{reals}");
+    if !stats.counters.is_empty() {
+        let _ = write!(text, "\n{}", counters(stats));
+    }
     text.push_str(&program("XDP PROGRAM", &stats.xdp));
     text.push_str(&program("HEALTH CHECKS", &stats.health_checks));
     text

@@ -7,14 +7,10 @@ use dataplane::service::{Publisher, ServiceControl};
 use katran_xsk::{
     admin::{Engine, protocol},
     config::Config,
-    control::{
-        Control, ControlParts, HealthCheckPath, HealthCheckSink, HealthCheckState, Origin, VipSink,
-        lock,
-    },
+    control::{Control, ControlParts, NoProgram, Origin, lock},
     output::{self, Reading},
 };
 use nix::unistd::Uid;
-use xdp_redirect::{Tunnels, VipEntry};
 
 /// Commands of one input that are carried out.
 const COMMANDS: usize = 16;
@@ -34,29 +30,6 @@ port = 80
 protocol = "tcp"
 "#;
 
-/// Nobody: there is no XDP program.
-struct NoProgram;
-
-impl VipSink for NoProgram {
-    fn apply(&mut self, _: &[VipEntry], _: &Tunnels) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
-        Ok(Vec::new())
-    }
-}
-
-impl HealthCheckSink for NoProgram {
-    fn apply(&mut self, _: &HealthCheckPath) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn state(&self) -> anyhow::Result<HealthCheckState> {
-        Ok(HealthCheckState::default())
-    }
-}
-
 fn control() -> Control {
     let parse = || Config::parse(CONFIG, "fuzz.toml");
     let services = ServiceControl::new();
@@ -71,6 +44,7 @@ fn control() -> Control {
         sink: Box::new(NoProgram),
         health_checks: Box::new(NoProgram),
         mtu: Some(Box::new(|| Ok(1500))),
+        own_addresses: None,
         workers: Vec::new(),
     })
     .expect("the configuration can be put into force")

@@ -375,6 +375,10 @@ impl Arguments {
     }
 
     fn check_required(&self) -> Result<(), AdminError> {
+        // An endpoint with its protocol at the end leaves an argument out, which is not the cause.
+        for name in ["source", "destination"] {
+            self.optional(name, value::parse_endpoint)?;
+        }
         for argument in self
             .spec
             .arguments
@@ -461,7 +465,7 @@ impl Arguments {
             Verb::RealWeight => Command::RealWeight {
                 vip: vip()?,
                 real: self.required("real", value::parse_address)?,
-                weight: self.required("weight", value::parse_number)?,
+                weight: self.required("weight", value::parse_weight)?,
             },
             Verb::RealDown | Verb::RealUp => Command::RealDown {
                 vip: vip()?,
@@ -1106,7 +1110,7 @@ mod tests {
             (
                 "vip add 203.0.113.10:80/tcp real=198.51.100.1@-1",
                 "real",
-                "@WEIGHT",
+                "0 to 4294967295",
             ),
             (
                 "vip add 203.0.113.10:80/tcp rael=198.51.100.1",
@@ -1119,6 +1123,16 @@ mod tests {
                 "real weight 203.0.113.10:80/tcp 198.51.100.1",
                 "weight",
                 "usage",
+            ),
+            (
+                "real weight 203.0.113.10:80/tcp 198.51.100.1 -1",
+                "weight",
+                "0 to 4294967295",
+            ),
+            (
+                "real weight 203.0.113.10:80/tcp 198.51.100.1 --weight -1",
+                "weight",
+                "0 to 4294967295",
             ),
             ("real down 203.0.113.10:80/tcp", "real", "usage"),
             ("src-route add 198.51.100.1", "prefix", "usage"),
@@ -1198,6 +1212,16 @@ mod tests {
                 "explain 198.51.100.1 203.0.113.10:80 tcp",
                 "source",
                 "ADDRESS:PORT",
+            ),
+            (
+                "explain 198.51.100.1:1 203.0.113.10:80/tcp",
+                "destination",
+                "203.0.113.10:80 tcp",
+            ),
+            (
+                "explain 203.0.113.10:80/tcp",
+                "source",
+                "203.0.113.10:80 tcp",
             ),
             (
                 "explain [fe80::1%3]:1 [2001:db8::1]:80 tcp",

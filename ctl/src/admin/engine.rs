@@ -81,6 +81,16 @@ impl Engine {
         }
     }
 
+    /// A change that was made: the log has it too, and whose it was.
+    fn changed(&self, changes: Changes) -> Answer {
+        let by = match self.caller {
+            Some(user) => format!("user {user}"),
+            None => "katran-xsk".to_owned(),
+        };
+        tracing::info!(by, generation = changes.generation, "{}", changes.summary());
+        Answer::Changes(Box::new(changes))
+    }
+
     /// Carries one command out. Blocks: rings are built and workers are asked.
     ///
     /// # Errors
@@ -97,30 +107,30 @@ impl Engine {
                 hash,
                 flags,
                 reals,
-            } => changed(control().add_vip(vip, hash, flags, reals)?),
-            Command::VipDel { vip } => changed(control().delete_vip(&vip)?),
+            } => self.changed(control().add_vip(vip, hash, flags, reals)?),
+            Command::VipDel { vip } => self.changed(control().delete_vip(&vip)?),
             Command::VipSet { vip, hash, flags } => {
-                changed(control().change_vip(&vip, hash, flags, nothing)?)
+                self.changed(control().change_vip(&vip, hash, flags, nothing)?)
             }
             Command::VipUnset { vip, flags } => {
-                changed(control().change_vip(&vip, None, nothing, flags)?)
+                self.changed(control().change_vip(&vip, None, nothing, flags)?)
             }
             Command::RealList { vip, page } => Answer::Reals(real_list(&control(), vip, page)?),
-            Command::RealAdd { vip, reals } => changed(control().add_reals(&vip, reals)?),
-            Command::RealDel { vip, reals } => changed(control().delete_reals(&vip, &reals)?),
+            Command::RealAdd { vip, reals } => self.changed(control().add_reals(&vip, reals)?),
+            Command::RealDel { vip, reals } => self.changed(control().delete_reals(&vip, &reals)?),
             Command::RealWeight { vip, real, weight } => {
-                changed(control().set_weight(&vip, &real, weight)?)
+                self.changed(control().set_weight(&vip, &real, weight)?)
             }
             Command::RealDown { vip, reals, down } => {
-                changed(control().set_down(&vip, &reals, down)?)
+                self.changed(control().set_down(&vip, &reals, down)?)
             }
-            Command::RealLocal { real, local } => changed(control().set_local(&real, local)?),
+            Command::RealLocal { real, local } => self.changed(control().set_local(&real, local)?),
             Command::DecapList => Answer::Decap(decap::list(&control())),
             Command::DecapAdd { address, egress } => {
                 let own = DecapSpec { address, egress };
-                changed(control().add_decap(own)?)
+                self.changed(control().add_decap(own)?)
             }
-            Command::DecapDel { addresses } => changed(control().delete_decap(&addresses)?),
+            Command::DecapDel { addresses } => self.changed(control().delete_decap(&addresses)?),
             Command::SrcRouteList { within, real, page } => {
                 let routes = control().config().source_routes.clone();
                 Answer::SourceRoutes(source_routes::list(&routes, within, real, page))
@@ -130,20 +140,25 @@ impl Engine {
                 Answer::SourceRoute(source_routes::get(&routes, client))
             }
             Command::SrcRouteAdd { real, prefixes } => {
-                changed(control().add_source_routes(&prefixes, real)?)
+                self.changed(control().add_source_routes(&prefixes, real)?)
             }
             Command::SrcRouteDel { prefixes } => {
-                changed(control().delete_source_routes(&prefixes)?)
+                self.changed(control().delete_source_routes(&prefixes)?)
             }
-            Command::SrcRouteClear => changed(control().clear_source_routes()?),
+            Command::SrcRouteClear => self.changed(control().clear_source_routes()?),
             Command::ShowWorkers => Answer::Workers(statistics::workers(&view())),
             Command::ShowStats { vip, worker } => {
                 let xdp = control()
                     .xdp_counters()
                     .map_err(|error| xdp_unreadable(&error))?;
                 let health_checks = health_check_state(&control())?.counters;
-                let vip = vip.as_ref();
-                Answer::Stats(statistics::stats(&view(), vip, worker, xdp, health_checks)?)
+                let control = control();
+                let vip = match vip {
+                    Some(vip) => selected(&control, Some(vip))?.into_iter().next(),
+                    None => None,
+                };
+                let view = control.view();
+                Answer::Stats(statistics::stats(&view, vip, worker, xdp, health_checks)?)
             }
             Command::ShowDrops => Answer::Drops(statistics::drops(&view())),
             Command::ShowConfig => Answer::Config(config_report(&control())),
@@ -151,7 +166,7 @@ impl Engine {
             Command::FlowList { filter, limit } => {
                 Answer::Flows(flows::list(&view(), &filter, limit)?)
             }
-            Command::FlowGet(id) => Answer::Flows(flows::get(&view(), &id)),
+            Command::FlowGet(id) => Answer::Flows(flows::get(&view(), &id)?),
             Command::FlowDel(id) => Answer::Removed(flows::delete(&view(), &id)),
             Command::FlowPurge { filter } => Answer::Removed(flows::purge(&view(), &filter)?),
             Command::FlowAnalyze { vip, worker } => {
@@ -174,15 +189,15 @@ impl Engine {
             Command::SidList { real, page } => {
                 Answer::ServerIds(server_id_list(&control(), real, page))
             }
-            Command::SidAdd { id, real } => changed(control().set_server_id(id, real)?),
-            Command::SidDel { ids } => changed(control().delete_server_ids(&ids)?),
+            Command::SidAdd { id, real } => self.changed(control().set_server_id(id, real)?),
+            Command::SidDel { ids } => self.changed(control().delete_server_ids(&ids)?),
             Command::SidValid { which, valid } => {
-                changed(control().set_server_ids_valid(&which, valid)?)
+                self.changed(control().set_server_ids_valid(&which, valid)?)
             }
             Command::HcList { page } => Answer::HealthChecks(health_check_list(&control(), page)?),
-            Command::HcAdd(check) => changed(control().set_health_check(check)?),
-            Command::HcDel { marks } => changed(control().delete_health_checks(&marks)?),
-            Command::Reload => changed(control().reload()?),
+            Command::HcAdd(check) => self.changed(control().set_health_check(check)?),
+            Command::HcDel { marks } => self.changed(control().delete_health_checks(&marks)?),
+            Command::Reload => self.changed(control().reload()?),
             Command::Dump => Answer::Dump(Dump {
                 toml: control().dump(),
             }),
@@ -193,11 +208,6 @@ impl Engine {
             }),
         })
     }
-}
-
-/// A change that was made.
-fn changed(changes: Changes) -> Answer {
-    Answer::Changes(Box::new(changes))
 }
 
 fn xdp_unreadable(error: &anyhow::Error) -> AdminError {

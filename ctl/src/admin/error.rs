@@ -14,6 +14,9 @@ pub struct AdminError {
     pub problem: String,
     /// What to do; empty when there is nothing to advise.
     pub remedy: String,
+    /// What else is wrong, when that is known: a file is read to its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Self>,
 }
 
 impl AdminError {
@@ -27,7 +30,16 @@ impl AdminError {
             field: field.into(),
             problem: problem.into(),
             remedy: remedy.into(),
+            others: Vec::new(),
         }
+    }
+
+    /// All of some errors as one: the first has the others. `None` if there are none.
+    pub(crate) fn all(errors: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut errors = errors.into_iter();
+        let mut first = errors.next()?;
+        first.others.extend(errors);
+        Some(first)
     }
 
     /// No VIP has this key.
@@ -40,12 +52,14 @@ impl AdminError {
     }
 }
 
+/// `field: problem; remedy`, a line for each error.
 impl fmt::Display for AdminError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             field,
             problem,
             remedy,
+            others,
         } = self;
         if !field.is_empty() {
             write!(f, "{field}: ")?;
@@ -53,6 +67,9 @@ impl fmt::Display for AdminError {
         f.write_str(problem)?;
         if !remedy.is_empty() {
             write!(f, "; {remedy}")?;
+        }
+        for other in others {
+            write!(f, "\n{other}")?;
         }
         Ok(())
     }

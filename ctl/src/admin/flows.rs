@@ -208,7 +208,7 @@ fn row(worker: Option<u32>, record: &FlowRecord, now_ns: u64) -> FlowRow {
 }
 
 /// `flow get`.
-pub(super) fn get(view: &View, id: &FlowId) -> FlowList {
+pub(super) fn get(view: &View, id: &FlowId) -> Result<FlowList, AdminError> {
     let mut list = FlowList {
         flows: Vec::new(),
         more: false,
@@ -227,7 +227,20 @@ pub(super) fn get(view: &View, id: &FlowId) -> FlowList {
     let global = view.table.global_flow(id);
     list.flows
         .extend(global.map(|record| row(None, &record, now_ns())));
-    list
+    if !list.flows.is_empty() {
+        return Ok(list);
+    }
+    let (source, destination, protocol) = (id.source(), id.destination(), id.protocol());
+    let silent = list.failed.iter();
+    let silent = silent.map(|one| format!("; queue {}: {}", one.worker, one.problem));
+    Err(AdminError::new(
+        "flow",
+        format!(
+            "no table has {source} to {destination}/{protocol}{}",
+            silent.collect::<String>()
+        ),
+        "`flow list` shows those there are, `explain` where the next packet would go",
+    ))
 }
 
 /// `flow del`.

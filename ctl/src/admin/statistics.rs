@@ -1,12 +1,12 @@
 //! Counters, read without asking the workers.
 
-use std::{collections::BTreeMap, iter::repeat, time::Duration};
+use std::{collections::BTreeMap, iter::repeat, net::IpAddr, time::Duration};
 
 use dataplane::{
     counters::{
         self, DropReason, FRAMES, IoCounters, ListRow, REAL_ROWS, Row, VIP_ROWS, WorkerCounters,
     },
-    service::VipKey,
+    service::{VipKey, VipSpec},
     worker,
     xsk::SocketStatistics,
 };
@@ -165,10 +165,11 @@ pub(super) fn workers(view: &View) -> WorkerList {
     }
 }
 
-/// `show stats`, for all workers or for that of one queue.
+/// `show stats`, for all workers or for that of one queue; of everything, or of one VIP and its reals.
+/// What is not counted for each worker or for each VIP is then left out.
 pub(super) fn stats(
     view: &View,
-    vip: Option<&VipKey>,
+    vip: Option<&VipSpec>,
     queue: Option<u32>,
     xdp: Vec<(String, u64)>,
     health_checks: BTreeMap<String, u64>,
@@ -184,17 +185,13 @@ pub(super) fn stats(
     {
         return Err(no_such_worker(queue));
     }
-    if let Some(vip) = vip
-        && view.table.find(vip).is_none()
-    {
-        return Err(AdminError::new(
-            "vip",
-            format!("there is no VIP {vip}"),
-            "`vip list` names those there are",
-        ));
-    }
-    let wanted = |key: &VipKey| vip.is_none_or(|vip| vip == key);
-    let workers: Vec<WorkerTraffic> = chosen
+    let wanted = |key: &VipKey| vip.is_none_or(|vip| vip.key == *key);
+    let wanted_real = |address: &IpAddr| {
+        vip.is_none_or(|vip| vip.reals.iter().any(|real| real.address == *address))
+    };
+    let of_workers: &[_] = if vip.is_none() { &chosen } else { &[] };
+    let of_kernel = vip.is_none() && queue.is_none();
+    let workers: Vec<WorkerTraffic> = of_workers
         .iter()
         .map(|(_, worker)| WorkerTraffic {
             queue: worker.queue(),
@@ -205,7 +202,11 @@ pub(super) fn stats(
     Ok(Stats {
         uptime_ms: millis(view.uptime),
         frames: sum(workers.iter().map(|worker| worker.frames)),
-        counters: combined(&workers),
+        counters: if workers.is_empty() {
+            BTreeMap::new()
+        } else {
+            combined(&workers)
+        },
         vips: view
             .table
             .vips()
@@ -224,6 +225,7 @@ pub(super) fn stats(
         reals: view
             .table
             .reals()
+            .filter(|real| wanted_real(&real.address))
             .map(|real| {
                 let index = real.id.index();
                 let baseline = |worker| view.baselines.real(index, worker);
@@ -237,8 +239,12 @@ pub(super) fn stats(
             })
             .collect(),
         workers,
-        xdp: xdp.into_iter().collect(),
-        health_checks,
+        xdp: xdp.into_iter().filter(|_| of_kernel).collect(),
+        health_checks: if of_kernel {
+            health_checks
+        } else {
+            BTreeMap::new()
+        },
     })
 }
 

@@ -1,16 +1,16 @@
 //! What a change changes, and what only a restart can.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{cmp::Ordering, collections::HashMap, net::IpAddr};
 
 use dataplane::{
-    service::{DecapSpec, RealSpec, ServerIdSpec, VipKey, VipSpec},
+    service::{DecapSpec, RealSpec, ServerIdSpec, SourceRouteSpec, SourceRoutes, VipKey, VipSpec},
     xsk::chunk_size,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::AdminError,
-    config::{Config, HealthCheckSpec},
+    config::{Config, HealthCheckSpec, Queues},
 };
 
 /// Names that are listed of a longer list.
@@ -82,6 +82,15 @@ pub struct Changes {
     /// Server ids with another real, or that became valid or invalid.
     #[serde(default, skip_serializing_if = "Names::is_empty")]
     pub server_ids_changed: Names,
+    /// Source routes that are new: `source route PREFIX real ADDRESS`.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub source_routes_added: Names,
+    /// Source routes that are gone.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub source_routes_removed: Names,
+    /// Source routes to another real.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub source_routes_changed: Names,
     /// What the operator should look at because of the change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -90,7 +99,7 @@ pub struct Changes {
 impl Changes {
     /// What was changed, kind by kind: a verb and a noun for each. The names of settings, VIPs and
     /// decap destinations leave the noun out.
-    pub fn kinds(&self) -> [(&'static str, &'static str, &Names); 16] {
+    pub fn kinds(&self) -> [(&'static str, &'static str, &Names); 19] {
         [
             ("changed", "settings", &self.settings),
             ("added", "vips", &self.vips_added),
@@ -108,7 +117,27 @@ impl Changes {
             ("added", "server ids", &self.server_ids_added),
             ("removed", "server ids", &self.server_ids_removed),
             ("changed", "server ids", &self.server_ids_changed),
+            ("added", "source routes", &self.source_routes_added),
+            ("removed", "source routes", &self.source_routes_removed),
+            ("changed", "source routes", &self.source_routes_changed),
         ]
+    }
+
+    /// In one line: `vips added 203.0.113.10:80/tcp; reals removed 200`.
+    pub fn summary(&self) -> String {
+        const NAMED: usize = 10;
+        let kinds = self.kinds();
+        let changed = kinds.iter().filter(|(_, _, names)| !names.is_empty());
+        let parts: Vec<_> = changed
+            .map(|(verb, noun, names)| match names.count {
+                count if count <= NAMED => format!("{noun} {verb} {}", names.names.join(", ")),
+                count => format!("{noun} {verb} {count}"),
+            })
+            .collect();
+        match parts.as_slice() {
+            [] => "nothing changed".to_owned(),
+            parts => parts.join("; "),
+        }
     }
 
     /// Everything is as it was.
@@ -146,7 +175,42 @@ pub(super) fn compare(old: &Config, new: &Config, generation: u32) -> Changes {
     if old.server_ids != new.server_ids {
         compare_server_ids(&old.server_ids, &new.server_ids, &mut changes);
     }
+    if old.source_routes != new.source_routes {
+        compare_source_routes(&old.source_routes, &new.source_routes, &mut changes);
+    }
     changes
+}
+
+/// Both lists are in the same order, so one walk along both will do.
+fn compare_source_routes(old: &SourceRoutes, new: &SourceRoutes, changes: &mut Changes) {
+    let name = |route: SourceRouteSpec| {
+        let SourceRouteSpec {
+            prefix,
+            prefix_len,
+            real,
+        } = route;
+        move || format!("source route {prefix}/{prefix_len} real {real}")
+    };
+    let place = |route: &SourceRouteSpec| (route.prefix, route.prefix_len);
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(before), Some(after)) => place(before).cmp(&place(after)),
+        };
+        let before = old.next_if(|_| order.is_le());
+        let after = new.next_if(|_| order.is_ge());
+        match (before, after) {
+            (Some(before), None) => changes.source_routes_removed.push(name(before)),
+            (None, Some(after)) => changes.source_routes_added.push(name(after)),
+            (Some(before), Some(after)) if before != after => {
+                changes.source_routes_changed.push(name(after));
+            }
+            _ => {}
+        }
+    }
 }
 
 fn compare_decap(old: &[DecapSpec], new: &[DecapSpec], changes: &mut Changes) {
@@ -239,7 +303,7 @@ fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
 }
 
 /// Keys that can change while packets flow, and whether they are the same on both sides.
-fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 15] {
+fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 14] {
     let (a, b) = (&old.balancer, &new.balancer);
     [
         (
@@ -266,7 +330,6 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 15] {
             "balancer.keep_last_ring",
             a.keep_last_ring == b.keep_last_ring,
         ),
-        ("source_route", old.source_routes == new.source_routes),
         (
             "health_check_path.interface",
             old.health_check_path.interface == new.health_check_path.interface,
@@ -281,7 +344,11 @@ fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 15] {
 /// Refuses a configuration that changes what is fixed when the balancer starts.
 pub(super) fn refuse_fixed(old: &Config, new: &Config) -> Result<(), AdminError> {
     let (a, b) = (&old.interface, &new.interface);
-    let queues = |config: &Config| show(config.interface.queues.as_ref());
+    // Left out is all of them.
+    let queues = |config: &Config| match &config.interface.queues {
+        Some(queues) => queues.clone(),
+        None => Queues::All,
+    };
     let fixed: [(&str, bool, String, String); 13] = [
         (
             "interface.name",
@@ -291,9 +358,9 @@ pub(super) fn refuse_fixed(old: &Config, new: &Config) -> Result<(), AdminError>
         ),
         (
             "interface.queues",
-            a.queues == b.queues,
-            queues(old),
-            queues(new),
+            queues(old) == queues(new),
+            queues(old).to_string(),
+            queues(new).to_string(),
         ),
         (
             "interface.mode",
@@ -387,4 +454,37 @@ pub(super) fn refuse_longer_frames(chunks: Option<usize>, new: &Config) -> Resul
 
 fn show(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "not set".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_queues_are_the_same_left_out_or_named() {
+        let with = |queues: Option<&str>| {
+            let mut config = Config::default();
+            config.interface.queues = queues.map(|text| text.parse().unwrap());
+            config
+        };
+        refuse_fixed(&with(None), &with(Some("all"))).unwrap();
+        refuse_fixed(&with(Some("all")), &with(None)).unwrap();
+        let error = refuse_fixed(&with(None), &with(Some("0-3"))).unwrap_err();
+        assert_eq!(error.field, "interface.queues");
+        assert!(error.problem.contains("from all to 0-3"), "{error}");
+    }
+
+    #[test]
+    fn a_summary_names_few_and_counts_many() {
+        let mut changes = Changes::default();
+        assert_eq!(changes.summary(), "nothing changed");
+        changes.vips_added.push(|| "203.0.113.10:80/tcp".to_owned());
+        for number in 0..200 {
+            changes.reals_removed.push(|| number.to_string());
+        }
+        assert_eq!(
+            changes.summary(),
+            "vips added 203.0.113.10:80/tcp; reals removed 200"
+        );
+    }
 }

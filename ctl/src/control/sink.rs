@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dataplane::service::ServiceTable;
 use xdp_redirect::{Redirect, Tunnels, VipEntry};
 
+use super::{HealthCheckPath, HealthCheckSink, HealthCheckState};
+
 /// Where the sets of VIPs and decap destinations go besides the workers.
 pub trait VipSink: Send {
     /// Makes these the VIPs and tunnels whose packets reach the workers, as a difference to those
@@ -52,6 +54,30 @@ impl VipSink for Redirect {
             .iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect())
+    }
+}
+
+/// Nothing in the kernel: for a control plane without interface, as tests and fuzzers have.
+#[derive(Clone, Copy, Debug)]
+pub struct NoProgram;
+
+impl VipSink for NoProgram {
+    fn apply(&mut self, _: &[VipEntry], _: &Tunnels) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        Ok(Vec::new())
+    }
+}
+
+impl HealthCheckSink for NoProgram {
+    fn apply(&mut self, _: &HealthCheckPath) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn state(&self) -> anyhow::Result<HealthCheckState> {
+        Ok(HealthCheckState::default())
     }
 }
 

@@ -41,7 +41,7 @@ use crate::{
     cli::RunArgs,
     config::Config,
     control::{Changes, Control, ControlParts, Origin, SharedControl, lock},
-    mtu,
+    mtu, warnings,
 };
 use balancer::Balancer;
 use lock::InstanceLock;
@@ -88,8 +88,8 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     let mut warnings =
         preflight::warnings(&name, &interface, &queues, existing).with_context(asked)?;
     warnings.extend(mtu_warning);
-    warnings.extend(preflight::own_addresses(&config).context("reading this host's addresses")?);
-    warnings.extend(config.warnings().iter().map(ToString::to_string));
+    let own = warnings::own_addresses().context("reading this host's addresses")?;
+    warnings.extend(warnings::of(&config, Some(&own)));
 
     // A path that cannot be used is to be found before anything is changed. Clients that come early
     // wait until the server starts.
@@ -185,6 +185,7 @@ fn control(
             let name = interface.to_owned();
             move || Interface::open(&name)?.mtu()
         })),
+        own_addresses: Some(Box::new(warnings::own_addresses)),
         workers: balancer.workers().to_vec(),
     })?;
     Ok(Arc::new(std::sync::Mutex::new(control)))
@@ -219,25 +220,13 @@ async fn serve(
 
 fn report_reload(result: Result<Changes, AdminError>) {
     match result {
-        Ok(changes) => tracing::info!("configuration read again: {}", describe(&changes)),
-        Err(error) => tracing::error!(%error, "the configuration was not read again"),
-    }
-}
-
-/// `vips added 203.0.113.10:80/tcp; reals removed 2`
-fn describe(changes: &Changes) -> String {
-    let parts: Vec<_> = changes
-        .kinds()
-        .into_iter()
-        .filter(|(_, _, names)| names.count > 0)
-        .map(|(verb, noun, names)| match names.count {
-            count if count <= 10 => format!("{noun} {verb} {}", names.names.join(", ")),
-            count => format!("{noun} {verb} {count}"),
-        })
-        .collect();
-    match parts.as_slice() {
-        [] => "nothing changed".to_owned(),
-        parts => parts.join("; "),
+        Ok(changes) => tracing::info!("configuration read again: {}", changes.summary()),
+        Err(error) => {
+            // A line for each.
+            for problem in error.to_string().lines() {
+                tracing::error!(problem, "the configuration was not read again");
+            }
+        }
     }
 }
 

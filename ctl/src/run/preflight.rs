@@ -1,18 +1,14 @@
 //! What can be found wrong before anything is changed.
 
-use std::{collections::HashSet, fs, io, net::IpAddr};
+use std::{fs, io};
 
 use anyhow::{Context as _, bail};
-use dataplane::{
-    forward::Forwarder,
-    service::{VipFlags, VipKey, VipSpec},
-    xsk::Interface,
-};
-use nix::{ifaddrs::getifaddrs, net::if_::if_nameindex, sys::socket::SockaddrStorage};
+use dataplane::{forward::Forwarder, xsk::Interface};
+use nix::net::if_::if_nameindex;
 
 use crate::{
     config::Config,
-    memory::{Bytes, frames_bytes},
+    memory::{self, Bytes, frames_bytes},
 };
 
 /// Capabilities that are needed, with their numbers. Loading eBPF programs takes one of the last two.
@@ -80,8 +76,7 @@ pub(super) fn memory(config: &Config, workers: usize) -> anyhow::Result<()> {
     let needed = workers
         .saturating_mul(flow_tables.saturating_add(frames))
         .saturating_add(global);
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match available_memory(&meminfo) {
+    match memory::available() {
         Some(available) if needed > available => bail!(
             "memory: {} are needed ({} of flow tables and {} of frames for each of the workers, {} of the \
              global table), and {} are available; lower flow_table_capacity, global_table_capacity or \
@@ -94,50 +89,6 @@ pub(super) fn memory(config: &Config, workers: usize) -> anyhow::Result<()> {
         ),
         _ => Ok(()),
     }
-}
-
-fn available_memory(meminfo: &str) -> Option<usize> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
-}
-
-/// VIPs that are addresses of this host although none of their packets reaches what listens here, and
-/// VIPs that are not although some do.
-pub(super) fn own_addresses(config: &Config) -> io::Result<Vec<String>> {
-    let own: HashSet<IpAddr> = getifaddrs()?
-        .filter_map(|entry| ip_address(&entry.address?))
-        .collect();
-    Ok(address_warnings(config, &own))
-}
-
-fn address_warnings(config: &Config, own: &HashSet<IpAddr>) -> Vec<String> {
-    let warning = |vip: &VipSpec| {
-        let delivers =
-            vip.flags.contains(VipFlags::LOCAL_VIP) && vip.reals.iter().any(|real| real.local);
-        let VipKey { address, .. } = vip.key;
-        match (own.contains(&address), delivers) {
-            (true, false) => Some(format!(
-                "VIP {} is an address of this host: what listens on it here is cut off",
-                vip.key
-            )),
-            // The addresses of a prefix are rather routed to the loopback interface.
-            (false, true) if vip.key.is_single_address() => Some(format!(
-                "VIP {} has a local real and is no address of this host: the kernel discards its \
-                 packets until `ip address add {address}/{} dev lo`",
-                vip.key, vip.key.prefix_len
-            )),
-            _ => None,
-        }
-    };
-    config.vips.iter().filter_map(warning).collect()
-}
-
-fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
 }
 
 /// What an operator should know and that does not keep the balancer from running.
@@ -219,44 +170,6 @@ mod tests {
             missing_capabilities(&status("0000000000003000")),
             ["CAP_BPF"]
         );
-    }
-
-    #[test]
-    fn available_memory_is_read() {
-        let text = "MemTotal:       1000 kB\nMemAvailable:     24 kB\nBuffers: 1 kB\n";
-        assert_eq!(available_memory(text), Some(24 * 1024));
-        assert_eq!(available_memory("MemTotal: 1 kB\n"), None);
-    }
-
-    #[test]
-    fn local_vips_should_be_own_addresses_and_others_should_not() {
-        let config = |flags: &str, local: bool| {
-            let text = format!(
-                "[[vip]]\naddress = \"203.0.113.10\"\nport = 80\nprotocol = \"tcp\"\nflags = [{flags}]\n\
-                 reals = [{{ address = \"198.51.100.11\", local = {local} }}]\n"
-            );
-            Config::parse(&text, "lb.toml").unwrap()
-        };
-        let own = HashSet::from(["203.0.113.10".parse().unwrap()]);
-        for (flags, local, is_own, word) in [
-            ("", false, true, "cut off"),
-            ("", true, true, "cut off"),
-            ("\"local-vip\"", false, true, "cut off"),
-            ("\"local-vip\"", true, true, ""),
-            (
-                "\"local-vip\"",
-                true,
-                false,
-                "ip address add 203.0.113.10/32 dev lo",
-            ),
-            ("\"local-vip\"", false, false, ""),
-            ("", false, false, ""),
-        ] {
-            let own = if is_own { own.clone() } else { HashSet::new() };
-            let warnings = address_warnings(&config(flags, local), &own).concat();
-            assert_eq!(warnings.is_empty(), word.is_empty(), "{warnings}");
-            assert!(warnings.contains(word), "{warnings}");
-        }
     }
 
     #[test]

@@ -63,7 +63,6 @@ fn ctl_prints_tables() {
         "flow list",
         "flow count",
         "flow analyze",
-        "flow get 192.0.2.1:1 203.0.113.10:80 tcp",
         "flow del 192.0.2.1:1 203.0.113.10:80 tcp",
         "flow purge 203.0.113.10:80/tcp",
         "explain 192.0.2.1:1 203.0.113.10:80 tcp",
@@ -97,7 +96,7 @@ fn ctl_prints_json() {
 fn ctl_says_what_went_wrong() {
     let served = Served::new();
     let nowhere = served.path.with_file_name("nobody.sock");
-    let cases: [(&Path, &[&str], i32, &str); 5] = [
+    let cases: [(&Path, &[&str], i32, &str); 6] = [
         (
             &served.path,
             &["vip", "del", "203.0.113.1:1/tcp"],
@@ -109,6 +108,12 @@ fn ctl_says_what_went_wrong() {
             &["vip", "add", "203.0.113.1"],
             2,
             "203.0.113.10:80/tcp",
+        ),
+        (
+            &served.path,
+            &["flow get 192.0.2.1:1 203.0.113.10:80 tcp"],
+            1,
+            "no table has 192.0.2.1:1 to 203.0.113.10:80/tcp",
         ),
         (&served.path, &["nonsense"], 2, "`help` lists the commands"),
         (

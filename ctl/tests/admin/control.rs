@@ -178,6 +178,37 @@ fn a_vip_whose_removal_fails_still_forwards_and_counts() {
 }
 
 #[test]
+fn changes_warn_of_what_a_file_would_be_warned_of() {
+    let rig = Rig::new();
+    let weight = |address: &str, weight| {
+        let real = address.parse().expect("an address");
+        let changes = lock(&rig.control).set_weight(&key(WEB), &real, weight);
+        changes.expect("a valid change").warnings.join("\n")
+    };
+    assert_eq!(weight("198.51.100.11", 0), "");
+    let last = weight("198.51.100.12", 0);
+    assert!(last.contains("all weights are 0"), "{last}");
+    let reals = ["198.51.100.12".parse().expect("an address")];
+    let changes = lock(&rig.control).set_down(&key(WEB), &reals, true);
+    let [down] = &changes.expect("a valid change").warnings[..] else {
+        panic!("one warning");
+    };
+    assert!(down.contains("udp-flow-migration"), "{down}");
+
+    let quic = CONFIG.replace(
+        "protocol = \"tcp\"",
+        "protocol = \"tcp\"\nflags = [\"quic\"]",
+    );
+    rig.write_file(quic);
+    let reload = || lock(&rig.control).reload().expect("a valid file").warnings;
+    let [warning] = &reload()[..] else {
+        panic!("one warning");
+    };
+    assert!(warning.contains("QUIC is UDP"), "{warning}");
+    assert!(reload().is_empty(), "told once");
+}
+
+#[test]
 fn changes_are_held_to_the_mtu() {
     let rig = Rig::new();
     let v6 = || vec![real("2001:db8::44", 1)];
@@ -471,6 +502,14 @@ fn a_problem_in_the_file_is_shown_with_its_line() {
     rig.write_file("[interface]\nname = \"test0\"\nunknown = 1\n");
     let error = lock(&rig.control).reload().expect_err("an unknown key");
     assert!(error.field.starts_with("lb.toml:3"), "{error}");
+    // All there are, as `check` has them.
+    rig.write_file("[interface]\nname = \"test0\"\nunknown = 1\nqueues = 7\n");
+    let error = lock(&rig.control).reload().expect_err("two problems");
+    let text = error.to_string();
+    for line in ["lb.toml:3", "lb.toml:4: interface.queues"] {
+        assert!(text.lines().any(|other| other.starts_with(line)), "{text}");
+    }
+    assert_eq!(error.others.len(), 1);
     let parsed: Result<Config, ConfigError> = parse("unknown = 1\n");
     let problems: Vec<Problem> = parsed.expect_err("an unknown key").problems;
     assert!(!problems.is_empty());

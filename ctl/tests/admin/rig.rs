@@ -223,6 +223,7 @@ impl Rig {
             publisher,
             sink: Box::new(program.clone()),
             health_checks: Box::new(health_checks.clone()),
+            own_addresses: None,
             mtu: Some(Box::new({
                 let mtu = Arc::clone(&mtu);
                 move || Ok(mtu.load(Ordering::Relaxed))

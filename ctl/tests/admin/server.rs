@@ -292,10 +292,7 @@ fn flows_are_found_counted_and_forgotten() {
     );
     assert_eq!(client.result(&format!("flow del {flow}"))["removed"], 1);
     assert_eq!(client.result(&format!("flow del {flow}"))["removed"], 0);
-    assert_eq!(
-        client.result(&format!("flow get {flow}"))["flows"],
-        json!([])
-    );
+    assert_eq!(client.error(&format!("flow get {flow}"))["field"], "flow");
 
     let gone = usize::from(reals[3] == first);
     let removed = client.result(&format!("flow purge {WEB} real={first}"));
@@ -305,6 +302,26 @@ fn flows_are_found_counted_and_forgotten() {
         29 - (on_first - gone)
     );
     assert_eq!(client.result("flow count")["total"], 0);
+}
+
+#[test]
+fn statistics_of_one_vip_or_worker_have_nothing_else() {
+    let served = Served::new();
+    let mut client = served.connect();
+    let rows = |value: &Value, list: &str| value[list].as_array().map_or(0, Vec::len);
+    let all = client.result("show stats");
+    assert_eq!((rows(&all, "vips"), rows(&all, "reals")), (2, 3));
+    assert_eq!(rows(&all, "workers"), 2);
+    let one = client.result(&format!("show stats {WEB}"));
+    assert_eq!((rows(&one, "vips"), rows(&one, "reals")), (1, 2));
+    assert_eq!(rows(&one, "workers"), 0);
+    assert_eq!((&one["counters"], &one["xdp"]), (&json!({}), &json!({})));
+    let worker = client.result("show stats worker=1");
+    assert_eq!(rows(&worker, "workers"), 1);
+    assert_eq!(rows(&worker, "vips"), 2);
+    assert_eq!(worker["xdp"], json!({}));
+    assert_ne!(worker["counters"], json!({}));
+    assert_eq!(client.error("show stats 203.0.113.1:1/tcp")["field"], "vip");
 }
 
 #[test]

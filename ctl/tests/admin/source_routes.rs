@@ -23,7 +23,14 @@ fn routes_come_and_go() {
     let changes = admin.result(&format!(
         "src-route add {REAL} 192.0.2.0/24 198.18.0.0/15 192.0.2.7"
     ));
-    assert_eq!(changes["settings"]["names"], json!(["source_route"]));
+    assert_eq!(
+        changes["source_routes_added"],
+        json!({"count": 3, "names": [
+            format!("source route 192.0.2.0/24 real {REAL}"),
+            format!("source route 192.0.2.7/32 real {REAL}"),
+            format!("source route 198.18.0.0/15 real {REAL}"),
+        ]})
+    );
     admin.result("src-route add 2001:db8::9 2001:db8:c::/48,192.0.2.64/26");
     let all = [
         "192.0.2.0/24",
@@ -64,7 +71,16 @@ fn routes_come_and_go() {
     );
 
     // A prefix that is there gets the new real.
-    admin.result("src-route add 198.51.100.21 192.0.2.0/24");
+    let changes = admin.result("src-route add 198.51.100.21 192.0.2.0/24 192.0.3.0/24");
+    assert_eq!(
+        changes["source_routes_changed"]["names"],
+        json!(["source route 192.0.2.0/24 real 198.51.100.21"])
+    );
+    assert_eq!(
+        changes["source_routes_added"]["names"],
+        json!(["source route 192.0.3.0/24 real 198.51.100.21"])
+    );
+    admin.result("src-route del 192.0.3.0/24");
     assert_eq!(
         route(&mut admin, "192.0.2.1"),
         json!({"prefix": "192.0.2.0/24", "real": "198.51.100.21"})
@@ -121,6 +137,6 @@ fn routes_are_dumped_and_reload_takes_them_back() {
     let config = Config::parse(dump["toml"].as_str().expect("text"), "dump").expect("a valid file");
     assert_eq!(config.source_routes.len(), 2);
     let changes = admin.result("reload");
-    assert_eq!(changes["settings"]["names"], json!(["source_route"]));
+    assert_eq!(changes["source_routes_removed"]["count"], 2);
     assert_eq!(prefixes(&mut admin, ""), [""; 0]);
 }

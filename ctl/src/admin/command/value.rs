@@ -39,7 +39,6 @@ impl Invalid {
     }
 }
 
-/// Reads a mark: `7`, `0x7`.
 pub(super) fn parse_server_id(text: &str) -> Result<u32, Invalid> {
     parse_number(text)
         .ok()
@@ -52,6 +51,7 @@ pub(super) fn parse_server_id(text: &str) -> Result<u32, Invalid> {
         })
 }
 
+/// Reads a mark: `7`, `0x7`.
 pub(super) fn parse_mark(text: &str) -> Result<u32, Invalid> {
     let digits = text.strip_prefix("0x");
     let (digits, radix) = digits.map_or((text, 10), |digits| (digits, 16));
@@ -179,15 +179,27 @@ pub(super) fn parse_prefix(text: &str) -> Result<(IpAddr, u8), Invalid> {
     Ok((address, length))
 }
 
+pub(super) fn parse_weight(text: &str) -> Result<u32, Invalid> {
+    let remedy = format!("give a whole number from 0 to {}; 0 drains", u32::MAX);
+    parse_number(text).map_err(|_| Invalid::new("is not a weight", remedy))
+}
+
+/// Reads `198.51.100.11` or `198.51.100.11@2`.
 pub(super) fn parse_weighted_real(text: &str) -> Result<RealSpec, Invalid> {
     let form = || {
         Invalid::new(
             "is not a real",
-            "write an address, and its weight as in 198.51.100.11@WEIGHT with a whole number",
+            "write an address, and its weight as in 198.51.100.11@2",
         )
     };
     let (address, weight) = match text.split_once('@') {
-        Some((address, weight)) => (address, parse_number(weight).map_err(|_| form())?),
+        Some((address, weight)) => {
+            let weight = parse_weight(weight).map_err(|invalid| Invalid {
+                problem: "has no valid weight",
+                ..invalid
+            });
+            (address, weight?)
+        }
         None => (text, 1),
     };
     Ok(RealSpec {
@@ -271,11 +283,16 @@ pub(super) fn parse_real_flag(text: &str) -> Result<(), Invalid> {
 }
 
 pub(super) fn parse_endpoint(text: &str) -> Result<SocketAddr, Invalid> {
-    let endpoint: SocketAddr = text.parse().map_err(|_| {
-        Invalid::new(
+    let endpoint: SocketAddr = text.parse().map_err(|_| match text.rsplit_once('/') {
+        // As VIPs are written.
+        Some((endpoint, protocol)) if parse_protocol(protocol).is_ok() => Invalid::new(
+            "has the protocol at its end",
+            format!("write it apart, as in {endpoint} {protocol}"),
+        ),
+        _ => Invalid::new(
             "is not an endpoint",
             "write ADDRESS:PORT, as in 192.0.2.7:4000 or [2001:db8::7]:4000",
-        )
+        ),
     })?;
     match endpoint {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => Err(Invalid::new(

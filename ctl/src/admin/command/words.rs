@@ -29,6 +29,10 @@ pub(super) fn read<'w>(spec: &'static CommandSpec, words: &[&'w str]) -> Vec<Giv
             });
             continue;
         }
+        if is_negative(word) {
+            given.push(Given::Place(word));
+            continue;
+        }
         let argument = match (option, word.strip_prefix('-')) {
             (Some(name), _) => spec.argument(name),
             (None, Some(letter)) => spec.argument_by_letter(letter),
@@ -46,7 +50,7 @@ pub(super) fn read<'w>(spec: &'static CommandSpec, words: &[&'w str]) -> Vec<Giv
             Kind::Bool => words
                 .next_if(|next| matches!(*next, "true" | "false"))
                 .or(Some("true")),
-            _ => words.next_if(|next| !next.starts_with('-')),
+            _ => words.next_if(|next| !next.starts_with('-') || is_negative(next)),
         };
         given.push(match value {
             Some(value) => Given::Named(argument, value),
@@ -54,4 +58,10 @@ pub(super) fn read<'w>(spec: &'static CommandSpec, words: &[&'w str]) -> Vec<Giv
         });
     }
     given
+}
+
+/// A number below zero: no argument takes one, but whoever writes it means a value and no option.
+fn is_negative(word: &str) -> bool {
+    let digits = word.strip_prefix('-').unwrap_or_default();
+    digits.starts_with(|c: char| c.is_ascii_digit())
 }

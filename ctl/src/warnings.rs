@@ -1,0 +1,138 @@
+//! What is allowed and probably not meant. Start, changes and reload take their warnings from here, so
+//! that all of them know the same ones; `check` shows those that need no host.
+
+use std::{collections::HashSet, io, net::IpAddr};
+
+use dataplane::service::{VipFlags, VipKey, VipSpec};
+use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
+
+use crate::config::Config;
+
+/// Addresses of this host.
+pub(crate) fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+    let addresses = getifaddrs()?.filter_map(|entry| ip_address(&entry.address?));
+    Ok(addresses.collect())
+}
+
+/// Everything to warn of, on a host with these addresses if they are known.
+pub(crate) fn of(config: &Config, own: Option<&HashSet<IpAddr>>) -> Vec<String> {
+    let mut warnings: Vec<String> = config.warnings().iter().map(ToString::to_string).collect();
+    if let Some(own) = own {
+        warnings.extend(address_warnings(config, own));
+    }
+    warnings
+}
+
+/// What to warn of because of a change. Of what the old configuration suffered from already, whoever
+/// made that has been warned.
+pub(crate) fn of_change(old: &Config, new: &Config, own: Option<&HashSet<IpAddr>>) -> Vec<String> {
+    let before: HashSet<String> = of(old, own).iter().map(|text| unnumbered(text)).collect();
+    let mut warnings = of(new, own);
+    warnings.retain(|text| !before.contains(&unnumbered(text)));
+    warnings
+}
+
+/// The text without positions, which move when something in front of them goes: `vip[] (…).reals[]`.
+fn unnumbered(text: &str) -> String {
+    let mut parts = text.split('[');
+    let mut result = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        result.push('[');
+        result.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    result
+}
+
+/// VIPs that are addresses of this host although none of their packets reaches what listens here, and
+/// VIPs that are not although some do.
+fn address_warnings(config: &Config, own: &HashSet<IpAddr>) -> Vec<String> {
+    let warning = |vip: &VipSpec| {
+        let delivers =
+            vip.flags.contains(VipFlags::LOCAL_VIP) && vip.reals.iter().any(|real| real.local);
+        let VipKey { address, .. } = vip.key;
+        match (own.contains(&address), delivers) {
+            (true, false) => Some(format!(
+                "VIP {} is an address of this host: what listens on it here is cut off",
+                vip.key
+            )),
+            // The addresses of a prefix are rather routed to the loopback interface.
+            (false, true) if vip.key.is_single_address() => Some(format!(
+                "VIP {} has a local real and is no address of this host: the kernel discards its \
+                 packets until `ip address add {address}/{} dev lo`",
+                vip.key, vip.key.prefix_len
+            )),
+            _ => None,
+        }
+    };
+    config.vips.iter().filter_map(warning).collect()
+}
+
+fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_vips_should_be_own_addresses_and_others_should_not() {
+        let config = |flags: &str, local: bool| {
+            let text = format!(
+                "[[vip]]\naddress = \"203.0.113.10\"\nport = 80\nprotocol = \"tcp\"\nflags = [{flags}]\n\
+                 reals = [{{ address = \"198.51.100.11\", local = {local} }}]\n"
+            );
+            Config::parse(&text, "lb.toml").unwrap()
+        };
+        let own = HashSet::from(["203.0.113.10".parse().unwrap()]);
+        for (flags, local, is_own, word) in [
+            ("", false, true, "cut off"),
+            ("", true, true, "cut off"),
+            ("\"local-vip\"", false, true, "cut off"),
+            ("\"local-vip\"", true, true, ""),
+            (
+                "\"local-vip\"",
+                true,
+                false,
+                "ip address add 203.0.113.10/32 dev lo",
+            ),
+            ("\"local-vip\"", false, false, ""),
+            ("", false, false, ""),
+        ] {
+            let own = if is_own { own.clone() } else { HashSet::new() };
+            let warnings = address_warnings(&config(flags, local), &own).concat();
+            assert_eq!(warnings.is_empty(), word.is_empty(), "{warnings}");
+            assert!(warnings.contains(word), "{warnings}");
+        }
+    }
+
+    #[test]
+    fn a_change_warns_of_what_is_new() {
+        let vip = |port: u16, weight: u32| {
+            format!(
+                "[[vip]]\naddress = \"203.0.113.10\"\nport = {port}\nprotocol = \"tcp\"\n\
+                 reals = [{{ address = \"198.51.100.11\", weight = {weight} }}]\n"
+            )
+        };
+        let config = |vips: &[(u16, u32)]| {
+            let text: Vec<_> = vips
+                .iter()
+                .map(|(port, weight)| vip(*port, *weight))
+                .collect();
+            Config::parse(&text.concat(), "lb.toml").unwrap()
+        };
+        let warnings =
+            |old: &[(u16, u32)], new: &[(u16, u32)]| of_change(&config(old), &config(new), None);
+        assert!(warnings(&[(80, 1)], &[(80, 2)]).is_empty());
+        let drained = warnings(&[(80, 1), (81, 1)], &[(80, 1), (81, 0)]);
+        assert_eq!(drained.len(), 1, "{drained:?}");
+        assert!(drained[0].contains("203.0.113.10:81/tcp"), "{drained:?}");
+        assert!(drained[0].contains("all weights are 0"), "{drained:?}");
+        // The VIP moves to another place of the list.
+        assert!(warnings(&[(80, 1), (81, 0)], &[(81, 0)]).is_empty());
+        let own = HashSet::from(["203.0.113.10".parse().unwrap()]);
+        let added = of_change(&config(&[]), &config(&[(80, 1)]), Some(&own));
+        assert!(added.concat().contains("cut off"), "{added:?}");
+    }
+}
