@@ -126,7 +126,8 @@ pub const REAL_ROWS: &[ListRow] = &[
         unit: "packets",
         katran: "lru_miss",
         help: "Packets for which the ring chose the real. Katran counts those of one VIP that is \
-               asked for; here it is always counted, over all VIPs of the real.",
+               asked for; here it is always counted, over all VIPs of the real, so a real \
+               of one VIP has the same number.",
         read: |counters, real| counters.real_ring_selections[real].get(),
     },
 ];
