@@ -133,7 +133,8 @@ impl Namespace {
         self.disable(interface, Offload::Gro)
     }
 
-    /// Sets the number of queues of an interface, as `ethtool -L INTERFACE combined N` does.
+    /// Sets the number of queues of an interface, as `ethtool -L INTERFACE combined N` does, or
+    /// `rx N tx N` where queues for both do not exist.
     pub fn set_queues(&self, interface: &str, queues: u32) -> Result<()> {
         self.run(|| {
             let socket = UdpSocket::bind("0.0.0.0:0")?;

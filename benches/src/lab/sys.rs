@@ -28,9 +28,12 @@ pub(super) enum Offload {
 /// `ETHTOOL_GCHANNELS` and `ETHTOOL_SCHANNELS` of linux/ethtool.h.
 const GET_CHANNELS: u32 = 0x3c;
 const SET_CHANNELS: u32 = 0x3d;
-/// Words of `struct ethtool_channels`, and which of them is the number of queues that receive and
-/// transmit.
+/// Words of `struct ethtool_channels`, and which of them are the numbers of queues that receive, that
+/// transmit, that do both, and of the last the most there can be.
 const CHANNELS: usize = 9;
+const MAX_COMBINED: usize = 4;
+const RX: usize = 5;
+const TX: usize = 6;
 const COMBINED: usize = 8;
 
 /// Makes the child that `command` starts enter the network namespace and die with the thread that
@@ -67,7 +70,13 @@ pub(super) fn set_queues(socket: &UdpSocket, interface: &str, queues: u32) -> io
     channels[0] = GET_CHANNELS;
     ethtool(socket, interface, &mut channels)?;
     channels[0] = SET_CHANNELS;
-    channels[COMBINED] = queues;
+    if channels[MAX_COMBINED] > 0 {
+        channels[COMBINED] = queues;
+    } else {
+        // As veth has them.
+        channels[RX] = queues;
+        channels[TX] = queues;
+    }
     ethtool(socket, interface, &mut channels)
 }
 

@@ -61,6 +61,11 @@ impl Conversation {
         Ok(u16::from_be_bytes([s0, s1]))
     }
 
+    /// Its own end.
+    pub(crate) fn source(&self) -> Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
+    }
+
     /// Bytes of payload that its socket puts into a segment now.
     pub(crate) fn segment_size(&self) -> Result<u32> {
         Ok(getsockopt(&self.stream, sockopt::TcpMaxSeg)?)

@@ -15,6 +15,7 @@ mod lifecycle;
 mod local_vip;
 mod own_traffic;
 mod path_mtu;
+mod queue_change;
 mod reload;
 mod stickiness;
 mod support;

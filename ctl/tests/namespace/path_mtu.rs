@@ -101,7 +101,7 @@ fn too_big_lowers_the_segment_size_and_the_transfer_ends() -> Result<()> {
 }
 
 /// How many ICMP messages about too long packets each real's kernel has taken.
-fn too_big_messages(lab: &Lab, v6: bool) -> Result<Vec<u64>> {
+pub(crate) fn too_big_messages(lab: &Lab, v6: bool) -> Result<Vec<u64>> {
     (0..REALS)
         .map(|real| {
             lab.real(real).run(|| -> Result<u64> {
@@ -131,7 +131,12 @@ fn number_after(text: &str, name: &str) -> Result<u64> {
 }
 
 /// Gives all new flows of a VIP to another real than `real`.
-fn turn_away(balancer: &Balancer, vip: &benches::balancer::Vip, real: u8, v6: bool) -> Result<()> {
+pub(crate) fn turn_away(
+    balancer: &Balancer,
+    vip: &benches::balancer::Vip,
+    real: u8,
+    v6: bool,
+) -> Result<()> {
     for other in 0..REALS {
         balancer.set_weight(vip, real_address(other, v6), u32::from(other != real))?;
     }
