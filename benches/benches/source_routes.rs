@@ -126,8 +126,9 @@ fn registry_site(random: &mut Random) -> u32 {
     ];
     let places = [0, 1, 2, 3, 4].map(|place| (place, REGISTRIES[usize::from(place)].2));
     let (first, distance, _) = REGISTRIES[usize::from(random.length(&places))];
-    let part = random.below(1 << 20) as f64 / f64::from(1 << 20);
-    first + distance * (part.powi(3) * 25_000.0) as u32
+    // The cube of an even distribution.
+    let part = random.below(1 << 20) as u128;
+    first + distance * ((part.pow(3) * 25_000) >> 60) as u32
 }
 
 fn real(number: u16) -> IpAddr {
