@@ -2,9 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use anyhow::Result;
 use dataplane::service::{
-    HashFunction, MacAddress, Protocol, RealSpec, ServiceSpec, Settings, VipFlags, VipKey, VipSpec,
+    HashFunction, MacAddress, Protocol, RealSpec, ServiceSpec, ServiceTable, Settings, VipFlags,
+    VipKey, VipSpec,
 };
+use xdp_redirect::{Balancer, BalancerOptions};
 
 use super::row::IpFamily;
 
@@ -61,6 +64,17 @@ pub(crate) fn services(next_hop: [u8; 6]) -> ServiceSpec {
         vips: vips.collect(),
         ..ServiceSpec::default()
     }
+}
+
+/// The in-kernel balancer with these services, attached to nothing, with room for `flows` flows on each
+/// CPU.
+pub(crate) fn in_kernel(table: &ServiceTable, flows: u64) -> Result<Balancer> {
+    let services = table.kernel_services()?;
+    let mut balancer = Balancer::load(&BalancerOptions {
+        flow_table_capacity: flows as usize,
+    })?;
+    balancer.apply(&services.settings, &services.vips, &services.reals)?;
+    Ok(balancer)
 }
 
 #[cfg(test)]

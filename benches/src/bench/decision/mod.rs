@@ -1,5 +1,7 @@
 //! What one decision costs: no sockets, no wire.
 
+mod asked;
+mod kernel;
 mod userspace;
 
 use anyhow::{Result, bail};
@@ -11,8 +13,11 @@ use super::{
     row::{Case, Datapath, DecisionRow, IpFamily, Row},
     statistics::Spread,
 };
+use kernel::InKernel;
 use userspace::Userspace;
 
+/// Flows that the in-kernel balancer is measured with at most: its tables take memory for every CPU.
+const MOST_KERNEL_FLOWS: u64 = 1_000_000;
 /// Tries for each repetition that is to count.
 const TRIES: usize = 4;
 
@@ -28,23 +33,26 @@ pub(crate) struct Setting {
 /// A datapath that is ready for samples.
 enum Subject {
     Xsk(Box<Userspace>),
+    Kernel(Box<InKernel>),
 }
 
 impl Subject {
+    /// `None` where there is nothing to measure: datapaths without a decision, and too many flows.
     fn new(datapath: Datapath, setting: Setting, burst: usize) -> Result<Option<Self>> {
+        let Setting { family, flows } = setting;
         Ok(match datapath {
-            Datapath::Xsk => Some(Self::Xsk(Box::new(Userspace::new(
-                setting.family,
-                setting.flows,
-                burst,
-            )?))),
-            _ => None,
+            Datapath::Xsk => Some(Self::Xsk(Box::new(Userspace::new(family, flows, burst)?))),
+            Datapath::Kernel if flows <= MOST_KERNEL_FLOWS => {
+                Some(Self::Kernel(Box::new(InKernel::new(family, flows)?)))
+            }
+            Datapath::Kernel | Datapath::Reflect | Datapath::L2fwd => None,
         })
     }
 
     const fn datapath(&self) -> Datapath {
         match self {
             Self::Xsk(_) => Datapath::Xsk,
+            Self::Kernel(_) => Datapath::Kernel,
         }
     }
 
@@ -52,6 +60,7 @@ impl Subject {
     fn sample(&mut self, case: Case, packets: u64) -> Result<f64> {
         match self {
             Self::Xsk(bench) => bench.sample(case, packets),
+            Self::Kernel(bench) => bench.sample(case, packets),
         }
     }
 }

@@ -21,6 +21,7 @@ use dataplane::{
 };
 use xdp_redirect::Tag;
 
+use super::asked::Asked;
 use crate::bench::{
     frame::{self, Segment},
     row::{Case, IpFamily},
@@ -31,9 +32,6 @@ use crate::bench::{
 const CHUNK: usize = 2048;
 const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0xcc, 3];
 const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 1];
-/// One packet in so many may miss the table although it has as many places as there are flows.
-const HITS_PER_MISS: u64 = 1000;
-
 /// One frame with the memory around it, where frames lie in a socket's memory.
 #[repr(align(2048))]
 #[derive(Clone)]
@@ -230,37 +228,6 @@ impl Userspace {
     }
 }
 
-/// Counters that tell whether a sample was what it was to be.
-#[derive(Clone, Copy)]
-struct Asked {
-    received: u64,
-    ring: u64,
-}
-
-impl Asked {
-    /// Whether `packets` packets since `before` were all decided, by table or ring as the case says.
-    fn check(self, before: Self, case: Case, packets: u64) -> Result<()> {
-        let received = self.received - before.received;
-        let ring = self.ring - before.ring;
-        ensure!(
-            received == packets,
-            "the counters do not add up: {packets} packets went into the forwarder, it counted {received}"
-        );
-        let expected = match case {
-            Case::Hit => 0..=packets / HITS_PER_MISS,
-            Case::New => packets..=packets,
-        };
-        ensure!(
-            expected.contains(&ring),
-            "the counters do not add up: the ring was asked for {ring} of {packets} packets (case \
-             {case}), expected {} to {}",
-            expected.start(),
-            expected.end()
-        );
-        Ok(())
-    }
-}
-
 /// What two readings of the clock take, in nanoseconds: the median of many.
 fn clock_cost() -> f64 {
     let mut costs: Vec<u128> = (0..1001)
@@ -304,30 +271,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn counters_that_do_not_add_up_are_refused() {
-        let before = Asked {
-            received: 10,
-            ring: 5,
-        };
-        let after = |received: u64, ring: u64| Asked {
-            received: 10 + received,
-            ring: 5 + ring,
-        };
-        assert!(after(1000, 1).check(before, Case::Hit, 1000).is_ok());
-        for (asked, case) in [
-            (after(1000, 2), Case::Hit),
-            (after(999, 0), Case::Hit),
-            (after(1001, 0), Case::Hit),
-            (after(1000, 999), Case::New),
-            (after(999, 999), Case::New),
-        ] {
-            let error = asked.check(before, case, 1000).expect_err("refused");
-            assert!(error.to_string().contains("do not add up"), "{error}");
-        }
-        assert!(after(1000, 1000).check(before, Case::New, 1000).is_ok());
     }
 
     #[test]

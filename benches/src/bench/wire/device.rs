@@ -11,9 +11,7 @@ use dataplane::{
     worker::{self, Balance, Priority, WorkerConfig, WorkerHandle},
     xsk::{SocketMode, SocketProbe, XskConfig, XskPort},
 };
-use xdp_redirect::{
-    Balancer, BalancerOptions, CountCounter, Redirect, ReflectProgram, VipEntry, XdpMode,
-};
+use xdp_redirect::{Balancer, CountCounter, Redirect, ReflectProgram, VipEntry, XdpMode};
 
 use super::{
     account::Workers,
@@ -79,7 +77,7 @@ impl Device {
                 Ok(Self::Reflect(Box::new(program)))
             }
             Datapath::Kernel => {
-                let mut balancer = kernel(&table, options.flows)?;
+                let mut balancer = services::in_kernel(&table, options.flows)?;
                 site.near
                     .run(|| balancer.attach_to(name, XdpMode::Native))??;
                 Ok(Self::Kernel(Box::new(balancer)))
@@ -137,16 +135,6 @@ pub(crate) const fn looks_like(datapath: Datapath) -> CountCounter {
         Datapath::L2fwd => CountCounter::Reflected,
         Datapath::Kernel | Datapath::Xsk => CountCounter::Encapsulated,
     }
-}
-
-/// The in-kernel balancer with these services, attached to nothing.
-pub(crate) fn kernel(table: &ServiceTable, flows: u64) -> Result<Balancer> {
-    let services = table.kernel_services()?;
-    let mut balancer = Balancer::load(&BalancerOptions {
-        flow_table_capacity: flows as usize,
-    })?;
-    balancer.apply(&services.settings, &services.vips, &services.reals)?;
-    Ok(balancer)
 }
 
 impl Group {

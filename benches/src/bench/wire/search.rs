@@ -7,6 +7,9 @@ use anyhow::Result;
 pub(crate) const TOLERATED_LOSS: f64 = 0.001;
 /// Most trials of one search.
 const TRIALS: u32 = 24;
+/// Factor of the first step away from the guess, which is mostly good, and of the longest.
+const FIRST_STEP: f64 = 1.1;
+const LONGEST_STEP: f64 = 2.0;
 
 /// What a trial saw.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,7 +27,7 @@ pub(crate) struct Trial {
 impl Trial {
     /// Whether the rate counts as free of loss.
     pub(crate) fn is_loss_free(&self) -> bool {
-        self.lost as f64 <= self.sent as f64 * TOLERATED_LOSS
+        self.sent > 0 && self.lost as f64 <= self.sent as f64 * TOLERATED_LOSS
     }
 }
 
@@ -39,7 +42,7 @@ pub(crate) struct Range {
     pub(crate) precision: f64,
 }
 
-/// Doubles or halves the rate until the answer lies between two rates, and then halves the distance.
+/// Raises or lowers the rate until the answer lies between two rates, and then halves the distance.
 /// Returns the last trial that was free of loss.
 ///
 /// # Errors
@@ -48,6 +51,7 @@ pub(crate) fn search(range: Range, mut trial: impl FnMut(f64) -> Result<Trial>) 
     let mut best: Option<(f64, Trial)> = None;
     let mut lossy = f64::INFINITY;
     let mut rate = range.guess.min(range.most);
+    let mut step = FIRST_STEP;
     for _ in 0..TRIALS {
         let seen = trial(rate)?;
         if seen.is_loss_free() {
@@ -59,15 +63,18 @@ pub(crate) fn search(range: Range, mut trial: impl FnMut(f64) -> Result<Trial>) 
             lossy = rate;
         }
         let free = best.map_or(0.0, |(rate, _)| rate);
-        if lossy - free <= lossy * range.precision && best.is_some() {
+        let is_between = best.is_some() && lossy.is_finite();
+        if is_between && lossy - free <= lossy * range.precision {
             break;
         }
-        // The first steps are short: the guess is mostly good.
-        rate = match (best.is_some(), lossy.is_finite()) {
-            (true, true) => f64::midpoint(free, lossy),
-            (true, false) => (free * 1.25).min(range.most),
-            (false, _) => lossy * 0.8,
+        rate = if is_between {
+            f64::midpoint(free, lossy)
+        } else if lossy.is_finite() {
+            lossy / step
+        } else {
+            (free * step).min(range.most)
         };
+        step = (step * step).min(LONGEST_STEP);
     }
     best.map(|(_, trial)| trial).ok_or_else(|| {
         anyhow::anyhow!("packets are lost at every rate, even at {rate:.0} a second")
