@@ -8,4 +8,5 @@ pub mod demo;
 pub mod guest;
 pub mod lab;
 pub mod traffic;
-pub mod workload;
+
+pub use workload;

@@ -2,7 +2,9 @@
 
 use std::collections::TryReserveError;
 
-/// Smallest huge page. Advice about less would split the process's mappings for nothing.
+/// Bytes of a huge page on x86-64, and a multiple of the page size everywhere. Advice about less would
+/// split the process's mappings for nothing.
+#[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 
 /// `count` copies of `value`, every page of them written to, on huge pages where the kernel gives them.
@@ -18,17 +20,16 @@ pub fn filled<T: Copy>(count: usize, value: T) -> Result<Box<[T]>, TryReserveErr
     Ok(items.into_boxed_slice())
 }
 
-/// Asks for transparent huge pages behind the whole pages of `memory`. A random look-up in a table of
-/// ordinary pages costs a page walk on top of a cache miss.
+/// Asks for transparent huge pages behind `memory`. A random look-up in a table of ordinary pages costs a
+/// page walk on top of a cache miss.
 fn advise_huge_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
     #[cfg(target_os = "linux")]
     {
         use rustix::mm::{Advice, madvise};
-        let page = rustix::param::page_size();
         let bytes = memory.as_mut_ptr_range();
-        let start = bytes.start.addr().next_multiple_of(page);
-        let end = bytes.end.addr() / page * page;
-        if start >= end || end - start < HUGE_PAGE {
+        let start = bytes.start.addr().next_multiple_of(HUGE_PAGE);
+        let end = bytes.end.addr() / HUGE_PAGE * HUGE_PAGE;
+        if start >= end {
             return;
         }
         let first = bytes.start.with_addr(start).cast();

@@ -9,6 +9,7 @@ mod debian;
 mod demo;
 mod dist;
 mod fuzz;
+mod instructions;
 mod setup;
 mod shell;
 mod summary;
@@ -32,10 +33,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Formatting, lints, documentation, eBPF rebuild, all tests, fuzzing and a few virtual machines,
-    /// with a summary at the end.
+    /// Formatting, lints, documentation, eBPF rebuild, all tests, instructions of the hot path, fuzzing
+    /// and a few virtual machines, with a summary at the end.
     Test {
-        /// Leave out documentation, the eBPF rebuild, fuzzing and the virtual machines.
+        /// Leave out documentation, the eBPF rebuild, instructions, fuzzing and the virtual machines.
         #[arg(long)]
         fast: bool,
     },
@@ -44,6 +45,12 @@ enum Task {
         /// Compare with the committed objects instead of replacing them.
         #[arg(long)]
         check: bool,
+    },
+    /// Count the instructions that the decision about a packet takes, and compare with the stored counts.
+    Instructions {
+        /// Store the counts instead of comparing.
+        #[arg(long)]
+        update: bool,
     },
     /// Look for inputs that fail, guided by the code that they reach.
     Fuzz(fuzz::FuzzArgs),
@@ -60,6 +67,7 @@ fn main() -> ExitCode {
         Task::Test { fast } => return test::run(fast).unwrap_or_else(|error| report(&error)),
         Task::Bpf { check: false } => bpf::build(),
         Task::Bpf { check: true } => bpf::check(),
+        Task::Instructions { update } => instructions::run(update),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Dist => dist::run(),
         Task::Vm(options) => vm::run(&options),

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    bpf, fuzz, setup, shell,
+    bpf, fuzz, instructions, setup, shell,
     summary::{Reader, Tally},
     vm,
 };
@@ -41,6 +41,7 @@ pub(crate) fn run(fast: bool) -> Result<ExitCode> {
         Ok(())
     });
     if !fast {
+        stages.run_or_skip("instructions", instructions::check);
         stages.run("fuzz", fuzz::stage);
     }
 
@@ -138,10 +139,10 @@ impl Stages {
         let result = stage();
         let elapsed = seconds(started.elapsed());
         match result {
-            Ok(None) => println!("stage {name:<8} ok      {elapsed:>8}"),
-            Ok(Some(skipped)) => println!("stage {name:<8} SKIPPED {elapsed:>8}  {skipped}"),
+            Ok(None) => println!("stage {name:<12} ok      {elapsed:>8}"),
+            Ok(Some(skipped)) => println!("stage {name:<12} SKIPPED {elapsed:>8}  {skipped}"),
             Err(error) => {
-                println!("stage {name:<8} FAILED  {elapsed:>8}  {error:#}");
+                println!("stage {name:<12} FAILED  {elapsed:>8}  {error:#}");
                 self.failed.push(name);
             }
         }

@@ -50,6 +50,7 @@ pub(super) const TEST: &[Package] = &[
     program("iperf3", "iperf3"),
     program("iproute2", "ip"),
     program("ethtool", "ethtool"),
+    program("valgrind", "valgrind"),
 ];
 
 /// Names of the packages that are not installed, given `dpkg-query`'s pairs of package and state.

@@ -1,6 +1,7 @@
 //! A forwarder with a full flow table and bursts of packets for it: what `forward` is measured with.
 //!
 //! Everything is seeded: the same calls make the same packets and the same table, on every machine.
+#![forbid(unsafe_code)]
 
 use std::{net::IpAddr, sync::Arc};
 
