@@ -16,7 +16,7 @@ use crate::{
     admin::report::DecapRow,
     cli::CheckArgs,
     config::{Config, EncapsulationKind, HealthCheckSpec, Problem, Queues},
-    memory::{Bytes, frames_bytes},
+    memory::{Bytes, driver_of, frames_bytes},
 };
 
 /// What a configuration means.
@@ -314,7 +314,7 @@ fn slots(vip: &Vip, table: &ServiceTable, address: IpAddr) -> u32 {
 
 fn memory(config: &Config, table: &ServiceTable) -> Memory {
     let flow_tables = Forwarder::memory_for(config.balancer.flow_table_capacity);
-    let frames = frames_bytes(config.interface.frames, config.balancer.max_frame);
+    let frames = frames_bytes(config, &driver_of(config));
     let vip_rings = table
         .vips()
         .map(|vip| vip.ring.len() * size_of::<u16>())

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs};
 
-use dataplane::xsk::chunk_size;
+use dataplane::xsk::{Interface, chunk_size_under};
 
 use crate::{admin::AdminError, config::Config};
 
@@ -10,14 +10,20 @@ use crate::{admin::AdminError, config::Config};
 /// slots as chunks, of 8 bytes, and half as many RX and TX slots, of 16 bytes.
 const RING_BYTES_PER_CHUNK: usize = 2 * 8 + 8 + 16;
 
-/// Bytes of a queue's UMEM and of the rings that carry its chunks.
-pub const fn frames_bytes(frames: u32, max_frame: u16) -> usize {
-    let chunk = match chunk_size(max_frame) {
-        Some(size) => size,
-        // Longer than the checks of a configuration allow.
-        None => 4096,
-    };
-    frames as usize * (chunk + RING_BYTES_PER_CHUNK)
+/// Bytes of a queue's UMEM under a driver, and of the rings that carry its chunks. Some drivers need
+/// larger chunks than others.
+pub fn frames_bytes(config: &Config, driver: &str) -> usize {
+    let (mode, max_frame) = (config.interface.mode, config.balancer.max_frame);
+    // Nothing holds frames that the checks of a configuration refuse.
+    let chunk = chunk_size_under(driver, mode, max_frame).unwrap_or(4096);
+    config.interface.frames as usize * (chunk + RING_BYTES_PER_CHUNK)
+}
+
+/// Driver of the interface that a configuration names, or nothing if it is not here.
+pub fn driver_of(config: &Config) -> String {
+    let name = config.interface.name.as_ref();
+    name.and_then(|name| Interface::open(name).ok()?.driver().ok())
+        .unwrap_or_default()
 }
 
 /// Bytes that the kernel says can be had; `None` when it does not say.
@@ -115,6 +121,24 @@ mod tests {
         refuse_global_table(&on, &off, Some(0)).unwrap();
         let larger = config("\"global-lru\"", 2000);
         refuse_global_table(&on, &larger, Some(needed)).unwrap_err();
+    }
+
+    #[test]
+    fn drivers_with_coarse_buffers_take_twice_the_memory() {
+        let mut config = Config::default();
+        config.interface.frames = 1000;
+        assert_eq!(frames_bytes(&config, "virtio_net"), 1000 * (2048 + 40));
+        assert_eq!(frames_bytes(&config, "igb"), 1000 * (4096 + 40));
+        config.interface.mode = dataplane::xsk::SocketMode::Copy;
+        assert_eq!(frames_bytes(&config, "igb"), 1000 * (2048 + 40));
+    }
+
+    #[test]
+    fn an_interface_that_is_not_here_has_no_driver() {
+        let mut config = Config::default();
+        assert_eq!(driver_of(&config), "");
+        config.interface.name = Some("no-such".to_owned());
+        assert_eq!(driver_of(&config), "");
     }
 
     #[test]

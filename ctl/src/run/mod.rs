@@ -81,7 +81,11 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     let cpus = settings::cpus(&config, queues.len())?;
     let mtu = interface.mtu().with_context(asked)?;
     let mtu_warning = mtu::check(&config, &name, mtu)?;
-    preflight::memory(&config, queues.len())?;
+    preflight::memory(
+        &config,
+        &interface.driver().unwrap_or_default(),
+        queues.len(),
+    )?;
     preflight::privileges()?;
     let rank = priority::choose(&config.interface)?;
     let _lock = InstanceLock::take(&name)?;

@@ -69,9 +69,9 @@ pub(super) fn interface(name: &str) -> anyhow::Result<Interface> {
 }
 
 /// Fails when the memory that this configuration takes is not there.
-pub(super) fn memory(config: &Config, workers: usize) -> anyhow::Result<()> {
+pub(super) fn memory(config: &Config, driver: &str, workers: usize) -> anyhow::Result<()> {
     let flow_tables = Forwarder::memory_for(config.balancer.flow_table_capacity);
-    let frames = frames_bytes(config.interface.frames, config.balancer.max_frame);
+    let frames = frames_bytes(config, driver);
     let global = config.global_table_bytes();
     let needed = workers
         .saturating_mul(flow_tables.saturating_add(frames))
@@ -185,10 +185,10 @@ mod tests {
     fn more_memory_than_there_is_is_refused() {
         let mut config = Config::default();
         config.balancer.flow_table_capacity = 1 << 27;
-        let error = memory(&config, 100_000).unwrap_err().to_string();
+        let error = memory(&config, "", 100_000).unwrap_err().to_string();
         assert!(error.starts_with("memory: "), "{error}");
         config.balancer.flow_table_capacity = 1;
-        memory(&config, 1).unwrap();
+        memory(&config, "", 1).unwrap();
     }
 
     #[test]

@@ -38,7 +38,8 @@ const COARSE_BUFFERS: [&str; 3] = ["igb", "igc", "ixgbe"];
 
 /// Bytes of a chunk under a driver: [`chunk_size`], or more where the driver would cut frames up. In a
 /// large chunk it uses 3072 bytes, more than it lets the MTU be while an XDP program is attached.
-pub(super) fn chunk_size_under(driver: &str, mode: SocketMode, max_frame: u16) -> Option<usize> {
+/// `None` when no chunk holds such frames.
+pub fn chunk_size_under(driver: &str, mode: SocketMode, max_frame: u16) -> Option<usize> {
     let chunk = chunk_size(max_frame)?;
     if mode != SocketMode::Copy && COARSE_BUFFERS.contains(&driver) {
         Some(LARGE_CHUNK)

@@ -16,6 +16,15 @@ pub enum XskError {
         interface: String,
     },
 
+    /// The interface cannot be looked at.
+    #[error("interface {interface}: cannot be looked at ({source}); is this process at a limit?")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// The system's error.
+        source: io::Error,
+    },
+
     /// The interface has fewer queues.
     #[error(
         "{interface} queue {queue}: the interface ({driver}) has {queues} receive queue(s), \

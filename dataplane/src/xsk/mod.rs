@@ -17,12 +17,15 @@ mod error;
 mod interface;
 mod ledger;
 mod link_request;
+mod open;
 mod options;
 mod port;
 mod probe;
 mod tap;
 
-pub use config::{BusyPoll, HEAD_ROOM, SocketMode, TUNNEL_ROOM, XskConfig, chunk_size};
+pub use config::{
+    BusyPoll, HEAD_ROOM, SocketMode, TUNNEL_ROOM, XskConfig, chunk_size, chunk_size_under,
+};
 pub use error::XskError;
 pub use interface::{Interface, kernel_release};
 pub use port::{Chunk, XskPort};
