@@ -1,5 +1,6 @@
 //! The lab of network namespaces that demo, tests and benchmarks share, the traffic that runs
-//! through it, the demo itself, the workload that the forwarder is measured with, and what runs inside the virtual machines of `cargo xtask vm`.
+//! through it, the demo itself, the workload that the forwarder is measured with, and what runs inside
+//! the virtual machines of `cargo xtask vm`.
 #![deny(unsafe_code)]
 
 pub mod balancer;
