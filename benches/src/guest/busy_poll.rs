@@ -1,6 +1,4 @@
-//! `busy_poll`: everything that is received also leaves.
-
-use std::fs;
+//! `busy_poll`: everything that is received also leaves, while the workers sleep and while they spin.
 
 use anyhow::{Context, Result};
 
@@ -10,15 +8,15 @@ use super::traffic::{Sums, connections, datagrams, frames_conserved, stop};
 const CONNECTIONS: usize = 24;
 const DATAGRAMS: usize = 240;
 
-/// Traffic through a balancer whose sockets poll the device.
+/// Traffic through balancers whose sockets poll the device.
 pub(super) fn run(site: &Site) -> Result<String> {
-    let mut launch = site.launch();
-    let usual = launch.config.context("the site has a configuration")?;
-    let text = format!(
-        "[interface]\nbusy_poll = 50\n\n{}",
-        fs::read_to_string(usual)?
-    );
-    launch.config = Some(site.lab().scratch().write("busy-poll.toml", text)?);
+    through(site, "busy_poll = 50").context("asleep")?;
+    // Spinning workers call into the socket, which polls the device.
+    through(site, "busy_poll = 50\nspin_us = 1000").context("spinning")
+}
+
+fn through(site: &Site, interface: &str) -> Result<String> {
+    let launch = site.launch_with("busy-poll.toml", interface)?;
     let balancer = launch.start(site.lab())?;
     let sums: [Sums; 2] = [connections(site, CONNECTIONS)?, datagrams(site, DATAGRAMS)?];
     for sums in sums {

@@ -100,6 +100,13 @@ impl Site {
     pub(super) fn launch(&self) -> Launch {
         Launch::new(BINARY, &self.config)
     }
+
+    /// How to start the balancer with lines in the section `[interface]`, in a file of that name.
+    pub(super) fn launch_with(&self, file: &str, interface: &str) -> Result<Launch> {
+        let usual = fs::read_to_string(&self.config)?;
+        let text = format!("[interface]\n{interface}\n\n{usual}");
+        Ok(Launch::new(BINARY, self.lab.scratch().write(file, text)?))
+    }
 }
 
 /// The VIPs: each family and protocol.

@@ -173,7 +173,7 @@ impl Sums {
 }
 
 /// `show workers`.
-fn workers(balancer: &Balancer) -> Result<Vec<Value>> {
+pub(super) fn workers(balancer: &Balancer) -> Result<Vec<Value>> {
     let answer = balancer.ctl(["show", "workers"])?;
     let workers = answer["workers"].as_array();
     Ok(workers.context("`show workers` lists no workers")?.clone())
