@@ -3,7 +3,7 @@
 //! [`config`] is the file format and its checks. [`run`] starts and stops the balancer,
 //! [`control`] changes it while it runs, [`admin`] is the socket through which [`ctl`] and
 //! [`shell`] ask it to. [`check`] and [`replay`] need no privileges and no interface; [`decap`] is
-//! for the real servers, [`demo`] shows all of it and [`bench`] measures it.
+//! for the real servers, [`demo`] shows all of it and [`mod@bench`] measures it.
 #![forbid(unsafe_code)]
 
 pub mod admin;
