@@ -24,7 +24,7 @@ use prefix_trie::PrefixMap;
 use treebitmap::IpLookupTable;
 
 const ROUTES: usize = 1_000_000;
-const CLIENTS: usize = 1 << 20;
+const CLIENTS: usize = 1 << 18;
 /// A prefix and the number of its real.
 type Prefixes<K> = Vec<((K, u8), u16)>;
 
