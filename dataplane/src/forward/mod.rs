@@ -20,6 +20,7 @@ mod packet_slot;
 mod questions;
 mod rewrite;
 mod server_id;
+mod snapshot;
 
 use std::{net::IpAddr, sync::Arc};
 
