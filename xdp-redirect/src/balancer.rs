@@ -9,7 +9,7 @@ use std::{
 use aya::{
     maps::{MapError, lpm_trie::Key},
     programs::{ProgramError, Xdp},
-    util::nr_cpus,
+    util::{nr_cpus, online_cpus},
 };
 use xdp_layout::{
     AddressKey, MAX_VIPS, PrefixKey, Tag, VipKey,
@@ -36,8 +36,8 @@ const PROGRAM: &str = "balancer";
 /// How the program is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalancerOptions {
-    /// Flows that each CPU has room for, in each address family's table. The kernel takes the memory
-    /// at once.
+    /// Flows that each CPU has room for, in each address family's table: a new flow takes the place of
+    /// one of the same CPU. The kernel takes the memory at once.
     pub flow_table_capacity: usize,
 }
 
@@ -61,7 +61,12 @@ impl BalancerOptions {
 
     /// CPUs that each have a share of the flow tables: all that the kernel could ever bring up.
     pub fn cpus() -> io::Result<usize> {
-        nr_cpus().map_err(|(path, error)| io::Error::new(error.kind(), format!("{path}: {error}")))
+        nr_cpus().map_err(unreadable)
+    }
+
+    /// CPUs that can run the program now.
+    pub fn online_cpus() -> io::Result<Vec<u32>> {
+        online_cpus().map_err(unreadable)
     }
 
     /// Entries of a flow table: the kernel divides them among the CPUs.
@@ -84,6 +89,10 @@ impl BalancerOptions {
                 refused(io::Error::new(ErrorKind::InvalidInput, message))
             })
     }
+}
+
+fn unreadable((path, error): (&'static str, io::Error)) -> io::Error {
+    io::Error::new(error.kind(), format!("{path}: {error}"))
 }
 
 /// Services that the program's maps could not take.
@@ -137,7 +146,7 @@ impl BalancerError {
 /// A flow in the program's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelFlow {
-    /// Its addresses, ports and CPU.
+    /// Its addresses and ports.
     pub key: FlowKey,
     /// Its real.
     pub value: FlowValue,
@@ -156,6 +165,8 @@ pub struct Balancer {
     counters: PerCpu<[u64; BALANCER_WORDS]>,
     vip_traffic: PerCpu<[u64; TRAFFIC_WORDS]>,
     real_traffic: PerCpu<[u64; TRAFFIC_WORDS]>,
+    /// Entries of each flow table.
+    entries: u32,
     held: Held,
 }
 
@@ -202,6 +213,7 @@ impl Balancer {
             counters: loaded.map("COUNTERS")?,
             vip_traffic: loaded.map("VIP_TRAFFIC")?,
             real_traffic: loaded.map("REAL_TRAFFIC")?,
+            entries,
             held: Held::default(),
             loaded,
         })
@@ -403,21 +415,25 @@ impl Balancer {
         traffic(&self.real_traffic, index)
     }
 
-    /// Flows in the tables of all CPUs, IPv4 first. Each is a call into the kernel; flows that come and
-    /// go meanwhile may be left out or come twice.
+    /// Flows in the tables, IPv4 first. Each is two calls into the kernel; flows that come
+    /// and go meanwhile may be left out or come twice. The walk ends after twice as many as there can be:
+    /// the kernel begins again where the flow that it stood at has gone.
     pub fn flows(&self) -> impl Iterator<Item = Result<KernelFlow, MapError>> + '_ {
+        let limit = 2 * self.entries as usize;
         let v4 = self
             .flows_v4
             .iter()
+            .take(limit)
             .map(|entry| entry.map(|(key, value)| kernel_flow(FlowKey::from_v4(key), value)));
         let v6 = self
             .flows_v6
             .iter()
+            .take(limit)
             .map(|entry| entry.map(|(key, value)| kernel_flow(FlowKey::from_v6(key), value)));
         v4.chain(v6)
     }
 
-    /// A flow's entry. To the kernel that is a use of the entry.
+    /// A flow's entry. The kernel does not count this as a use of it.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<FlowValue>, MapError> {
         let found = if let Some(key) = key.to_v4() {
             self.flows_v4.get(&key, 0)

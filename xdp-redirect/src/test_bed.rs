@@ -129,8 +129,8 @@ impl BalancerTestBed {
         &mut self.balancer
     }
 
-    /// Sends one packet of each flow, so that [`Case::Flows`] finds them in the table of the CPU that
-    /// the calling thread is on, and stays on.
+    /// Sends one packet of each flow, so that [`Case::Flows`] finds them in the table. The calling thread
+    /// should stay on one CPU: each has room for flows of its own.
     pub fn warm_up(&mut self, frame: &[u8], flows: u64) -> Result<(), TestBedError> {
         let runs = turns(flows)?;
         self.checked(frame, 0, flows, 1, runs).map(|_| ())

@@ -204,9 +204,6 @@ impl RealValue {
 }
 
 /// A flow in the connection table.
-///
-/// Its keys end with the CPU that made the entry, so that each CPU has a table of its own, as each of
-/// Katran's cores and each of our workers does; no entry is ever used by two CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The client.
@@ -219,8 +216,6 @@ pub struct FlowKey {
     pub destination_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// The CPU.
-    pub cpu: u16,
 }
 
 impl FlowKey {
@@ -275,19 +270,17 @@ impl FlowKey {
     fn tail(self) -> [u8; 8] {
         let [s0, s1] = self.source_port;
         let [d0, d1] = self.destination_port;
-        let [c0, c1] = self.cpu.to_ne_bytes();
-        [s0, s1, d0, d1, self.protocol, 0, c0, c1]
+        [s0, s1, d0, d1, self.protocol, 0, 0, 0]
     }
 
     fn with_tail(source: IpAddr, destination: IpAddr, tail: [u8; 8]) -> Self {
-        let [s0, s1, d0, d1, protocol, _, c0, c1] = tail;
+        let [s0, s1, d0, d1, protocol, ..] = tail;
         Self {
             source,
             destination,
             source_port: [s0, s1],
             destination_port: [d0, d1],
             protocol,
-            cpu: u16::from_ne_bytes([c0, c1]),
         }
     }
 }
@@ -412,12 +405,13 @@ mod tests {
             source_port: [0x9c, 0x40],
             destination_port: [1, 0xbb],
             protocol: 6,
-            cpu: 0x0102,
         };
         let bytes = v4.to_v4().expect("an IPv4 flow");
         assert_eq!(
-            bytes[..14],
-            [192, 0, 2, 1, 203, 0, 113, 10, 0x9c, 0x40, 1, 0xbb, 6, 0]
+            bytes,
+            [
+                192, 0, 2, 1, 203, 0, 113, 10, 0x9c, 0x40, 1, 0xbb, 6, 0, 0, 0
+            ]
         );
         assert_eq!(FlowKey::from_v4(bytes), v4);
         assert_eq!(v4.to_v6(), None);

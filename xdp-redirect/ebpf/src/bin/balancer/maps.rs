@@ -40,12 +40,12 @@ static REALS: Array<RealValue> = Array::with_max_entries(MAX_REALS, 0);
 
 /// IPv4 flows. The loader says how many.
 ///
-/// One map whose entries belong to CPUs, instead of a map for each CPU (which takes a map in a map):
-/// the key ends with the CPU, and with `BPF_F_NO_COMMON_LRU` the kernel gives each CPU an equal share
-/// of the entries and a list of its own, from which alone it takes one for a new flow. So no CPU finds
-/// or evicts the flow of another, nor waits for its list, and a look-up takes one map. (A per-CPU LRU
-/// hash would give each key a value for every CPU: as many times the memory, and keys that one CPU
-/// evicts for all.)
+/// One map instead of one for each CPU (which takes a map in a map): with `BPF_F_NO_COMMON_LRU` the
+/// kernel gives each CPU an equal share of the entries and an LRU list of its own, from which alone it
+/// takes one for a new flow. So no CPU evicts the flow of another or waits for its list, a look-up takes
+/// one map, and a flow whose packets come to another CPU keeps its real: where the kernel moves a queue's
+/// interrupt, or where there are no queues, as on a veth. (A per-CPU LRU hash would give each key a value
+/// for every CPU: as many times the memory, and keys that one CPU evicts for all.)
 #[map]
 pub(crate) static FLOWS_V4: LruHashMap<FlowKeyV4, FlowValue> =
     LruHashMap::with_max_entries(MAX_VIPS, BPF_F_NO_COMMON_LRU);

@@ -1,6 +1,6 @@
 //! Which real a packet goes to: connection table, then ring (katran-compat sections 2 and 5).
 
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use xdp_layout::{
     balancer::{
         CONNECTION_WINDOW_NS, ConfigValue, DPORT_ONLY, FlowValue, LRU_BYPASS, MAX_REALS,
@@ -62,15 +62,19 @@ pub(crate) fn real<const V6: bool>(
     if let Some(entry) = entry
         && !is_syn
     {
-        // SAFETY: entries belong to this CPU alone, and this run of the program is the only one on it;
-        // userspace removes entries but writes none, and what it removes this CPU alone uses again.
-        let entry = unsafe { &mut *entry };
-        if (is_tcp || now.wrapping_sub(entry.last_use_ns) <= UDP_TIMEOUT_NS)
-            && let Some(real) = maps::real(index_of(entry.real))
-            && real.id == entry.real
+        // SAFETY: the entry stays readable while the program runs. Its value has no invalid bytes, and
+        // this is the only load of it.
+        let value = unsafe { entry.read() };
+        // The times of two CPUs may be a tick apart.
+        if (is_tcp || now.saturating_sub(value.last_use_ns) <= UDP_TIMEOUT_NS)
+            && let Some(real) = maps::real(index_of(value.real))
+            && real.id == value.real
         {
             if !is_tcp {
-                entry.last_use_ns = now;
+                // SAFETY: the entry stays writable while the program runs. Another CPU may write the
+                // word too, or have just given the entry to another flow: the word is then about the same
+                // time, or the flow's time of last use is too late by less than its age.
+                unsafe { (&raw mut (*entry).last_use_ns).write(now) };
             }
             return Some(Selected {
                 real,
@@ -118,10 +122,7 @@ pub(crate) fn real<const V6: bool>(
         };
         if flooded {
             counters.count(FloodSuppressed);
-        } else if let Some(entry) = entry {
-            // SAFETY: as above.
-            unsafe { *entry = value };
-        } else if insert::<V6>(&key, &value) {
+        } else if insert::<V6>(&key, &value) && entry.is_none() {
             counters.count(FlowInserts);
         }
     }
@@ -160,10 +161,8 @@ const fn index_of(id: u32) -> u32 {
 /// The words of an IPv6 `FlowKey`; an IPv4 one has the first, the fifth and the last two.
 #[inline(always)]
 fn key<const V6: bool>(flow: &Flow, client_port: Port, vip_port: Port) -> FlowKeyV6 {
-    // SAFETY: the helper takes nothing.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
     let ports = u32::from(client_port) | u32::from(vip_port) << 16;
-    let tail = u32::from(flow.protocol) | cpu << 16;
+    let tail = u32::from(flow.protocol);
     let (source, vip) = (flow.client, flow.vip);
     [
         source[0], source[1], source[2], source[3], vip[0], vip[1], vip[2], vip[3], ports, tail,
