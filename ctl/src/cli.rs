@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, net::IpAddr, path::PathBuf, time::Duration};
 
 use benches::{bench::BenchOptions, demo::DemoOptions};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use dataplane::xsk::SocketMode;
 use tracing_subscriber::EnvFilter;
 use xdp_redirect::XdpMode;
@@ -58,6 +58,9 @@ pub struct RunArgs {
     /// Network interface
     #[arg(short, long, value_name = "NAME")]
     pub iface: Option<String>,
+    /// Where packets are decided: by workers behind `AF_XDP` sockets, or wholly in the kernel
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
+    pub datapath: DatapathChoice,
     /// RX queues, one worker each: 0-15, 0,2,4-7 or all
     #[arg(short, long, value_name = "LIST")]
     pub queues: Option<Queues>,
@@ -76,6 +79,16 @@ pub struct RunArgs {
     /// Admin socket [default: /run/katran-xsk.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+}
+
+/// Where packets are decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DatapathChoice {
+    /// In workers behind `AF_XDP` sockets
+    #[default]
+    Xsk,
+    /// In the kernel, by the XDP program
+    Kernel,
 }
 
 /// Arguments of `check`.

@@ -12,6 +12,7 @@
 mod decap;
 mod difference;
 mod health_check;
+mod kernel;
 mod server_ids;
 mod sink;
 mod worker;
@@ -42,9 +43,10 @@ use crate::{
 
 pub use difference::{Changes, Names};
 pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
+pub use kernel::{KernelCpu, KernelDatapath};
 pub use server_ids::ServerIds;
-pub use sink::{NoProgram, VipSink, tunnels, vip_entries};
-pub use worker::{Socket, Worker};
+pub use sink::{NoProgram, ServiceSink, tunnels, vip_entries};
+pub use worker::{NoAnswer, Socket, Worker};
 
 /// A [`Control`] that several threads use.
 pub type SharedControl = Arc<Mutex<Control>>;
@@ -80,7 +82,7 @@ pub struct ControlParts {
     /// The workers' source of tables.
     pub publisher: Arc<Publisher>,
     /// The XDP program.
-    pub sink: Box<dyn VipSink>,
+    pub sink: Box<dyn ServiceSink>,
     /// The tc program of the health-check path.
     pub health_checks: Box<dyn HealthCheckSink>,
     /// Reads the interface's MTU, to which changes are held; the caller has checked what it starts
@@ -100,6 +102,8 @@ pub struct Origin {
     pub config_path: Option<PathBuf>,
     /// The interface.
     pub interface: String,
+    /// Where packets are decided: `xsk` or `kernel`.
+    pub datapath: String,
     /// Where the XDP program runs: `native` or `generic`.
     pub xdp_mode: String,
     /// Why it does not run in the driver although that was asked for or tried.
@@ -115,7 +119,7 @@ pub struct Control {
     next_hop: Option<MacAddress>,
     services: ServiceControl,
     publisher: Arc<Publisher>,
-    sink: Box<dyn VipSink>,
+    sink: Box<dyn ServiceSink>,
     health_checks: Box<dyn HealthCheckSink>,
     mtu: Option<MtuSource>,
     own_addresses: Option<AddressSource>,
@@ -264,6 +268,7 @@ impl Control {
 
     /// What questions about the running balancer need.
     pub fn view(&self) -> View {
+        self.refresh(&self.services.table());
         View {
             table: self.services.table(),
             workers: Arc::clone(&self.workers),
@@ -309,8 +314,17 @@ impl Control {
         }
         match self.services.apply(&self.spec(&self.config)) {
             Ok(table) => {
-                // The XDP program's maps do not hold the next hop.
-                self.publish(table);
+                self.publish(Arc::clone(&table));
+                if self.sink.holds_next_hop()
+                    && let Err(error) = self.sink.apply(&table)
+                {
+                    self.next_hop = resolved;
+                    return Err(AdminError::new(
+                        "xdp",
+                        format!("the XDP program's maps could not be changed: {error:#}"),
+                        "look at the balancer's log",
+                    ));
+                }
                 let path = HealthCheckPath::new(&self.config, self.next_hop());
                 // Packets take the new next hop also where probes cannot.
                 self.health_checks
@@ -561,7 +575,14 @@ impl Control {
     fn publish(&self, table: Arc<ServiceTable>) {
         self.publisher.publish(table);
         for worker in self.workers.iter() {
-            worker.handle().wake();
+            worker.wake();
+        }
+    }
+
+    /// Brings the workers' counters of these VIPs and reals up to date.
+    fn refresh(&self, table: &ServiceTable) {
+        if let Err(error) = self.sink.refresh(table) {
+            tracing::warn!("counters cannot be read: {error:#}");
         }
     }
 
@@ -574,13 +595,15 @@ impl Control {
         memory::refuse_global_table(&self.config, &config, memory::available())?;
         let mut services = self.services.clone();
         let table = services.apply(&self.spec(&config))?;
+        self.sink.check(&table)?;
         let old = self.services.table();
+        self.refresh(&table);
         let mut baselines = Baselines::clone(&self.baselines);
         baselines.follow(&old, &table, &self.workers);
 
         let stale_probes = self.apply_health_checks(&config)?;
         self.publish(Arc::clone(&table));
-        if let Err(error) = self.sink.apply(&vip_entries(&table), &tunnels(&table)) {
+        if let Err(error) = self.sink.apply(&table) {
             return Err(self.withdraw(services, &error));
         }
 
@@ -675,7 +698,7 @@ impl Control {
         Arc::make_mut(&mut self.baselines).follow(&old, &table, &self.workers);
         self.services = services;
         self.publish(Arc::clone(&table));
-        match self.sink.apply(&vip_entries(&table), &tunnels(&table)) {
+        match self.sink.apply(&table) {
             Ok(()) => AdminError::new(
                 "xdp",
                 problem,

@@ -38,7 +38,7 @@ pub(super) fn analyze(
                 ((records, now_ns), next)
             })
         };
-        let walked = flows::walk(worker, step, |(records, now_ns)| {
+        let walked = worker.walk(step, |(records, now_ns)| {
             for record in &records {
                 let of = vip_of(&view.table, &record.id);
                 kinds.entry(of).or_default().count(record, now_ns);
@@ -46,7 +46,7 @@ pub(super) fn analyze(
             true
         });
         if let Err(error) = walked {
-            failed.push(flows::failure(worker, error));
+            failed.push(flows::failure(worker, &error));
         }
     }
     let vips = kinds

@@ -167,7 +167,7 @@ impl Engine {
                 Answer::Flows(flows::list(&view(), &filter, limit)?)
             }
             Command::FlowGet(id) => Answer::Flows(flows::get(&view(), &id)?),
-            Command::FlowDel(id) => Answer::Removed(flows::delete(&view(), &id)),
+            Command::FlowDel(id) => Answer::Removed(flows::delete(&view(), &id)?),
             Command::FlowPurge { filter } => Answer::Removed(flows::purge(&view(), &filter)?),
             Command::FlowAnalyze { vip, worker } => {
                 Answer::Analysis(analysis::analyze(&view(), vip.as_ref(), worker)?)
@@ -404,6 +404,7 @@ fn config_report(control: &Control) -> ConfigReport {
             .as_ref()
             .map(|path| path.display().to_string()),
         interface: origin.interface.clone(),
+        datapath: origin.datapath.clone(),
         xdp_mode: origin.xdp_mode.clone(),
         xdp_fallback: origin.xdp_fallback.clone(),
         queues: view.workers.iter().map(Worker::queue).collect(),

@@ -8,7 +8,7 @@ use std::{cell::Cell, sync::Arc};
 use dataplane::{
     forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
     service::{Protocol, ServiceTable, Vip, VipKey},
-    worker::{AskError, now_ns},
+    worker::now_ns,
 };
 
 use super::{
@@ -16,20 +16,30 @@ use super::{
     error::AdminError,
     report::{Explained, FlowCount, FlowCounts, FlowList, FlowRow, FlowsRemoved, WorkerFailure},
 };
-use crate::control::{View, Worker};
+use crate::control::{NoAnswer, View, Worker};
 
 /// Table slots visited per step: some microseconds of a worker's time.
 pub(super) const STEP: usize = 256;
 
-pub(super) fn failure(worker: &Worker, error: AskError) -> WorkerFailure {
+pub(super) fn failure(worker: &Worker, error: &NoAnswer) -> WorkerFailure {
     WorkerFailure {
         worker: worker.queue(),
         problem: error.to_string(),
     }
 }
 
-/// The workers that are meant.
+/// The workers that are meant, each of which has flows of its own; in the kernel, any one.
 pub(super) fn chosen(view: &View, queue: Option<u32>) -> Result<Vec<&Worker>, AdminError> {
+    if let Some(any) = view.workers.iter().find(|worker| worker.shares_flows()) {
+        return match queue {
+            None => Ok(vec![any]),
+            Some(_) => Err(AdminError::new(
+                "worker",
+                "--datapath kernel keeps the flows of all CPUs in one table",
+                "leave worker= out",
+            )),
+        };
+    }
     let workers: Vec<_> = view
         .workers
         .iter()
@@ -39,6 +49,11 @@ pub(super) fn chosen(view: &View, queue: Option<u32>) -> Result<Vec<&Worker>, Ad
         Some(queue) if workers.is_empty() => Err(no_such_worker(queue)),
         _ => Ok(workers),
     }
+}
+
+/// The worker whose table has the flows; nobody where all share one.
+fn owner(worker: &Worker) -> Option<u32> {
+    (!worker.shares_flows()).then(|| worker.queue())
 }
 
 /// No worker has this queue.
@@ -96,23 +111,6 @@ impl Matcher {
     }
 }
 
-/// Runs one step of a walk on the worker after the other until a step returns no next cursor.
-pub(super) fn walk<R: Send + 'static>(
-    worker: &Worker,
-    mut step: impl FnMut(usize) -> Step<R>,
-    mut collect: impl FnMut(R) -> bool,
-) -> Result<(), AskError> {
-    let mut cursor = Some(0);
-    while let Some(at) = cursor {
-        let (found, next) = worker.ask(step(at))?;
-        if !collect(found) {
-            return Ok(());
-        }
-        cursor = next;
-    }
-    Ok(())
-}
-
 /// One step: what it found, and where the next one starts.
 pub(super) type Step<R> = Box<dyn FnOnce(&mut Forwarder, u64) -> (R, Option<usize>) + Send>;
 
@@ -153,7 +151,7 @@ pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<Flo
     // One more than asked for tells that there are more.
     let wanted = Cell::new(limit + 1);
     for worker in chosen(view, filter.worker)? {
-        let queue = worker.queue();
+        let owner = owner(worker);
         let step = |cursor| -> Step<(Vec<FlowRecord>, u64)> {
             let matcher = matcher.clone();
             let mut page = Page::new(wanted.get());
@@ -166,16 +164,14 @@ pub(super) fn list(view: &View, filter: &FlowFilter, limit: usize) -> Result<Flo
                 ((page.records, now_ns), next)
             })
         };
-        let result = walk(worker, step, |(records, now_ns)| {
-            let rows = records
-                .iter()
-                .map(|record| row(Some(queue), record, now_ns));
+        let result = worker.walk(step, |(records, now_ns)| {
+            let rows = records.iter().map(|record| row(owner, record, now_ns));
             list.flows.extend(rows);
             wanted.set(wanted.get() - records.len());
             wanted.get() > 0
         });
         if let Err(error) = result {
-            list.failed.push(failure(worker, error));
+            list.failed.push(failure(worker, &error));
         }
         if wanted.get() == 0 {
             break;
@@ -214,14 +210,14 @@ pub(super) fn get(view: &View, id: &FlowId) -> Result<FlowList, AdminError> {
         more: false,
         failed: Vec::new(),
     };
-    for worker in view.workers.iter() {
-        let (id, queue) = (*id, worker.queue());
-        match worker.ask(move |forwarder, now_ns| (forwarder.flow(&id), now_ns)) {
+    for worker in chosen(view, None)? {
+        let (id, owner) = (*id, owner(worker));
+        match worker.ask_about(&id, move |forwarder, now_ns| (forwarder.flow(&id), now_ns)) {
             Ok((found, now_ns)) => {
-                let rows = found.iter().map(|record| row(Some(queue), record, now_ns));
+                let rows = found.iter().map(|record| row(owner, record, now_ns));
                 list.flows.extend(rows);
             }
-            Err(error) => list.failed.push(failure(worker, error)),
+            Err(error) => list.failed.push(failure(worker, &error)),
         }
     }
     let global = view.table.global_flow(id);
@@ -244,30 +240,32 @@ pub(super) fn get(view: &View, id: &FlowId) -> Result<FlowList, AdminError> {
 }
 
 /// `flow del`.
-pub(super) fn delete(view: &View, id: &FlowId) -> FlowsRemoved {
+pub(super) fn delete(view: &View, id: &FlowId) -> Result<FlowsRemoved, AdminError> {
     let mut result = FlowsRemoved::default();
     // A worker removes it from the global table too.
     let global = view.table.global_flow(id);
-    for worker in view.workers.iter() {
+    for worker in chosen(view, None)? {
         let id = *id;
-        match worker.ask(move |forwarder, _| forwarder.remove_flow(&id)) {
+        match worker.ask_about(&id, move |forwarder, _| forwarder.remove_flow(&id)) {
             Ok(removed) => result.count(worker, usize::from(removed)),
-            Err(error) => result.failed.push(failure(worker, error)),
+            Err(error) => result.failed.push(failure(worker, &error)),
         }
     }
     if let Some(record) = global {
         view.table.remove_global_flow(&record.id);
         result.global = 1;
     }
-    result
+    Ok(result)
 }
 
 impl FlowsRemoved {
     fn count(&mut self, worker: &Worker, removed: usize) {
         self.removed += removed;
-        if removed > 0 {
+        if removed > 0
+            && let Some(worker) = owner(worker)
+        {
             self.workers.push(FlowCount {
-                worker: worker.queue(),
+                worker,
                 flows: removed as u64,
             });
         }
@@ -286,13 +284,13 @@ pub(super) fn purge(view: &View, filter: &FlowFilter) -> Result<FlowsRemoved, Ad
                 forwarder.purge_step(cursor, STEP, &|record| matcher.matches(record))
             })
         };
-        let walked = walk(worker, step, |count| {
+        let walked = worker.walk(step, |count| {
             removed += count;
             true
         });
         result.count(worker, removed);
         if let Err(error) = walked {
-            result.failed.push(failure(worker, error));
+            result.failed.push(failure(worker, &error));
         }
     }
     // The workers removed those that they had themselves.
@@ -332,7 +330,7 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
                     (count, next)
                 })
             };
-            walk(worker, step, |count| {
+            worker.walk(step, |count| {
                 flows += count;
                 true
             })
@@ -340,12 +338,12 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
         match counted {
             Ok(()) => {
                 result.total += flows;
-                result.workers.push(FlowCount {
-                    worker: worker.queue(),
-                    flows,
-                });
+                match owner(worker) {
+                    Some(worker) => result.workers.push(FlowCount { worker, flows }),
+                    None => result.global = Some(flows),
+                }
             }
-            Err(error) => result.failed.push(failure(worker, error)),
+            Err(error) => result.failed.push(failure(worker, &error)),
         }
     }
     if filter.worker.is_none() && view.table.global().is_some() {
@@ -365,11 +363,12 @@ pub(super) fn explain(
     let mut by_table = None;
     let mut otherwise = None;
     let (mut workers, mut failed) = (Vec::new(), Vec::new());
-    for worker in view.workers.iter() {
+    for worker in chosen(view, None)? {
         let id = *id;
-        match worker
-            .ask(move |forwarder, now_ns| forwarder.explain_with_server_id(&id, server_id, now_ns))
-        {
+        let answer = worker.ask_about(&id, move |forwarder, now_ns| {
+            forwarder.explain_with_server_id(&id, server_id, now_ns)
+        });
+        match answer {
             Ok(explanation) => {
                 if matches!(
                     explanation,
@@ -378,13 +377,13 @@ pub(super) fn explain(
                         ..
                     }
                 ) {
-                    workers.push(worker.queue());
+                    workers.extend(owner(worker));
                     by_table.get_or_insert(explanation);
                 } else {
                     otherwise.get_or_insert(explanation);
                 }
             }
-            Err(error) => failed.push(failure(worker, error)),
+            Err(error) => failed.push(failure(worker, &error)),
         }
     }
     let Some(explanation) = by_table.or(otherwise) else {

@@ -243,22 +243,22 @@ pub struct WorkerList {
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerRow {
-    /// RX queue.
+    /// RX queue; of a CPU that balances in the kernel, its number.
     pub queue: u32,
     /// CPU it is pinned to.
     pub cpu: Option<usize>,
-    /// How the scheduler ranks its thread: `rt` or `normal`.
+    /// How the scheduler ranks its thread: `rt` or `normal`; `softirq` in the kernel.
     pub priority: String,
     /// Whether its thread runs.
     pub running: bool,
     /// Why it does not run any more.
     pub error: Option<String>,
-    /// `zero-copy` or `copy`; nothing without a socket.
+    /// `zero-copy`, `copy` or `kernel`; nothing without a socket.
     pub mode: Option<String>,
     /// Generation of the service table it uses.
     pub generation: u64,
-    /// Flows in its tables.
-    pub flows: u64,
+    /// Flows in its tables; nothing in the kernel, where only `flow count` can tell.
+    pub flows: Option<u64>,
     /// Connection events since its window of one second started; 0 when the window is over.
     pub connection_events: u64,
     /// They are more than `balancer.connection_rate_cap`: no new flow is stored.
@@ -360,6 +360,8 @@ pub struct ConfigReport {
     pub config: Option<String>,
     /// The interface.
     pub interface: String,
+    /// Where packets are decided: `xsk` or `kernel`.
+    pub datapath: String,
     /// Where the XDP program runs.
     pub xdp_mode: String,
     /// Why it is not where it was wanted.

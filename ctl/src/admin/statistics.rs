@@ -19,7 +19,7 @@ use super::{
         WorkerList, WorkerRow, WorkerTraffic,
     },
 };
-use crate::control::{Socket, View, Worker};
+use crate::control::{View, Worker};
 
 /// Whole milliseconds.
 pub(super) fn millis(time: Duration) -> u64 {
@@ -69,14 +69,23 @@ fn named<C>(rows: &[Row<C>], counters: &C) -> BTreeMap<String, u64> {
         .collect()
 }
 
+/// The counters of a worker, by name.
+fn counted(worker: &Worker) -> BTreeMap<String, u64> {
+    let mut counters = named(WorkerCounters::ROWS, worker.counters());
+    counters.retain(|name, _| worker.counts(name));
+    counters
+}
+
 /// The counters of all workers in one.
 fn combined(workers: &[WorkerTraffic]) -> BTreeMap<String, u64> {
     let combine = |row: &Row<WorkerCounters>| {
         let values = workers.iter().filter_map(|one| one.counters.get(row.name));
-        let value = values.fold(0, |sum, &value| row.kind.combine(sum, value));
-        (row.name.to_owned(), value)
+        let value = values
+            .copied()
+            .reduce(|sum, value| row.kind.combine(sum, value));
+        Some((row.name.to_owned(), value?))
     };
-    WorkerCounters::ROWS.iter().map(combine).collect()
+    WorkerCounters::ROWS.iter().filter_map(combine).collect()
 }
 
 /// Counters of one VIP or real, summed over workers, since the number was given to it. `baseline` is
@@ -128,29 +137,24 @@ pub(super) fn workers(view: &View) -> WorkerList {
     let cap = u64::from(view.table.settings().connection_rate_cap);
     let now_ns = worker::now_ns();
     let row = |worker: &Worker| {
-        let (counters, handle) = (worker.counters(), worker.handle());
+        let counters = worker.counters();
         let connection_events = counters.connection_events_at(now_ns);
-        let mode = |socket: &Socket| {
-            if socket.zero_copy {
-                "zero-copy"
-            } else {
-                "copy"
-            }
-            .to_owned()
-        };
         WorkerRow {
             queue: worker.queue(),
-            cpu: handle.cpu(),
-            priority: handle.priority().to_string(),
-            running: handle.is_running(),
-            error: handle.error().map(|error| error.to_string()),
-            mode: worker.socket().map(mode),
+            cpu: worker.cpu(),
+            priority: worker.priority(),
+            running: worker.is_running(),
+            error: worker.error(),
+            mode: worker.mode().map(str::to_owned),
             generation: counters.generation.get(),
-            flows: counters.flows.get(),
+            flows: worker.counts("flows").then(|| counters.flows.get()),
             connection_events,
             flooded: connection_events > cap,
             frames: balance(counters),
-            io: named(IoCounters::ROWS, &counters.io),
+            io: match worker.thread() {
+                Some(_) => named(IoCounters::ROWS, &counters.io),
+                None => BTreeMap::new(),
+            },
             socket: worker
                 .socket()
                 // A socket that cannot be asked any more is that of a worker that failed.
@@ -196,7 +200,7 @@ pub(super) fn stats(
         .map(|(_, worker)| WorkerTraffic {
             queue: worker.queue(),
             frames: balance(worker.counters()),
-            counters: named(WorkerCounters::ROWS, worker.counters()),
+            counters: counted(worker),
         })
         .collect();
     Ok(Stats {
@@ -274,9 +278,7 @@ pub(super) fn memory(view: &View) -> Memory {
         parts.push(MemoryPart {
             part: "flow tables".into(),
             worker: queue,
-            bytes: worker
-                .ask(|forwarder, _| forwarder.memory_bytes() as u64)
-                .ok(),
+            bytes: worker.flow_table_bytes().ok().map(|bytes| bytes as u64),
         });
         if let Some(socket) = worker.socket() {
             parts.push(MemoryPart {

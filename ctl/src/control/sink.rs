@@ -2,19 +2,35 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dataplane::service::ServiceTable;
+use dataplane::service::{ServiceError, ServiceTable};
 use xdp_redirect::{Redirect, Tunnels, VipEntry};
 
 use super::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 
-/// Where the sets of VIPs and decap destinations go besides the workers.
-pub trait VipSink: Send {
-    /// Makes these the VIPs and tunnels whose packets reach the workers, as a difference to those
-    /// before.
-    fn apply(&mut self, vips: &[VipEntry], tunnels: &Tunnels) -> anyhow::Result<()>;
+/// Where the services go besides the workers.
+pub trait ServiceSink: Send {
+    /// Refuses what the XDP program cannot do, before anything is changed.
+    fn check(&self, table: &ServiceTable) -> Result<(), ServiceError> {
+        let _ = table;
+        Ok(())
+    }
+
+    /// Makes these the services of the XDP program, as a difference to those before.
+    fn apply(&mut self, table: &ServiceTable) -> anyhow::Result<()>;
+
+    /// Whether its maps have the next hop in them.
+    fn holds_next_hop(&self) -> bool {
+        false
+    }
 
     /// What the program counted, by name.
     fn counters(&self) -> anyhow::Result<Vec<(String, u64)>>;
+
+    /// Brings counters of workers up to date that somebody else counts, for these services.
+    fn refresh(&self, table: &ServiceTable) -> anyhow::Result<()> {
+        let _ = table;
+        Ok(())
+    }
 }
 
 /// What the XDP program has to know of the table's VIPs.
@@ -43,9 +59,9 @@ pub fn tunnels(table: &ServiceTable) -> Tunnels {
     }
 }
 
-impl VipSink for Redirect {
-    fn apply(&mut self, vips: &[VipEntry], tunnels: &Tunnels) -> anyhow::Result<()> {
-        Ok(Self::apply(self, vips, tunnels)?)
+impl ServiceSink for Redirect {
+    fn apply(&mut self, table: &ServiceTable) -> anyhow::Result<()> {
+        Ok(Self::apply(self, &vip_entries(table), &tunnels(table))?)
     }
 
     fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
@@ -61,8 +77,8 @@ impl VipSink for Redirect {
 #[derive(Clone, Copy, Debug)]
 pub struct NoProgram;
 
-impl VipSink for NoProgram {
-    fn apply(&mut self, _: &[VipEntry], _: &Tunnels) -> anyhow::Result<()> {
+impl ServiceSink for NoProgram {
+    fn apply(&mut self, _: &ServiceTable) -> anyhow::Result<()> {
         Ok(())
     }
 
@@ -82,16 +98,34 @@ impl HealthCheckSink for NoProgram {
 }
 
 /// For a sink that somebody else uses as well.
-impl<S: VipSink> VipSink for Arc<Mutex<S>> {
-    fn apply(&mut self, vips: &[VipEntry], tunnels: &Tunnels) -> anyhow::Result<()> {
+impl<S: ServiceSink> ServiceSink for Arc<Mutex<S>> {
+    fn check(&self, table: &ServiceTable) -> Result<(), ServiceError> {
         self.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .apply(vips, tunnels)
+            .check(table)
+    }
+
+    fn apply(&mut self, table: &ServiceTable) -> anyhow::Result<()> {
+        self.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .apply(table)
+    }
+
+    fn holds_next_hop(&self) -> bool {
+        self.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .holds_next_hop()
     }
 
     fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
         self.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .counters()
+    }
+
+    fn refresh(&self, table: &ServiceTable) -> anyhow::Result<()> {
+        self.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .refresh(table)
     }
 }

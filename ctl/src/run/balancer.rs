@@ -1,7 +1,6 @@
 //! The parts that move packets: XDP program, sockets, workers.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     fs::File,
     io::Read as _,
@@ -15,11 +14,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use dataplane::{
-    counters::{DropReason, WorkerCounters},
+    counters::WorkerCounters,
     forward::{Forwarder, ForwarderConfig},
     port::{NoPassPath, PassPath},
     service::{Publisher, ServiceControl},
-    worker::{self, WorkerConfig},
+    worker::{self, Priority, WorkerConfig},
     xsk::{BusyPoll, Interface, SocketMode, Tap, XskConfig, XskPort, kernel_release},
 };
 use nix::{
@@ -28,10 +27,11 @@ use nix::{
 };
 use xdp_redirect::{AttachedMode, Redirect, XdpMode};
 
-use super::{health_check::HealthCheckProgram, priority::Rank};
+use super::{datapath::Datapath, health_check::HealthCheckProgram, priority::Rank, report::Report};
 use crate::{
     config::Config,
-    control::{Socket, Worker},
+    control::{ServiceSink, Socket, Worker},
+    memory::Bytes,
 };
 
 /// Frames that one busy poll takes.
@@ -217,48 +217,53 @@ impl Balancer {
         self.redirect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The numbering, at its start.
-    pub(super) fn services(&self) -> ServiceControl {
+    fn take_down(&mut self) {
+        // Nothing may arrive at a queue whose worker has ended.
+        self.lock().detach();
+        self.health_checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stop();
+        let threads = || self.workers.iter().filter_map(Worker::thread);
+        for thread in threads() {
+            thread.request_stop();
+        }
+        for thread in threads() {
+            thread.stop();
+        }
+    }
+}
+
+impl Datapath for Balancer {
+    fn name(&self) -> &'static str {
+        "xsk"
+    }
+
+    fn services(&self) -> ServiceControl {
         self.services.clone()
     }
 
-    /// The workers' source of tables.
-    pub(super) fn publisher(&self) -> Arc<Publisher> {
+    fn publisher(&self) -> Arc<Publisher> {
         Arc::clone(&self.publisher)
     }
 
-    /// The XDP program.
-    pub(super) fn redirect(&self) -> Arc<Mutex<Redirect>> {
-        Arc::clone(&self.redirect)
+    fn sink(&self) -> Box<dyn ServiceSink> {
+        Box::new(Arc::clone(&self.redirect))
     }
 
-    /// The tc program of health checks.
-    pub(super) fn health_checks(&self) -> Arc<Mutex<HealthCheckProgram>> {
+    fn health_checks(&self) -> Arc<Mutex<HealthCheckProgram>> {
         Arc::clone(&self.health_checks)
     }
 
-    /// In the order of the queues that were asked for.
-    pub(super) fn workers(&self) -> &[Worker] {
+    fn workers(&self) -> &[Worker] {
         &self.workers
     }
 
-    /// How the scheduler ranks the workers.
-    pub(super) const fn rank(&self) -> &Rank {
-        &self.rank
-    }
-
-    /// Memory taken.
-    pub(super) const fn memory(&self) -> Memory {
-        self.memory
-    }
-
-    /// What came up during the start.
-    pub(super) fn warnings(&self) -> &[String] {
+    fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Where the XDP program runs, and why not where it was first tried.
-    pub(super) fn xdp_mode(&self) -> (String, Option<String>) {
+    fn xdp_mode(&self) -> (String, Option<String>) {
         let redirect = self.lock();
         let mode = redirect
             .mode()
@@ -266,14 +271,12 @@ impl Balancer {
         (mode, redirect.fallback_reason().map(str::to_owned))
     }
 
-    /// Looks after workers and tables; to be called about twice a second. Fails when no worker is
-    /// left.
-    pub(super) fn care(&self) -> anyhow::Result<()> {
+    fn care(&self) -> anyhow::Result<()> {
         self.publisher.collect();
         let ended: Vec<_> = self
             .workers
             .iter()
-            .filter(|worker| !worker.handle().is_running())
+            .filter(|worker| !worker.is_running())
             .collect();
         let count = ended.len() as u32;
         if self.ended.swap(count, Ordering::Relaxed) == count {
@@ -285,7 +288,7 @@ impl Balancer {
             if let Err(error) = self.lock().clear_socket(worker.queue()) {
                 tracing::error!(%error, "an ended worker's queue is still in the XDP program's map");
             }
-            last = worker.handle().error();
+            last = worker.error();
         }
         if count as usize == self.workers.len() {
             let reason = last.map_or_else(String::new, |error| format!(": {error}"));
@@ -294,29 +297,38 @@ impl Balancer {
         Ok(())
     }
 
-    /// Takes everything down and says what it did.
-    pub(super) fn stop(mut self) -> Report {
+    fn stop(mut self: Box<Self>) -> Report {
         self.take_down();
-        let mut report = Report::default();
-        for worker in &self.workers {
-            report.add(worker);
-        }
-        report
+        Report::of(&self.workers)
     }
 
-    fn take_down(&mut self) {
-        // Nothing may arrive at a queue whose worker has ended.
-        self.lock().detach();
-        self.health_checks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stop();
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for worker in &self.workers {
-            worker.handle().request_stop();
+            writeln!(f, "  queue {:<4} {}", worker.queue(), describe(worker))?;
         }
-        for worker in &self.workers {
-            worker.handle().stop();
+        match (self.rank.priority, self.rank.reason) {
+            (Priority::RealTime, _) => writeln!(f, "  priority   rt, before all ordinary threads")?,
+            (Priority::Normal, None) => writeln!(f, "  priority   normal")?,
+            (Priority::Normal, Some(reason)) => {
+                writeln!(f, "  priority   normal, because {reason}")?;
+            }
         }
+        let memory = self.memory;
+        writeln!(
+            f,
+            "  memory     {}: sockets {}, flow tables {}",
+            Bytes(memory.sockets + memory.flow_tables),
+            Bytes(memory.sockets),
+            Bytes(memory.flow_tables)
+        )
+    }
+}
+
+fn describe(worker: &Worker) -> String {
+    let mode = worker.mode().unwrap_or("no socket");
+    match worker.cpu() {
+        Some(cpu) => format!("{mode}, worker on cpu {cpu}"),
+        None => format!("{mode}, worker on any cpu"),
     }
 }
 
@@ -354,7 +366,7 @@ fn socket_mode(
 }
 
 /// A secret from the kernel, so that nobody outside can aim collisions at the flow table.
-fn random_seeds() -> anyhow::Result<[u64; 4]> {
+pub(super) fn random_seeds() -> anyhow::Result<[u64; 4]> {
     let mut bytes = [0; 32];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
@@ -364,65 +376,6 @@ fn random_seeds() -> anyhow::Result<[u64; 4]> {
         *seed = u64::from_ne_bytes(*chunk);
     }
     Ok(seeds)
-}
-
-/// What the workers did, in the end.
-#[derive(Debug, Default)]
-pub(super) struct Report {
-    received: u64,
-    transmitted: u64,
-    passed: u64,
-    drops: BTreeMap<&'static str, u64>,
-    frames_lost: u64,
-    errors: Vec<String>,
-}
-
-impl Report {
-    fn add(&mut self, worker: &Worker) {
-        let counters = worker.counters();
-        self.received += counters.received.packets.get();
-        self.transmitted += counters.transmitted.packets.get();
-        self.passed += counters.passed.packets.get();
-        for &reason in DropReason::ALL {
-            let (packets, _) = counters.dropped(reason);
-            if packets > 0 {
-                *self.drops.entry(reason.name()).or_default() += packets;
-            }
-        }
-        self.frames_lost += counters.io.frames_lost.get();
-        self.errors
-            .extend(worker.handle().error().map(|error| error.to_string()));
-    }
-}
-
-/// `stopped: 10 packets received, 8 transmitted, 1 passed, 1 dropped (no-real 1)`
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dropped: u64 = self.drops.values().sum();
-        write!(
-            f,
-            "stopped: {} packets received, {} transmitted, {} passed, {dropped} dropped",
-            self.received, self.transmitted, self.passed
-        )?;
-        if !self.drops.is_empty() {
-            let reasons = self
-                .drops
-                .iter()
-                .map(|(name, packets)| format!("{name} {packets}"));
-            write!(f, " ({})", reasons.collect::<Vec<_>>().join(", "))?;
-        }
-        if self.frames_lost > 0 {
-            write!(
-                f,
-                "; {} frames were lost, please report this",
-                self.frames_lost
-            )?;
-        }
-        for error in &self.errors {
-            write!(f, "\n{error}")?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -464,31 +417,5 @@ mod tests {
     #[test]
     fn seeds_differ() {
         assert_ne!(random_seeds().unwrap(), random_seeds().unwrap());
-    }
-
-    #[test]
-    fn the_report_is_one_line_unless_something_broke() {
-        let mut report = Report {
-            received: 10,
-            transmitted: 8,
-            ..Report::default()
-        };
-        assert_eq!(
-            report.to_string(),
-            "stopped: 10 packets received, 8 transmitted, 0 passed, 0 dropped"
-        );
-        report.passed = 1;
-        report.drops.insert("no-real", 1);
-        assert_eq!(
-            report.to_string(),
-            "stopped: 10 packets received, 8 transmitted, 1 passed, 1 dropped (no-real 1)"
-        );
-        report.frames_lost = 2;
-        report.errors.push("worker of queue 0: panicked".to_owned());
-        assert!(
-            report
-                .to_string()
-                .ends_with("; 2 frames were lost, please report this\nworker of queue 0: panicked")
-        );
     }
 }

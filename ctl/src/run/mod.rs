@@ -7,12 +7,15 @@
 //! first, so that nothing arrives that nobody would send, then workers send what they have.
 
 mod balancer;
+mod datapath;
 mod health_check;
+mod kernel;
 mod lock;
 mod neighbour;
 mod notify;
 mod preflight;
 mod priority;
+mod report;
 mod settings;
 mod summary;
 
@@ -38,14 +41,17 @@ use crate::{
         AdminError, Engine,
         server::{AdminServer, BoundSocket, Limits},
     },
-    cli::RunArgs,
+    cli::{DatapathChoice, RunArgs},
     config::Config,
     control::{Changes, Control, ControlParts, Origin, SharedControl, lock},
     mtu, warnings,
 };
 use balancer::Balancer;
+use datapath::Datapath;
+use kernel::KernelBalancer;
 use lock::InstanceLock;
 use neighbour::{Gateway, Neighbour};
+use priority::Rank;
 use settings::Source;
 use summary::Summary;
 
@@ -65,30 +71,31 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    let end = runtime.block_on(balance(source, config));
+    let end = runtime.block_on(balance(args.datapath, source, config));
     // A reload that still runs must not hold the exit up.
     runtime.shutdown_background();
     end
 }
 
-async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
+async fn balance(
+    choice: DatapathChoice,
+    source: Source,
+    config: Config,
+) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let name = settings::interface_name(&config)?;
     let interface = preflight::interface(&name)?;
     let asked = || format!("interface {name}: cannot be asked");
     let existing = interface.queues().with_context(asked)?;
-    let queues = settings::queues(&config, &name, existing)?;
-    let cpus = settings::cpus(&config, queues.len())?;
+    let start = match choice {
+        DatapathChoice::Xsk => Start::xsk(&config, &name, &interface, existing)?,
+        DatapathChoice::Kernel => Start::kernel(&config)?,
+    };
     let mtu = interface.mtu().with_context(asked)?;
     let mtu_warning = mtu::check(&config, &name, mtu)?;
-    preflight::memory(
-        &config,
-        &interface.driver().unwrap_or_default(),
-        queues.len(),
-    )?;
     preflight::privileges()?;
-    let rank = priority::choose(&config.interface)?;
     let _lock = InstanceLock::take(&name)?;
+    let queues = start.queues(existing);
     let mut warnings =
         preflight::warnings(&name, &interface, &queues, existing).with_context(asked)?;
     warnings.extend(mtu_warning);
@@ -99,8 +106,16 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
     // wait until the server starts.
     let socket = BoundSocket::bind(&config.admin.socket, config.admin.mode)?;
 
-    let balancer = Balancer::start(&config, &name, &interface, &queues, &cpus, rank)?;
-    warnings.extend(balancer.warnings().iter().cloned());
+    let datapath: Box<dyn Datapath> = match start {
+        Start::Xsk { queues, cpus, rank } => Box::new(Balancer::start(
+            &config, &name, &interface, &queues, &cpus, rank,
+        )?),
+        Start::Kernel { warning } => {
+            warnings.extend(warning);
+            Box::new(KernelBalancer::start(&config, &name)?)
+        }
+    };
+    warnings.extend(datapath.warnings().iter().cloned());
 
     let reloaded = Arc::new(Notify::new());
     let mut follower = Follower {
@@ -119,7 +134,7 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
         warnings.push(no_next_hop(resolved, &name));
     }
     // With the first table each worker knows the VIPs and the next hop; from here on packets arrive.
-    let control = control(source, &config, &name, &balancer, resolved, reloaded)?;
+    let control = control(source, &config, &name, &*datapath, resolved, reloaded)?;
     let engine = Engine::new(Arc::clone(&control));
     let admin = AdminServer::serve(socket, engine.clone(), Limits::default())?;
     say(Summary {
@@ -127,21 +142,63 @@ async fn balance(source: Source, config: Config) -> anyhow::Result<ExitCode> {
         interface: &name,
         driver: interface.driver().unwrap_or_default(),
         mtu,
-        balancer: &balancer,
+        datapath: &*datapath,
         next_hop: resolved,
         warnings: &warnings,
     });
     notify::ready();
 
     let following = tokio::spawn(follower.run(Arc::clone(&control)));
-    let end = serve(&control, &balancer, &mut signals).await;
+    let end = serve(&control, &*datapath, &mut signals).await;
     notify::stopping();
     following.abort();
-    let report = balancer.stop();
+    let report = datapath.stop();
     engine.end_capture();
     drop(admin);
     say(format_args!("{report}\n"));
     end
+}
+
+/// What can be refused of a datapath without touching anything, and was not.
+enum Start {
+    Xsk {
+        queues: Vec<u32>,
+        cpus: Vec<usize>,
+        rank: Rank,
+    },
+    Kernel {
+        warning: Option<String>,
+    },
+}
+
+impl Start {
+    fn xsk(
+        config: &Config,
+        name: &str,
+        interface: &Interface,
+        existing: u32,
+    ) -> anyhow::Result<Self> {
+        let queues = settings::queues(config, name, existing)?;
+        let cpus = settings::cpus(config, queues.len())?;
+        let driver = interface.driver().unwrap_or_default();
+        preflight::memory(config, &driver, queues.len())?;
+        let rank = priority::choose(&config.interface)?;
+        Ok(Self::Xsk { queues, cpus, rank })
+    }
+
+    fn kernel(config: &Config) -> anyhow::Result<Self> {
+        let warning = kernel::check(&config.interface)?;
+        preflight::kernel_memory(kernel::memory(config)?)?;
+        Ok(Self::Kernel { warning })
+    }
+
+    /// Queues whose packets are balanced.
+    fn queues(&self, existing: u32) -> Vec<u32> {
+        match self {
+            Self::Xsk { queues, .. } => queues.clone(),
+            Self::Kernel { .. } => (0..existing).collect(),
+        }
+    }
 }
 
 /// Writes to stdout, should anyone still read it: packets do not depend on that.
@@ -159,17 +216,18 @@ fn control(
     source: Source,
     config: &Config,
     interface: &str,
-    balancer: &Balancer,
+    datapath: &dyn Datapath,
     resolved: Option<Gateway>,
     reloaded: Arc<Notify>,
 ) -> anyhow::Result<SharedControl> {
-    let (xdp_mode, xdp_fallback) = balancer.xdp_mode();
+    let (xdp_mode, xdp_fallback) = datapath.xdp_mode();
     let config_path = source.path().cloned();
     let control = Control::new(ControlParts {
         config: config.clone(),
         origin: Origin {
             config_path: config_path.clone(),
             interface: interface.to_owned(),
+            datapath: datapath.name().to_owned(),
             xdp_mode,
             xdp_fallback,
         },
@@ -181,16 +239,16 @@ fn control(
             }) as _
         }),
         next_hop: resolved.and_then(|gateway| gateway.mac),
-        services: balancer.services(),
-        publisher: balancer.publisher(),
-        sink: Box::new(balancer.redirect()),
-        health_checks: Box::new(balancer.health_checks()),
+        services: datapath.services(),
+        publisher: datapath.publisher(),
+        sink: datapath.sink(),
+        health_checks: Box::new(datapath.health_checks()),
         mtu: Some(Box::new({
             let name = interface.to_owned();
             move || Interface::open(&name)?.mtu()
         })),
         own_addresses: Some(Box::new(warnings::own_addresses)),
-        workers: balancer.workers().to_vec(),
+        workers: datapath.workers().to_vec(),
     })?;
     Ok(Arc::new(std::sync::Mutex::new(control)))
 }
@@ -198,7 +256,7 @@ fn control(
 /// Until a signal says to stop, or nothing is left to serve with.
 async fn serve(
     control: &SharedControl,
-    balancer: &Balancer,
+    datapath: &dyn Datapath,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
     let mut care = interval(CARE);
@@ -217,7 +275,7 @@ async fn serve(
                 Ok(result) => report_reload(result),
                 Err(error) => tracing::error!(%error, "the configuration was not read again"),
             },
-            _ = care.tick() => balancer.care()?,
+            _ = care.tick() => datapath.care()?,
         }
     }
 }

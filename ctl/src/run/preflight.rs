@@ -91,6 +91,19 @@ pub(super) fn memory(config: &Config, driver: &str, workers: usize) -> anyhow::R
     }
 }
 
+/// Fails when the kernel cannot have this much memory for the flow tables of its balancer.
+pub(super) fn kernel_memory(needed: usize) -> anyhow::Result<()> {
+    match memory::available() {
+        Some(available) if needed > available => bail!(
+            "memory: {} are needed in the kernel for the flow tables of all CPUs, and {} are available; \
+             lower flow_table_capacity",
+            Bytes(needed),
+            Bytes(available)
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// What an operator should know and that does not keep the balancer from running.
 pub(super) fn warnings(
     name: &str,

@@ -2,14 +2,8 @@
 
 use std::fmt;
 
-use dataplane::worker::Priority;
-
-use super::{balancer::Balancer, neighbour::Gateway};
-use crate::{
-    config::{Config, EncapsulationKind},
-    control::Worker,
-    memory::Bytes,
-};
+use super::{datapath::Datapath, neighbour::Gateway};
+use crate::config::{Config, EncapsulationKind};
 
 /// One block, a line for each thing.
 pub(super) struct Summary<'a> {
@@ -17,7 +11,7 @@ pub(super) struct Summary<'a> {
     pub(super) interface: &'a str,
     pub(super) driver: String,
     pub(super) mtu: u32,
-    pub(super) balancer: &'a Balancer,
+    pub(super) datapath: &'a dyn Datapath,
     pub(super) next_hop: Option<Gateway>,
     pub(super) warnings: &'a [String],
 }
@@ -29,7 +23,7 @@ impl fmt::Display for Summary<'_> {
             "" => "unknown driver",
             driver => driver,
         };
-        let (xdp_mode, fallback) = self.balancer.xdp_mode();
+        let (xdp_mode, fallback) = self.datapath.xdp_mode();
         let mtu = self.mtu;
         writeln!(f, "  interface  {} ({driver}), MTU {mtu}", self.interface)?;
         match fallback {
@@ -39,25 +33,7 @@ impl fmt::Display for Summary<'_> {
                 "  XDP        {xdp_mode}, because native failed: {reason}"
             )?,
         }
-        for worker in self.balancer.workers() {
-            writeln!(f, "  queue {:<4} {}", worker.queue(), describe(worker))?;
-        }
-        let rank = self.balancer.rank();
-        match (rank.priority, rank.reason) {
-            (Priority::RealTime, _) => writeln!(f, "  priority   rt, before all ordinary threads")?,
-            (Priority::Normal, None) => writeln!(f, "  priority   normal")?,
-            (Priority::Normal, Some(reason)) => {
-                writeln!(f, "  priority   normal, because {reason}")?;
-            }
-        }
-        let memory = self.balancer.memory();
-        writeln!(
-            f,
-            "  memory     {}: sockets {}, flow tables {}",
-            Bytes(memory.sockets + memory.flow_tables),
-            Bytes(memory.sockets),
-            Bytes(memory.flow_tables)
-        )?;
+        self.datapath.describe(f)?;
         let encapsulation = match self.config.balancer.encapsulation {
             EncapsulationKind::Ipip => "ipip".to_owned(),
             EncapsulationKind::Gue => format!("gue to port {}", self.config.balancer.gue_port),
@@ -84,17 +60,5 @@ impl fmt::Display for Summary<'_> {
             writeln!(f, "  warning: {warning}")?;
         }
         Ok(())
-    }
-}
-
-fn describe(worker: &Worker) -> String {
-    let mode = match worker.socket() {
-        Some(socket) if socket.zero_copy => "zero-copy",
-        Some(_) => "copy",
-        None => "no socket",
-    };
-    match worker.handle().cpu() {
-        Some(cpu) => format!("{mode}, worker on cpu {cpu}"),
-        None => format!("{mode}, worker on any cpu"),
     }
 }

@@ -19,14 +19,14 @@ use dataplane::{
         NoPassPath,
         memory::{MemoryConfig, MemoryNic, pair},
     },
-    service::{Publisher, ServiceControl},
+    service::{Publisher, ServiceControl, ServiceTable},
     worker::{WorkerConfig, WorkerHandle, spawn},
 };
 use katran_xsk::{
     config::{Config, ConfigError},
     control::{
         Control, ControlParts, HealthCheckPath, HealthCheckSink, HealthCheckState, Origin,
-        SharedControl, VipSink, Worker,
+        ServiceSink, SharedControl, Worker, tunnels, vip_entries,
     },
 };
 use xdp_layout::Tag;
@@ -96,8 +96,8 @@ impl FakeProgram {
     }
 }
 
-impl VipSink for FakeProgram {
-    fn apply(&mut self, vips: &[VipEntry], tunnels: &Tunnels) -> anyhow::Result<()> {
+impl ServiceSink for FakeProgram {
+    fn apply(&mut self, table: &ServiceTable) -> anyhow::Result<()> {
         self.applied.fetch_add(1, Ordering::Relaxed);
         // Fails once, so that putting the old state back works.
         if self.fails.swap(false, Ordering::Relaxed) {
@@ -106,8 +106,8 @@ impl VipSink for FakeProgram {
             held.truncate(half);
             anyhow::bail!("no space left in the map");
         }
-        *self.vips.lock().unwrap() = vips.to_vec();
-        *self.tunnels.lock().unwrap() = tunnels.clone();
+        *self.vips.lock().unwrap() = vip_entries(table);
+        *self.tunnels.lock().unwrap() = tunnels(table);
         Ok(())
     }
 
@@ -214,6 +214,7 @@ impl Rig {
             origin: Origin {
                 config_path: Some("lb.toml".into()),
                 interface: "test0".into(),
+                datapath: "xsk".into(),
                 xdp_mode: "generic".into(),
                 xdp_fallback: None,
             },

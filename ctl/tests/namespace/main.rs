@@ -11,6 +11,7 @@ mod gue;
 mod health_check;
 mod http;
 mod iperf;
+mod kernel;
 mod lifecycle;
 mod local_vip;
 mod own_traffic;
