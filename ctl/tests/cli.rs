@@ -330,3 +330,85 @@ fn decap_needs_an_interface() {
     let (_, stderr) = run(&["decap", "--iface", "no-such-if"], 1);
     assert!(stderr.starts_with("katran-xsk: "), "{stderr}");
 }
+
+#[test]
+fn bench_writes_rows_tables_and_charts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (json, markdown, svg) = (path("rows.json"), path("page.md"), path("charts"));
+    fs::write(
+        &markdown,
+        "# Mine\n<!-- figures: begin -->\nold\n<!-- figures: end -->\n",
+    )
+    .unwrap();
+    let (stdout, _) = run(
+        &[
+            "bench",
+            "decision",
+            "--quick",
+            "--tolerate-load",
+            "--datapath",
+            "xsk",
+            "--family",
+            "ipv4",
+            "--case",
+            "hit,new",
+            "--flows",
+            "100",
+            "--repetitions",
+            "1",
+            "--json",
+            &json,
+            "--markdown",
+            &markdown,
+            "--svg",
+            &svg,
+        ],
+        0,
+    );
+    assert!(stdout.contains("| IPv4 new | 100 |"), "{stdout}");
+    let rows: Vec<Value> = fs::read_to_string(&json)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(rows[0]["bench"], "machine");
+    for (row, case) in rows[1..].iter().zip(["hit", "new"]) {
+        assert_eq!(row["bench"], "decision");
+        assert_eq!(
+            (
+                &row["datapath"],
+                &row["family"],
+                &row["case"],
+                &row["flows"]
+            ),
+            (&"xsk".into(), &"ipv4".into(), &case.into(), &100.into())
+        );
+        let ns = &row["ns_per_packet"];
+        for value in ["median", "min", "max"] {
+            assert!(ns[value].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+    let page = fs::read_to_string(&markdown).unwrap();
+    assert!(
+        page.starts_with("# Mine\n") && !page.contains("old"),
+        "{page}"
+    );
+    assert!(page.contains("](charts/decision-ipv4.svg)"), "{page}");
+    assert!(folder.path().join("charts/decision-ipv4.svg").is_file());
+}
+
+#[test]
+fn bench_refuses_what_it_cannot_measure() {
+    for arguments in [
+        ["bench", "--burst", "65"],
+        ["bench", "--flows", "0"],
+        ["bench", "--layout", "diagonal"],
+        ["bench", "--queues", "9"],
+        ["bench", "--repetitions", "0"],
+    ] {
+        let (_, stderr) = run(&arguments, 2);
+        assert!(stderr.contains(arguments[2]), "{stderr}");
+    }
+}

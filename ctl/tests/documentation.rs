@@ -1,5 +1,6 @@
 //! docs/operations.md and README.md name what operators meet, and their configurations are valid.
 
+use clap::CommandFactory as _;
 use dataplane::{
     counters::DropReason,
     service::{DecapSpec, HashFunction, Protocol, VipFlags, VipKey, VipSpec},
@@ -7,6 +8,7 @@ use dataplane::{
 };
 use katran_xsk::{
     admin::command::{COMMANDS, CommandSpec},
+    cli::Cli,
     config::{
         AdminConfig, BalancerConfig, Config, EncapsulationKind, HealthCheckPathConfig,
         HealthCheckSpec, InterfaceConfig, PriorityChoice,
@@ -16,6 +18,7 @@ use xdp_layout::counter::{DecapCounter, HealthCheckCounter, RedirectCounter};
 
 const README: &str = include_str!("../../README.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const PERFORMANCE: &str = include_str!("../../docs/performance.md");
 const REAL_SERVERS: &str = include_str!("../../docs/real-server-setup.md");
 
 /// Contents of the fenced blocks of this language.
@@ -131,6 +134,25 @@ fn every_key_is_explained() {
             assert!(known, "no row for {key} below {section}");
         }
     }
+}
+
+#[test]
+fn every_option_of_bench_is_explained() {
+    let mut cli = Cli::command();
+    let bench = cli.find_subcommand_mut("bench").unwrap();
+    let explained = rows(PERFORMANCE, "## Run it");
+    let options: Vec<String> = bench
+        .get_arguments()
+        .filter_map(|argument| argument.get_long())
+        .filter(|name| *name != "help")
+        .map(|name| format!("--{name}"))
+        .collect();
+    assert!(options.len() > 10);
+    for option in &options {
+        assert!(explained.contains(&option.as_str()), "{option}");
+    }
+    // The first row is about the parts.
+    assert_eq!(explained.len(), options.len() + 1);
 }
 
 #[test]

@@ -20,15 +20,23 @@ use nix::unistd::Pid;
 
 pub use machine::Machine;
 pub use options::{BenchOptions, Part};
+pub use report::Report;
 pub use row::{Case, Datapath, DecisionRow, IpFamily, Latency, Layout, Row, Scheduling, WireRow};
 pub use statistics::Spread;
 
 use progress::Progress;
-use report::Report;
 
-/// Measures, prints the tables, and writes what the options name. An error says why there is no
-/// report.
+/// Measures, prints the tables, and writes the files that the options name. An error says why there is
+/// no report.
 pub fn run(options: &BenchOptions) -> Result<()> {
+    measure(options)?.write(options)
+}
+
+/// Measures what the options name.
+///
+/// # Errors
+/// Something cannot be measured here, counters do not add up, or the machine was too busy.
+pub fn measure(options: &BenchOptions) -> Result<Report> {
     let progress = Progress::default();
     let mut rows = Vec::new();
     if options.measures(Part::Decision) {
@@ -37,11 +45,10 @@ pub fn run(options: &BenchOptions) -> Result<()> {
     if options.measures(Part::Wire) {
         rows.extend(wire::run(options, &progress)?);
     }
-    let report = Report {
+    Ok(Report {
         machine: Machine::here(),
         rows,
-    };
-    report.write(options)
+    })
 }
 
 /// Runs `work` on the last CPU that this thread may use: the first one is where most interrupts are.

@@ -1,6 +1,7 @@
 //! Markdown tables.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use super::Report;
 use crate::bench::{
@@ -32,6 +33,29 @@ pub(crate) fn tables(report: &Report) -> String {
         .collect();
     if !wire.is_empty() {
         text.push_str(&wire_tables(&wire));
+    }
+    text
+}
+
+/// Where a page has the figures of the last run.
+const BEGIN: &str = "<!-- figures: begin -->\n";
+const END: &str = "<!-- figures: end -->";
+
+/// The page with other figures; nothing if it has no place for them.
+pub(crate) fn replaced(page: &str, figures: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{figures}{END}{after}"))
+}
+
+/// The charts as a page shows them, by their way from the page's folder if it leads there.
+pub(crate) fn images(charts: &[PathBuf], page: &Path) -> String {
+    let folder = page.parent().unwrap_or(Path::new(""));
+    let mut text = String::new();
+    for chart in charts {
+        let name = chart.file_stem().unwrap_or_default().to_string_lossy();
+        let path = chart.strip_prefix(folder).unwrap_or(chart);
+        let _ = writeln!(text, "\n![{name}]({})", path.display());
     }
     text
 }
@@ -208,6 +232,26 @@ mod tests {
             row.disturbed = 2;
         }
         assert!(tables(&report).contains("2 repetitions were disturbed"));
+    }
+
+    #[test]
+    fn figures_replace_those_of_the_last_run() {
+        let page = "# Page\n<!-- figures: begin -->\nold\n<!-- figures: end -->\nrest\n";
+        assert_eq!(
+            replaced(page, "new\n").as_deref(),
+            Some("# Page\n<!-- figures: begin -->\nnew\n<!-- figures: end -->\nrest\n")
+        );
+        assert_eq!(replaced("# Page\n", "new\n"), None);
+        assert_eq!(replaced("<!-- figures: begin -->\n", "new\n"), None);
+    }
+
+    #[test]
+    fn charts_are_found_from_the_page() {
+        let image = |chart: &str, page: &str| images(&[chart.into()], Path::new(page));
+        assert_eq!(image("docs/a.svg", "docs/page.md"), "\n![a](a.svg)\n");
+        assert_eq!(image("docs/c/a.svg", "docs/page.md"), "\n![a](c/a.svg)\n");
+        assert_eq!(image("a.svg", "page.md"), "\n![a](a.svg)\n");
+        assert_eq!(image("/tmp/a.svg", "page.md"), "\n![a](/tmp/a.svg)\n");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{machine::Machine, options::BenchOptions, row::Row};
 
 /// Everything that was measured in one run.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Report {
+pub struct Report {
     /// What it was measured on.
     pub machine: Machine,
     /// What was measured.
@@ -23,20 +23,31 @@ pub(crate) struct Report {
 
 impl Report {
     /// Prints the tables and writes the files that the options name.
-    pub(crate) fn write(&self, options: &BenchOptions) -> Result<()> {
+    pub fn write(&self, options: &BenchOptions) -> Result<()> {
         let tables = markdown::tables(self);
         if let Some(path) = &options.json {
             write(path, &json::lines(self)?)?;
         }
-        if let Some(path) = &options.markdown {
-            write(path, &tables)?;
-        }
-        if let Some(folder) = &options.svg {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("cannot create {}", folder.display()))?;
-            for (name, chart) in charts::draw(self)? {
-                write(&folder.join(name), &chart)?;
+        let charts = match &options.svg {
+            None => Vec::new(),
+            Some(folder) => {
+                fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot create {}", folder.display()))?;
+                let charts = charts::draw(self)?;
+                for (name, chart) in &charts {
+                    write(&folder.join(name), chart)?;
+                }
+                charts
+                    .into_iter()
+                    .map(|(name, _)| folder.join(name))
+                    .collect()
             }
+        };
+        if let Some(path) = &options.markdown {
+            let figures = format!("{tables}{}", markdown::images(&charts, path));
+            let page = fs::read_to_string(path).unwrap_or_default();
+            let page = markdown::replaced(&page, &figures).unwrap_or(figures);
+            write(path, &page)?;
         }
         std::io::stdout()
             .write_all(tables.as_bytes())
@@ -146,6 +157,8 @@ mod tests {
                 .contains("| IPv4 hit |")
         );
         assert_eq!(fs::read_dir(path("charts")).expect("charts").count(), 2);
+        let text = fs::read_to_string(path("tables.md")).expect("tables");
+        assert!(text.contains("](charts/decision-ipv4.svg)"), "{text}");
         let options = BenchOptions {
             json: Some(path("missing/rows.json")),
             ..BenchOptions::default()

@@ -140,7 +140,10 @@ impl Rig {
         account
             .check()
             .with_context(|| format!("{} {}", self.datapath, self.layout))?;
-        ensure!(account.sent > 0, "the generator sent nothing");
+        ensure!(
+            account.sent > 0,
+            "the machine is too busy to measure: the generator did not get to send a packet in {time:?}"
+        );
         Ok(Trial {
             offered,
             delivered,
