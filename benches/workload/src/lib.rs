@@ -227,6 +227,18 @@ impl Workload {
     }
 }
 
+/// A frame as it arrives, without room: headers of a TCP segment.
+pub fn frame(version: IpVersion) -> Vec<u8> {
+    let no_tag = Tag {
+        generation: 0,
+        vip: Tag::NO_VIP,
+        room: 0,
+        zero: 0,
+    };
+    let vip = version.address(100, 10);
+    template(version, no_tag, vip).split_off(version.room())
+}
+
 /// Room with its tag, and headers of a TCP segment without payload.
 fn template(version: IpVersion, tag: Tag, vip: IpAddr) -> Vec<u8> {
     const ACK: u8 = 0x10;
