@@ -27,7 +27,10 @@ use nix::{
 };
 use xdp_redirect::{AttachedMode, Redirect, XdpMode};
 
-use super::{datapath::Datapath, health_check::HealthCheckProgram, priority::Rank, report::Report};
+use super::{
+    datapath::Datapath, health_check::HealthCheckProgram, huge_pages, priority::Rank,
+    report::Report,
+};
 use crate::{
     config::Config,
     control::{ServiceSink, Socket, Worker},
@@ -57,6 +60,8 @@ pub(super) struct Memory {
     /// Frames, rings and their tables.
     pub(super) sockets: usize,
     pub(super) flow_tables: usize,
+    /// Bytes of the flow tables that are on huge pages, where the kernel says it.
+    pub(super) on_huge_pages: Option<usize>,
 }
 
 impl Balancer {
@@ -103,7 +108,9 @@ impl Balancer {
             warnings: Vec::new(),
         };
         let tap = balancer.tap(name, interface);
+        let before = huge_pages::in_use();
         let forwarders = balancer.forwarders(config, cpus)?;
+        balancer.note_huge_pages(before, &forwarders);
         for ((&queue, &cpu), forwarder) in queues.iter().zip(cpus).zip(forwarders) {
             let pass: Box<dyn PassPath + Send> = match &tap {
                 Some(tap) => Box::new(tap.clone()),
@@ -164,6 +171,18 @@ impl Balancer {
                 })
                 .collect()
         })
+    }
+
+    /// Finds out how much of the new flow tables is on huge pages; `before` is what already was.
+    fn note_huge_pages(&mut self, before: Option<usize>, forwarders: &[Forwarder]) {
+        let (Some(before), Some(now)) = (before, huge_pages::in_use()) else {
+            return;
+        };
+        let flow_tables = forwarders.iter().map(Forwarder::memory_bytes).sum();
+        let on_huge_pages = now.saturating_sub(before).min(flow_tables);
+        self.memory.on_huge_pages = Some(on_huge_pages);
+        self.warnings
+            .extend(huge_pages::warning(flow_tables, on_huge_pages));
     }
 
     fn add_worker(
@@ -314,13 +333,17 @@ impl Datapath for Balancer {
             }
         }
         let memory = self.memory;
-        writeln!(
+        write!(
             f,
             "  memory     {}: sockets {}, flow tables {}",
             Bytes(memory.sockets + memory.flow_tables),
             Bytes(memory.sockets),
             Bytes(memory.flow_tables)
-        )
+        )?;
+        match memory.on_huge_pages {
+            Some(bytes) => writeln!(f, " ({} on huge pages)", Bytes(bytes)),
+            None => writeln!(f),
+        }
     }
 }
 

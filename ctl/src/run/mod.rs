@@ -9,6 +9,7 @@
 mod balancer;
 mod datapath;
 mod health_check;
+mod huge_pages;
 mod kernel;
 mod lock;
 mod neighbour;
