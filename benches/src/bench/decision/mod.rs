@@ -135,14 +135,12 @@ fn measure(
     options: &BenchOptions,
     samples: &mut Samples,
 ) -> Result<()> {
-    // What the caches hold of another subject goes first.
-    subject.sample(case, options.decision_packets() / 8)?;
-    for try_number in 1..=TRIES {
+    for _ in 0..TRIES {
         let watch = LoadWatch::start()?;
         let value = subject.sample(case, options.decision_packets())?;
         let load = watch.stop()?;
         let quiet = load.is_quiet();
-        if quiet || (options.tolerate_load && try_number == TRIES) {
+        if quiet || options.tolerate_load {
             samples.disturbed += usize::from(!quiet);
             samples.worst = samples.worst.worst(load);
             samples.values.push(value);

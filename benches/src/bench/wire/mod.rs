@@ -50,6 +50,8 @@ struct Setting {
 /// One repetition of everything.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
+    /// Whether there was a rate without loss.
+    is_loss_free: bool,
     /// Packets per second.
     loss_free: f64,
     flat_out: f64,
@@ -162,24 +164,26 @@ fn candidates(options: &BenchOptions) -> Vec<(Datapath, Option<Scheduling>)> {
 impl Candidate {
     /// Takes one sample on a quiet machine, or says that the machine is not quiet.
     fn measure(&mut self, options: &BenchOptions) -> Result<()> {
-        for try_number in 1..=TRIES {
+        for _ in 0..TRIES {
             let watch = LoadWatch::start()?;
             self.rig.start()?;
             let sample = self.sample(options);
             self.rig.stop()?;
             let sample = sample?;
             let load = watch.stop()?;
-            let quiet = load.is_quiet();
+            // A datapath of which packets are lost at every rate never got to run.
+            let counts = load.is_quiet() && sample.is_loss_free;
             self.worst = self.worst.worst(load);
-            if quiet || (options.tolerate_load && try_number == TRIES) {
-                self.disturbed += usize::from(!quiet);
+            if counts || options.tolerate_load {
+                self.disturbed += usize::from(!counts);
                 self.samples.push(sample);
                 return Ok(());
             }
         }
         bail!(
-            "the machine is too busy to measure: {}. Stop what else runs, or give --tolerate-load and \
+            "the machine is too busy to measure {}: {}. Stop what else runs, or give --tolerate-load and \
              trust no figure",
+            self.datapath,
             self.worst
         );
     }
@@ -198,13 +202,14 @@ impl Candidate {
             precision: options.precision(),
         };
         let free = search::search(range, |rate| rig.trial(Pace::Rate(whole(rate)), time))?;
-        let overload = rig.trial(Pace::Rate(whole(free.delivered * OVERLOAD)), time)?;
-        let half = rig.detailed(whole(free.delivered / 2.0), time)?;
+        let overload = rig.trial(Pace::Rate(whole(free.offered * OVERLOAD)), time)?;
+        let half = rig.detailed(whole(free.offered / 2.0), time)?;
         let quantile = |share| {
             let quantile = half.latencies.quantile(share);
             quantile.map(|ns| ns as f64).context("no packet was timed")
         };
         Ok(Sample {
+            is_loss_free: free.is_loss_free(),
             loss_free: free.delivered,
             flat_out: flat_out.delivered,
             flat_out_offered: flat_out.offered,
