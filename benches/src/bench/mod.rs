@@ -3,14 +3,14 @@
 //! method.
 
 mod decision;
-mod frame;
+pub(crate) mod frame;
 mod load;
 mod machine;
 mod options;
 mod progress;
 mod report;
 mod row;
-mod services;
+pub(crate) mod services;
 mod statistics;
 mod wire;
 

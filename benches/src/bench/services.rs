@@ -24,7 +24,8 @@ pub(crate) const fn vip(family: IpFamily) -> IpAddr {
     }
 }
 
-fn real(family: IpFamily, number: u16) -> IpAddr {
+/// Address of a real of a family, by its number.
+pub(crate) fn real(family: IpFamily, number: u16) -> IpAddr {
     match family {
         IpFamily::V4 => Ipv4Addr::new(198, 51, 100, 11 + number as u8).into(),
         IpFamily::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 0x11 + number).into(),

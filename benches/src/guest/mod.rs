@@ -9,6 +9,7 @@ mod boot;
 mod busy_poll;
 mod faults;
 mod insist;
+mod instructions;
 mod keep;
 mod report;
 mod scenario;
@@ -45,6 +46,9 @@ fn steps(scenario: &Scenario, report: &Report) -> Result<()> {
             Step::Traffic => traffic::run(&site, scenario, report),
             Step::Insist => report.check("insist", insist::run(&site, scenario)),
             Step::BusyPoll => report.check("busy poll", busy_poll::run(&site)),
+            Step::Instructions => {
+                report.check("instructions", instructions::run(&site, scenario, report));
+            }
             Step::Faults => faults::run(&site, scenario, report),
         }
     }

@@ -45,6 +45,8 @@ pub(super) enum Step {
     Insist,
     /// Connections and datagrams while the kernel polls for the sockets.
     BusyPoll,
+    /// Instructions for each packet, on a machine whose clock counts them.
+    Instructions,
     /// What happens to a card; it is gone afterwards.
     Faults,
 }

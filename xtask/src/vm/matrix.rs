@@ -176,6 +176,11 @@ impl fmt::Display for Modes {
 }
 
 impl Card {
+    /// Whether it has zero-copy under some kernel.
+    pub(super) const fn has_zero_copy(&self) -> bool {
+        self.zero_copy_from.is_some()
+    }
+
     /// What must come out under a kernel.
     pub(super) fn expected(&self, kernel: Version) -> Modes {
         let since = |first: Option<Version>| first.is_some_and(|first| kernel >= first);

@@ -54,6 +54,10 @@ pub(crate) struct Options {
     /// Break the cards that have zero-copy as well, which takes minutes each
     #[arg(long, conflicts_with = "keep")]
     faults: bool,
+    /// Count the instructions that the machine spends on a packet instead, on one card that has
+    /// zero-copy (igb unless told otherwise) and with the newest kernel
+    #[arg(long, conflicts_with_all = ["keep", "faults", "kernels"])]
+    instructions: bool,
     /// Leave the machine running afterwards with a shell on this terminal; takes one kernel and card
     #[arg(long)]
     keep: bool,
@@ -83,9 +87,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         !options.keep || pairs.len() == 1,
         "--keep takes one kernel and one card: add --kernel NAME --nic NAME"
     );
+    let pairs = if options.instructions {
+        counted(pairs, options.cards.is_empty())?
+    } else {
+        pairs
+    };
     let taps = without_taps(&pairs);
     let plan = |_: &Kernel, card: &Card| Plan {
-        faults: options.faults,
+        work: if options.instructions {
+            Work::Count
+        } else {
+            Work::Balance {
+                faults: options.faults,
+            }
+        },
         cycles: CYCLES,
         keep: options.keep,
         unable: taps
@@ -94,7 +109,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .cloned(),
         deadline: Instant::now() + LIMIT,
     };
-    let rows = Workshop::new(Parts::get(&pairs)?)?.rows(&pairs, plan)?;
+    let profile = if options.instructions {
+        Profile::Release
+    } else {
+        Profile::Dev
+    };
+    let rows = Workshop::new(Parts::get(&pairs)?, profile)?.rows(&pairs, plan)?;
     println!("\n{}", table(&rows));
     if let Some(path) = &options.json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
@@ -108,6 +128,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The machines that can count: those that have zero-copy under the newest kernel, or the first of them.
+fn counted(pairs: Vec<(Kernel, Card)>, only_first: bool) -> Result<Vec<(Kernel, Card)>> {
+    let mut pairs: Vec<_> = pairs
+        .into_iter()
+        .filter(|(kernel, card)| kernel.name == BROKEN.0 && card.has_zero_copy())
+        .collect();
+    if only_first {
+        pairs.truncate(1);
+    }
+    ensure!(
+        !pairs.is_empty(),
+        "--instructions takes a card that has zero-copy: give --nic igb or --nic virtio-iommu"
+    );
+    Ok(pairs)
+}
+
 /// Why machines with TAP devices cannot run here, if some are wanted and they cannot.
 fn without_taps(pairs: &[(Kernel, Card)]) -> Option<String> {
     pairs
@@ -118,11 +154,28 @@ fn without_taps(pairs: &[(Kernel, Card)]) -> Option<String> {
         .map(|error| format!("{error:#}"))
 }
 
-/// What a machine does besides balancing.
+/// What a machine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// It balances; then its card is broken, if that is wanted and it has zero-copy.
+    Balance { faults: bool },
+    /// It counts the instructions that a packet takes.
+    Count,
+}
+
+/// How the programs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Profile {
+    /// It builds in a fraction of the time, and asserts more.
+    Dev,
+    /// As users have them.
+    Release,
+}
+
+/// What a machine does, and how long it may take.
 #[derive(Clone, Debug)]
 struct Plan {
-    /// Break the card, where it has zero-copy.
-    faults: bool,
+    work: Work,
     /// Starts and stops among the faults.
     cycles: usize,
     /// Go on with a shell.
@@ -181,10 +234,12 @@ pub(crate) fn test() -> Result<Tested> {
             return Ok(tested);
         }
     };
-    let workshop = Workshop::new(parts)?;
+    let workshop = Workshop::new(parts, Profile::Dev)?;
     let deadline = Instant::now() + TEST_LIMIT;
     let rows = workshop.rows(&pairs, |kernel, card| Plan {
-        faults: (kernel.name, card.name) == BROKEN,
+        work: Work::Balance {
+            faults: (kernel.name, card.name) == BROKEN,
+        },
         cycles: 0,
         keep: false,
         unable: None,
@@ -242,21 +297,28 @@ struct Workshop {
 
 impl Workshop {
     /// Builds the programs.
-    fn new(parts: Parts) -> Result<Self> {
+    fn new(parts: Parts, profile: Profile) -> Result<Self> {
         setup::build()?;
         let folder = shell::target_folder()?.join("vm");
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        // The profile for development: it builds in a fraction of the time, and asserts more.
-        dist::build_static(&[
+        let mut arguments = vec![
             "--package=katran-xsk",
             "--package=benches",
             "--bin=katran-xsk",
             "--bin=guest",
-        ])?;
+        ];
+        let built = match profile {
+            Profile::Dev => "debug",
+            Profile::Release => {
+                arguments.push("--release");
+                "release"
+            }
+        };
+        dist::build_static(&arguments)?;
         let program = |name: &str| {
             let stripped = folder.join(name);
-            dist::strip("debug", name, &stripped)?;
+            dist::strip(built, name, &stripped)?;
             fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
         };
         Ok(Self {
@@ -303,6 +365,7 @@ impl Workshop {
             initramfs: &initramfs,
             report: &folder.join("report.jsonl"),
             console: (!plan.keep).then_some(&*console),
+            counts: plan.work == Work::Count,
         };
         println!(
             "kernel {}, card {}: {expected} expected",
@@ -349,11 +412,14 @@ impl Workshop {
             archive.data(&path, &contents);
             modules.push(format!("/{path}"));
         }
-        let mut steps = vec!["traffic", "insist", "busy-poll"];
-        // They are about sockets that the driver uses, and end the card.
-        if plan.faults && card.expected(kernel.version).zero_copy {
-            steps.push("faults");
-        }
+        let steps: &[&str] = match plan.work {
+            // Faults are about sockets that the driver uses, and end the card.
+            Work::Balance { faults: true } if card.expected(kernel.version).zero_copy => {
+                &["traffic", "insist", "busy-poll", "faults"]
+            }
+            Work::Balance { .. } => &["traffic", "insist", "busy-poll"],
+            Work::Count => &["instructions"],
+        };
         let scenario = json!({
             "modules": modules,
             "card": qemu::CARD,

@@ -200,7 +200,22 @@ pub(super) struct Machine<'a> {
     pub(super) report: &'a Path,
     /// Where the kernel's messages go; `None` is the terminal.
     pub(super) console: Option<&'a Path>,
+    /// Whether its clock counts the instructions of its only processor.
+    pub(super) counts: bool,
 }
+
+/// A machine whose clock goes on by a nanosecond with each instruction, and jumps to the next event
+/// while its processor sleeps.
+const COUNTING: [&str; 8] = [
+    "-smp",
+    "1",
+    "-accel",
+    "tcg,thread=single",
+    "-icount",
+    "shift=0,sleep=off",
+    "-cpu",
+    "max",
+];
 
 impl Machine<'_> {
     fn command(&self, qemu: &Qemu, limit: Option<Duration>) -> Result<Command> {
@@ -210,8 +225,15 @@ impl Machine<'_> {
         };
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-no-reboot", "-machine", "q35", "-smp", "2", "-m", "1024"])
-            .args(qemu.accelerator.arguments())
+            .args(["-no-reboot", "-machine", "q35", "-m", "1024"]);
+        if self.counts {
+            command.args(COUNTING);
+        } else {
+            command
+                .args(["-smp", "2"])
+                .args(qemu.accelerator.arguments());
+        }
+        command
             .arg("-kernel")
             .arg(self.kernel)
             .arg("-initrd")
