@@ -38,7 +38,7 @@ pub(super) fn run(site: &Site, scenario: &Scenario, report: &Report) {
 }
 
 fn whole(site: &Site, scenario: &Scenario, report: &Report) -> Result<()> {
-    let before = Surroundings::look(site)?;
+    let before = Surroundings::at_rest(site)?;
     let balancer = site.launch().start(site.lab())?;
     let config = balancer.ctl(["show", "config"])?;
     report.fact("xdp", config["xdp_mode"].clone());
@@ -272,6 +272,20 @@ impl Surroundings {
             interfaces: links.link_count()?,
             program: program.is_some(),
         })
+    }
+
+    /// As [`Self::look`], once the link is there: a driver that has just let go of a program may have
+    /// it down.
+    pub(super) fn at_rest(site: &Site) -> Result<Self> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let now = Self::look(site)?;
+            if now.link.is_running() {
+                return Ok(now);
+            }
+            ensure!(Instant::now() < deadline, "the link stays down: {now:?}");
+            thread::sleep(POLL_INTERVAL);
+        }
     }
 
     /// Waits until all is as it was: a driver that lets go of a program may take its link down for

@@ -45,6 +45,13 @@ pub struct LinkState {
     pub xdp: bool,
 }
 
+impl LinkState {
+    /// Whether packets can pass: it is up, and so is the other end.
+    pub fn is_running(&self) -> bool {
+        self.flags.contains(LinkFlags::Running)
+    }
+}
+
 /// What the kernel counts at an interface, in packets. What a veth counts as dropped differs from what
 /// a card does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -91,7 +91,7 @@ fn number(text: &str, word: &str) -> Result<u64> {
 
 /// Starts and stops in two halves: what the first leaves may be caches, what the second leaves is lost.
 pub(super) fn cycles(site: &Site, scenario: &Scenario) -> Result<Outcome> {
-    let around = Surroundings::look(site)?;
+    let around = Surroundings::at_rest(site)?;
     let half = scenario.cycles / 2;
     let cycles = |count: usize| -> Result<Holdings> {
         for number in 0..count {

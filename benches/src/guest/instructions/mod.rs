@@ -32,9 +32,9 @@ use spinner::Spinner;
 const FLOWS: u64 = 1024;
 /// Frames of a burst, and time between the beginnings of two.
 const BURSTS: [usize; 2] = [64, 8];
-const PERIOD: Duration = Duration::from_millis(4);
+const PERIOD: Duration = Duration::from_millis(2);
 /// Bursts of a measurement.
-const COUNT: usize = 256;
+const COUNT: usize = 1024;
 /// Measurements of the same, which must agree.
 const RUNS: usize = 2;
 /// How much two may differ.
@@ -155,11 +155,11 @@ impl Bench<'_> {
         // Attaching may take the link down for a moment; then every flow gets known.
         self.sender
             .wait_for_link(&self.counter, subject.counted())?;
-        self.window(subject, BURSTS[0], FLOWS as usize / BURSTS[0])?;
+        self.window(subject, BURSTS[0], COUNT / 4)?;
+        let nothing = self.window(subject, 0, COUNT)?;
         for burst in BURSTS {
             let figures = (0..RUNS)
                 .map(|_| {
-                    let nothing = self.window(subject, 0, COUNT)?;
                     let all = self.window(subject, burst, COUNT)?;
                     Ok((all - nothing) / (COUNT * burst) as f64)
                 })

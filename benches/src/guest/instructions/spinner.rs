@@ -15,7 +15,7 @@ use thread_priority::{
 /// Steps of a block, the unit that is counted.
 const STEPS: u32 = 200;
 /// Blocks of a window while the cost of one is found out, and windows: some of them see no interrupt.
-const WINDOW: u32 = 50;
+const WINDOW: u32 = 500;
 const WINDOWS: u32 = 500;
 
 /// The thread. Dropping it ends it.
