@@ -4,10 +4,10 @@
 //! All have the same keys, values, capacity and hash function, and keep at least as many flows as their
 //! capacity. A look-up counts as a use of the flow, as a load balancer needs it.
 
-use std::{fs, hint::black_box, time::Duration};
+use std::{hint::black_box, time::Duration};
 
 use ahash::RandomState;
-use conntrack::{FlowKeyV4, FlowTable, Lookup};
+use conntrack::{FlowKeyV4, FlowTable, Hint, Lookup};
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
     measurement::WallTime,
@@ -18,6 +18,9 @@ const BURST: usize = 64;
 /// Bursts of look-ups, in random order.
 const BURSTS: usize = 1 << 14;
 
+/// What each flow is stored with.
+const VALUE: u32 = 7;
+
 /// A way to remember flows.
 trait Design {
     const NAME: &'static str;
@@ -25,8 +28,8 @@ trait Design {
     fn new(capacity: usize) -> Self;
     /// How many of the flows it has.
     fn find(&mut self, burst: &[FlowKeyV4; BURST]) -> usize;
-    /// Stores a flow that it does not have.
-    fn insert(&mut self, key: FlowKeyV4, value: u32);
+    /// Stores flows that it does not have.
+    fn insert(&mut self, burst: &[FlowKeyV4; BURST]);
 }
 
 fn hasher() -> RandomState {
@@ -36,6 +39,20 @@ fn hasher() -> RandomState {
 /// Ours, with prefetching.
 struct Ours(FlowTable<FlowKeyV4>);
 
+impl Ours {
+    /// Hashes of a burst's flows and where they probably are, which is being loaded.
+    fn prefetch(&self, burst: &[FlowKeyV4; BURST]) -> [(u64, Hint); BURST] {
+        let mut flows = burst.each_ref().map(|key| {
+            let hash = self.0.hash(key);
+            (hash, self.0.prefetch(hash))
+        });
+        for (hash, hint) in &mut flows {
+            *hint = self.0.prefetch_entry(*hint, *hash);
+        }
+        flows
+    }
+}
+
 impl Design for Ours {
     const NAME: &'static str = "conntrack";
 
@@ -44,25 +61,18 @@ impl Design for Ours {
     }
 
     fn find(&mut self, burst: &[FlowKeyV4; BURST]) -> usize {
-        let table = &mut self.0;
-        let hashes = burst.each_ref().map(|key| table.hash(key));
-        let hints = hashes.map(|hash| table.prefetch(hash));
-        let mut ahead = hints.iter().zip(&hashes);
-        let hints: [_; BURST] = std::array::from_fn(|_| {
-            let (hint, hash) = ahead.next().expect("as many");
-            table.prefetch_entry(*hint, *hash)
+        let flows = self.prefetch(burst);
+        let found = burst.iter().zip(flows).filter(|(key, (hash, hint))| {
+            let found = self.0.lookup_at(*hint, *hash, key, 0, None);
+            matches!(found, Lookup::Hit(_))
         });
-        (0..BURST)
-            .filter(|&n| {
-                let found = table.lookup_at(hints[n], hashes[n], &burst[n], 0, None);
-                matches!(found, Lookup::Hit(_))
-            })
-            .count()
+        found.count()
     }
 
-    fn insert(&mut self, key: FlowKeyV4, value: u32) {
-        let hash = self.0.hash(&key);
-        self.0.insert_missed(hash, key, value, 0);
+    fn insert(&mut self, burst: &[FlowKeyV4; BURST]) {
+        for (key, (hash, _)) in burst.iter().zip(self.prefetch(burst)) {
+            self.0.insert_missed(hash, *key, VALUE, 0);
+        }
     }
 }
 
@@ -84,9 +94,10 @@ impl Design for OneByOne {
         found.count()
     }
 
-    fn insert(&mut self, key: FlowKeyV4, value: u32) {
-        let hash = self.0.hash(&key);
-        self.0.insert_missed(hash, key, value, 0);
+    fn insert(&mut self, burst: &[FlowKeyV4; BURST]) {
+        for key in burst {
+            self.0.insert_missed(self.0.hash(key), *key, VALUE, 0);
+        }
     }
 }
 
@@ -132,6 +143,32 @@ impl Linked {
         }
         self.ends[LATEST] = flow;
     }
+
+    fn add(&mut self, key: FlowKeyV4) {
+        let link = Link {
+            key,
+            value: VALUE,
+            neighbours: [NONE; 2],
+        };
+        let flow = if self.flows.len() < self.capacity {
+            self.flows.push(link);
+            self.flows.len() as u32 - 1
+        } else {
+            let oldest = self.ends[OLDEST];
+            self.unlink(oldest);
+            let hash = self.hasher.hash_one(self.flows[oldest as usize].key);
+            let entry = self.table.find_entry(hash, |flow| *flow == oldest);
+            entry.expect("what is linked is in the table").remove();
+            self.flows[oldest as usize] = link;
+            oldest
+        };
+        let hash = self.hasher.hash_one(key);
+        let (flows, hasher) = (&self.flows, &self.hasher);
+        self.table.insert_unique(hash, flow, |flow| {
+            hasher.hash_one(flows[*flow as usize].key)
+        });
+        self.link(flow);
+    }
 }
 
 impl Design for Linked {
@@ -162,30 +199,10 @@ impl Design for Linked {
         found
     }
 
-    fn insert(&mut self, key: FlowKeyV4, value: u32) {
-        let link = Link {
-            key,
-            value,
-            neighbours: [NONE; 2],
-        };
-        let flow = if self.flows.len() < self.capacity {
-            self.flows.push(link);
-            self.flows.len() as u32 - 1
-        } else {
-            let oldest = self.ends[OLDEST];
-            self.unlink(oldest);
-            let hash = self.hasher.hash_one(self.flows[oldest as usize].key);
-            let entry = self.table.find_entry(hash, |flow| *flow == oldest);
-            entry.expect("what is linked is in the table").remove();
-            self.flows[oldest as usize] = link;
-            oldest
-        };
-        let hash = self.hasher.hash_one(key);
-        let (flows, hasher) = (&self.flows, &self.hasher);
-        self.table.insert_unique(hash, flow, |flow| {
-            hasher.hash_one(flows[*flow as usize].key)
-        });
-        self.link(flow);
+    fn insert(&mut self, burst: &[FlowKeyV4; BURST]) {
+        for key in burst {
+            self.add(*key);
+        }
     }
 }
 
@@ -207,8 +224,10 @@ macro_rules! cache {
                 burst.iter().filter(|$key| $get.is_some()).count()
             }
 
-            fn insert(&mut self, key: FlowKeyV4, value: u32) {
-                self.0.$put(key, value);
+            fn insert(&mut self, burst: &[FlowKeyV4; BURST]) {
+                for key in burst {
+                    self.0.$put(*key, VALUE);
+                }
             }
         }
     };
@@ -257,28 +276,19 @@ fn key(flow: u64) -> FlowKeyV4 {
     }
 }
 
-/// Bytes of this process in memory.
-fn resident() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-    kilobytes.unwrap_or(0) * 1024
+/// As many flows as a burst has, from this one on.
+fn burst_from(flow: u64) -> [FlowKeyV4; BURST] {
+    std::array::from_fn(|n| key(flow + n as u64))
 }
 
 /// A table in which every flow was used twice.
 fn filled<D: Design>(flows: u64) -> D {
-    let before = resident();
     let mut table = D::new(flows as usize);
-    for flow in 0..flows {
-        table.insert(key(flow), flow as u32);
-    }
-    if flows >= 1_000_000 {
-        let bytes = (resident() - before) as f64 / flows as f64;
-        println!("{}: {bytes:.0} bytes per flow", D::NAME);
+    for first in (0..flows).step_by(BURST) {
+        table.insert(&burst_from(first));
     }
     for first in (0..flows).step_by(BURST) {
-        let burst = std::array::from_fn(|n| key((first + n as u64) % flows));
-        table.find(&burst);
+        table.find(&burst_from(first));
     }
     table
 }
@@ -305,11 +315,11 @@ fn hit<D: Design>(group: &mut BenchmarkGroup<'_, WallTime>, flows: u64) {
 fn flood<D: Design>(group: &mut BenchmarkGroup<'_, WallTime>, flows: u64) {
     let mut table = filled::<D>(flows);
     let mut next = flows;
-    group.throughput(Throughput::Elements(1));
+    group.throughput(Throughput::Elements(BURST as u64));
     group.bench_function(BenchmarkId::new(D::NAME, flows), |bencher| {
         bencher.iter(|| {
-            table.insert(key(next), next as u32);
-            next += 1;
+            table.insert(&burst_from(next));
+            next += BURST as u64;
         });
     });
 }
@@ -317,7 +327,7 @@ fn flood<D: Design>(group: &mut BenchmarkGroup<'_, WallTime>, flows: u64) {
 /// Look-ups of flows that the table has.
 fn hits(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("flow_table/hit");
-    for flows in [1_000, 100_000, 1_000_000] {
+    for flows in [1_024, 102_400, 1_024_000] {
         hit::<Ours>(&mut group, flows);
         hit::<OneByOne>(&mut group, flows);
         hit::<Linked>(&mut group, flows);
@@ -332,8 +342,9 @@ fn hits(criterion: &mut Criterion) {
 /// New flows, while the table is full of others that are in use.
 fn floods(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("flow_table/flood");
-    let flows = 1_000_000;
+    let flows = 1_024_000;
     flood::<Ours>(&mut group, flows);
+    flood::<OneByOne>(&mut group, flows);
     flood::<Linked>(&mut group, flows);
     flood::<Lru>(&mut group, flows);
     flood::<Hashlink>(&mut group, flows);
@@ -344,16 +355,15 @@ fn floods(criterion: &mut Criterion) {
 
 /// Look-ups of flows that the table does not have.
 fn misses(criterion: &mut Criterion) {
-    const FLOWS: u64 = 1_000_000;
+    const FLOWS: u64 = 1_024_000;
     let mut group = criterion.benchmark_group("flow_table/miss");
     let mut table = filled::<Ours>(FLOWS);
     let mut next = FLOWS;
     group.throughput(Throughput::Elements(BURST as u64));
     group.bench_function(BenchmarkId::new(Ours::NAME, FLOWS), |bencher| {
         bencher.iter(|| {
-            let burst = std::array::from_fn(|n| key(next + n as u64));
             next += BURST as u64;
-            table.find(&burst)
+            table.find(&burst_from(next))
         });
     });
     group.finish();
