@@ -404,7 +404,10 @@ impl Workshop {
             archive.program("bin/busybox", &qemu::busybox(&self.parts.cache)?);
         }
         let mut modules = Vec::new();
-        let names = ["veth", "tun", "virtio_pci", "virtio_net", card.module];
+        let mut names = vec!["veth", "tun", "virtio_pci", "virtio_net", card.module];
+        if plan.work == Work::Count {
+            names.push(qemu::COUNTING_FAR_CARD);
+        }
         for module in modules::in_order(&kernel.modules, &names)? {
             let path = format!("modules/{}.ko", kernel::module_name(&module));
             let contents =
