@@ -312,19 +312,17 @@ impl Control {
         if self.next_hop() == before {
             return Ok(());
         }
-        match self.services.apply(&self.spec(&self.config)) {
+        let mut services = self.services.clone();
+        match services.apply(&self.spec(&self.config)) {
             Ok(table) => {
                 self.publish(Arc::clone(&table));
                 if self.sink.holds_next_hop()
                     && let Err(error) = self.sink.apply(&table)
                 {
                     self.next_hop = resolved;
-                    return Err(AdminError::new(
-                        "xdp",
-                        format!("the XDP program's maps could not be changed: {error:#}"),
-                        "look at the balancer's log",
-                    ));
+                    return Err(self.withdraw(services, &error));
                 }
+                self.services = services;
                 let path = HealthCheckPath::new(&self.config, self.next_hop());
                 // Packets take the new next hop also where probes cannot.
                 self.health_checks
@@ -763,7 +761,73 @@ fn from_config_error(error: &ConfigError) -> AdminError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    /// Maps with the next hop in them, which fail once when told to.
+    #[derive(Default)]
+    struct Maps {
+        fails: AtomicBool,
+        next_hop: Mutex<Option<MacAddress>>,
+    }
+
+    impl ServiceSink for Arc<Maps> {
+        fn apply(&mut self, table: &ServiceTable) -> anyhow::Result<()> {
+            anyhow::ensure!(!self.fails.swap(false, Ordering::Relaxed), "no memory");
+            *self.next_hop.lock().unwrap() = table.next_hop_mac();
+            Ok(())
+        }
+
+        fn holds_next_hop(&self) -> bool {
+            true
+        }
+
+        fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn a_next_hop_that_the_maps_do_not_take_is_nobodys() {
+        let config = Config::parse("[interface]\nname = \"test0\"\n", "lb.toml").unwrap();
+        let services = ServiceControl::new();
+        let publisher = Arc::new(Publisher::new(services.table()));
+        let maps = Arc::new(Maps::default());
+        let mut control = Control::new(ControlParts {
+            config,
+            origin: Origin::default(),
+            source: None,
+            next_hop: None,
+            publisher: Arc::clone(&publisher),
+            services,
+            sink: Box::new(Arc::clone(&maps)),
+            health_checks: Box::new(NoProgram),
+            mtu: None,
+            own_addresses: None,
+            workers: Vec::new(),
+        })
+        .unwrap();
+        let mut before = None;
+        for last in [1, 2] {
+            let next_hop = Some(MacAddress([2, 0, 0, 0, 0, last]));
+            maps.fails.store(true, Ordering::Relaxed);
+            let error = control.set_next_hop(next_hop).unwrap_err().to_string();
+            assert!(error.contains("no memory"), "{error}");
+            let everywhere = |control: &Control| {
+                [
+                    control.next_hop(),
+                    control.view().table.next_hop_mac(),
+                    publisher.current().next_hop_mac(),
+                    *maps.next_hop.lock().unwrap(),
+                ]
+            };
+            assert_eq!(everywhere(&control), [before; 4]);
+            control.set_next_hop(next_hop).unwrap();
+            assert_eq!(everywhere(&control), [next_hop; 4]);
+            before = next_hop;
+        }
+    }
 
     #[test]
     fn a_next_hop_that_could_not_be_set_is_set_at_the_next_try() {

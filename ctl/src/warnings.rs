@@ -38,7 +38,9 @@ fn unnumbered(text: &str) -> String {
     let mut result = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         result.push('[');
-        result.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        // What goes on otherwise is an IPv6 address.
+        result.push_str(if rest.starts_with(']') { rest } else { part });
     }
     result
 }
@@ -105,6 +107,14 @@ mod tests {
             assert_eq!(warnings.is_empty(), word.is_empty(), "{warnings}");
             assert!(warnings.contains(word), "{warnings}");
         }
+    }
+
+    #[test]
+    fn positions_go_and_addresses_stay() {
+        assert_eq!(
+            unnumbered("vip[12] ([2001:db8::1]:80/tcp).reals[3]: none"),
+            "vip[] ([2001:db8::1]:80/tcp).reals[]: none"
+        );
     }
 
     #[test]

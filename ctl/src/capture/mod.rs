@@ -135,6 +135,8 @@ impl Captures {
         })?;
         if let Err(error) = new_file.keep() {
             session.request_stop();
+            // The workers let go of their monitors before another capture can give them new ones.
+            session.wait(STOP_PATIENCE);
             return Err(error);
         }
         Ok(current.insert(session).report())
