@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, ErrorKind},
+    mem,
 };
 
 use aya::{
@@ -219,7 +220,8 @@ impl Balancer {
         })
     }
 
-    /// Attaches the loaded program, or moves an attached one to another interface or mode.
+    /// Attaches the loaded program. An attached one is taken off its interface first, and stays off if
+    /// this fails.
     pub fn attach_to(&mut self, interface: &str, mode: XdpMode) -> Result<(), AttachError> {
         self.attachment = None;
         let program = self.loaded.program_mut()?;
@@ -271,6 +273,15 @@ impl Balancer {
                 source,
                 restored,
             },
+            BalancerError::Vip(VipError::Map {
+                action,
+                source,
+                left,
+            }) => BalancerError::Vip(VipError::Map {
+                action,
+                source,
+                left: if restored { 0 } else { left.max(1) },
+            }),
             other => other,
         })
     }
@@ -289,29 +300,13 @@ impl Balancer {
         if let Some(settings) = wanted.settings {
             self.set_settings(settings)?;
         }
-        let stays: Content = self
-            .held
-            .content
-            .iter()
-            .filter(|(place, value)| wanted.content.get(place) == Some(value))
-            .map(|(place, value)| (*place, *value))
-            .collect();
+        let stays = staying(&self.held.content, &wanted.content);
         vips::transition(&mut self.tables, &mut self.held.content, &stays)?;
         for vip in vips {
             self.set_ring(vip, replaced)?;
         }
         vips::transition(&mut self.tables, &mut self.held.content, &wanted.content)?;
-        let gone: Vec<_> = self
-            .held
-            .reals
-            .keys()
-            .filter(|index| !wanted.reals.contains_key(index))
-            .copied()
-            .collect();
-        for index in gone {
-            self.set_real(index, None)?;
-        }
-        Ok(())
+        self.remove_reals_but(&wanted.reals)
     }
 
     /// Takes a change back as far as it got.
@@ -331,6 +326,19 @@ impl Balancer {
         vips::transition(&mut self.tables, &mut self.held.content, &before.content)?;
         if let Some(settings) = before.settings {
             self.set_settings(settings)?;
+        }
+        self.remove_reals_but(&before.reals)
+    }
+
+    /// Empties the places of reals that are not among these.
+    fn remove_reals_but(
+        &mut self,
+        kept: &BTreeMap<u32, [u8; RealValue::SIZE]>,
+    ) -> Result<(), BalancerError> {
+        let held = self.held.reals.keys().copied();
+        let gone: Vec<_> = held.filter(|index| !kept.contains_key(index)).collect();
+        for index in gone {
+            self.set_real(index, None)?;
         }
         Ok(())
     }
@@ -358,10 +366,11 @@ impl Balancer {
         if self.held.settings == Some(settings) {
             return Ok(());
         }
-        self.tables.settings = settings;
-        self.tables
-            .configure(has_prefixes)
-            .map_err(BalancerError::map("CONFIG"))?;
+        let before = mem::replace(&mut self.tables.settings, settings);
+        if let Err(error) = self.tables.configure(has_prefixes) {
+            self.tables.settings = before;
+            return Err(BalancerError::map("CONFIG")(error));
+        }
         self.held.settings = Some(settings);
         Ok(())
     }
@@ -515,6 +524,19 @@ fn entry(vip: &Vip<'_>) -> VipEntry {
     }
 }
 
+/// Generation and number of a [`VipValue`], in front of its flags.
+type VipIdentity = [u8; mem::offset_of!(VipValue, flags)];
+
+/// Of what the maps hold, what no packet may miss during a change: VIPs that keep number and generation,
+/// also if their flags are about to change.
+fn staying(held: &Content, wanted: &Content) -> Content {
+    let identity = |value: &Value| VipIdentity::try_from(&value[..size_of::<VipIdentity>()]).ok();
+    held.iter()
+        .filter(|(place, value)| wanted.get(place).map(identity) == Some(identity(value)))
+        .map(|(place, value)| (*place, *value))
+        .collect()
+}
+
 /// What the maps that find VIPs are to hold.
 fn content(vips: &[Vip<'_>]) -> Result<Content, BalancerError> {
     let entries: Vec<_> = vips.iter().map(entry).collect();
@@ -622,5 +644,35 @@ impl Store for Tables {
             Place::Address(key) => self.addresses.remove(key),
             Place::GuePort | Place::Tunnel(_) => Err(MapError::ElementNotFound),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vip_stays_in_place_when_only_its_flags_change() {
+        let content_of = |number, generation, flags| {
+            content(&[Vip {
+                address: [203, 0, 113, 10].into(),
+                prefix_len: 32,
+                port: 80,
+                protocol: 6,
+                number,
+                generation,
+                flags,
+                ring: &[],
+            }])
+            .expect("a valid VIP")
+        };
+        let held = content_of(3, 7, 0);
+        assert_eq!(staying(&held, &content_of(3, 7, VIP_FLAGS)), held);
+        // Another VIP in its place must not meet the old ring.
+        for other in [content_of(4, 7, 0), content_of(3, 8, 0)] {
+            let left = staying(&held, &other);
+            assert!(left.keys().all(|place| matches!(place, Place::Address(_))));
+        }
+        assert!(staying(&held, &Content::new()).is_empty());
     }
 }
