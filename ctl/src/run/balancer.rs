@@ -325,7 +325,7 @@ impl Datapath for Balancer {
         for worker in &self.workers {
             writeln!(f, "  queue {:<4} {}", worker.queue(), describe(worker))?;
         }
-        match (self.rank.priority, self.rank.reason) {
+        match (self.rank.priority, &self.rank.reason) {
             (Priority::RealTime, _) => writeln!(f, "  priority   rt, before all ordinary threads")?,
             (Priority::Normal, None) => writeln!(f, "  priority   normal")?,
             (Priority::Normal, Some(reason)) => {

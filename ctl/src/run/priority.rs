@@ -1,6 +1,6 @@
 //! Which rank the workers get.
 
-use std::fs;
+use std::{fs, io};
 
 use anyhow::bail;
 use dataplane::worker::Priority;
@@ -8,33 +8,52 @@ use dataplane::worker::Priority;
 use crate::config::{InterfaceConfig, PriorityChoice};
 
 const LIMIT: &str = "/proc/sys/kernel/sched_rt_runtime_us";
+const PERIOD: &str = "/proc/sys/kernel/sched_rt_period_us";
 
 /// The workers' rank, and why it is not a higher one where the configuration leaves that open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rank {
     pub(super) priority: Priority,
-    pub(super) reason: Option<&'static str>,
+    pub(super) reason: Option<String>,
 }
 
 /// Chooses the workers' rank. Fails if it has to be real-time and cannot.
 pub(super) fn choose(interface: &InterfaceConfig) -> anyhow::Result<Rank> {
-    let limit = fs::read_to_string(LIMIT).unwrap_or_default();
-    decide(interface, &limit, Priority::RealTime.probe().is_ok())
+    let limit = is_limited(fs::read_to_string(LIMIT), fs::read_to_string(PERIOD));
+    decide(interface, limit, Priority::RealTime.probe())
 }
 
-fn decide(interface: &InterfaceConfig, limit: &str, permitted: bool) -> anyhow::Result<Rank> {
+/// Whether the kernel leaves other threads a share of each period.
+fn is_limited(runtime: io::Result<String>, period: io::Result<String>) -> io::Result<bool> {
+    let number = |text: String| text.trim().parse::<i64>().map_err(io::Error::other);
+    let (runtime, period) = (number(runtime?)?, number(period?)?);
+    Ok((0..period).contains(&runtime))
+}
+
+fn decide(
+    interface: &InterfaceConfig,
+    limit: io::Result<bool>,
+    permitted: io::Result<()>,
+) -> anyhow::Result<Rank> {
     // Each with what to do about it.
     let obstacle = if interface.spin_us.is_some() {
-        Some(("spin_us is set", "leave spin_us out"))
-    } else if limit.trim() == "-1" {
-        Some((
-            "the kernel does not limit real-time threads",
-            "set a limit with `sysctl kernel.sched_rt_runtime_us=950000`",
-        ))
-    } else if !permitted {
-        Some(("CAP_SYS_NICE is missing", "give the program CAP_SYS_NICE"))
+        Some(("spin_us is set".to_owned(), "leave spin_us out"))
     } else {
-        None
+        match (limit, permitted) {
+            (Err(error), _) => Some((
+                format!("the kernel's limit of real-time threads cannot be read: {error}"),
+                "mount /proc",
+            )),
+            (Ok(false), _) => Some((
+                "the kernel does not limit real-time threads".to_owned(),
+                "set a limit with `sysctl kernel.sched_rt_runtime_us=950000`",
+            )),
+            (Ok(true), Err(error)) => Some((
+                format!("the kernel refuses it: {error}"),
+                "give the program CAP_SYS_NICE",
+            )),
+            (Ok(true), Ok(())) => None,
+        }
     };
     let normal = |reason| Rank {
         priority: Priority::Normal,
@@ -57,8 +76,6 @@ fn decide(interface: &InterfaceConfig, limit: &str, permitted: bool) -> anyhow::
 mod tests {
     use super::*;
 
-    const LIMITED: &str = "950000\n";
-
     fn interface(priority: PriorityChoice, spin_us: Option<u32>) -> InterfaceConfig {
         InterfaceConfig {
             priority,
@@ -70,37 +87,56 @@ mod tests {
     #[test]
     fn real_time_where_nothing_is_against_it() {
         for choice in [PriorityChoice::Auto, PriorityChoice::RealTime] {
-            let rank = decide(&interface(choice, None), LIMITED, true).unwrap();
+            let rank = decide(&interface(choice, None), Ok(true), Ok(())).unwrap();
             assert_eq!((rank.priority, rank.reason), (Priority::RealTime, None));
         }
         let normal = interface(PriorityChoice::Normal, None);
-        let rank = decide(&normal, LIMITED, true).unwrap();
+        let rank = decide(&normal, Ok(true), Ok(())).unwrap();
         assert_eq!((rank.priority, rank.reason), (Priority::Normal, None));
     }
 
     #[test]
     fn what_is_against_it_is_said() {
-        for (spin_us, limit, permitted, said) in [
-            (Some(50), LIMITED, true, "spin_us is set"),
+        let text = |text: &str| Ok(text.to_owned());
+        let unreadable = || Err(io::Error::from(io::ErrorKind::NotFound));
+        let limit = |runtime| is_limited(runtime, text("1000000\n"));
+        let unlimited = "the kernel does not limit real-time threads";
+        let unread = "the kernel's limit of real-time threads cannot be read";
+        for (spin_us, runtime, permitted, said) in [
+            (Some(50), "950000\n", true, "spin_us is set"),
+            (None, "-1\n", true, unlimited),
+            (None, "1000000\n", true, unlimited),
+            (None, "", true, unread),
+            (None, "unreadable", true, unread),
             (
                 None,
-                "-1\n",
-                true,
-                "the kernel does not limit real-time threads",
+                "950000\n",
+                false,
+                "the kernel refuses it: permission denied",
             ),
-            (None, LIMITED, false, "CAP_SYS_NICE is missing"),
         ] {
+            let limit = || match runtime {
+                "unreadable" => limit(unreadable()),
+                runtime => limit(text(runtime)),
+            };
+            let permitted = || {
+                permitted
+                    .then_some(())
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::PermissionDenied))
+            };
             let auto = interface(PriorityChoice::Auto, spin_us);
-            let rank = decide(&auto, limit, permitted).unwrap();
-            assert_eq!((rank.priority, rank.reason), (Priority::Normal, Some(said)));
+            let rank = decide(&auto, limit(), permitted()).unwrap();
+            assert_eq!(rank.priority, Priority::Normal);
+            let reason = rank.reason.unwrap_or_default();
+            assert!(reason.starts_with(said), "{reason}");
 
             let real_time = interface(PriorityChoice::RealTime, spin_us);
-            let error = decide(&real_time, limit, permitted)
+            let error = decide(&real_time, limit(), permitted())
                 .unwrap_err()
                 .to_string();
             assert!(
                 error.starts_with(&format!(
-                    "interface.priority: rt is not to be had: {said}; "
+                    "interface.priority: rt is not to be had: {reason}; "
                 )),
                 "{error}"
             );
