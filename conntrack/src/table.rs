@@ -89,7 +89,7 @@ struct Place {
 #[derive(Clone, Copy, Debug)]
 struct Slot(u32);
 
-/// Where a flow probably is.
+/// Where a flow probably is, in the table that said so. Given to a smaller table it may panic.
 #[derive(Clone, Copy, Debug)]
 pub struct Hint(Slot);
 

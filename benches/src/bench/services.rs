@@ -16,6 +16,10 @@ pub(crate) const REALS: u16 = 100;
 /// Port of the VIPs.
 pub(crate) const PORT: u16 = 80;
 
+/// Share of the in-kernel balancer's flows for which there is room beyond them. The kernel's table gives
+/// places away in batches, so a table of just as many places as there are flows forgets some.
+const SPARE: u64 = 8;
+
 /// Address of the VIP of a family.
 pub(crate) const fn vip(family: IpFamily) -> IpAddr {
     match family {
@@ -67,12 +71,12 @@ pub(crate) fn services(next_hop: [u8; 6]) -> ServiceSpec {
     }
 }
 
-/// The in-kernel balancer with these services, attached to nothing, with room for `flows` flows on each
-/// CPU.
+/// The in-kernel balancer with these services, attached to nothing, with room for `flows` flows, and to
+/// spare, on each CPU.
 pub(crate) fn in_kernel(table: &ServiceTable, flows: u64) -> Result<Balancer> {
     let services = table.kernel_services()?;
     let mut balancer = Balancer::load(&BalancerOptions {
-        flow_table_capacity: flows as usize,
+        flow_table_capacity: (flows + flows / SPARE + 1024) as usize,
     })?;
     balancer.apply(&services.settings, &services.vips, &services.reals)?;
     Ok(balancer)

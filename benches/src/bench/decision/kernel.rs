@@ -17,9 +17,6 @@ use crate::bench::{
 
 const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0xcc, 3];
 const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 1];
-/// Room for flows beyond those of a measurement of hits. The kernel's table gives places away in
-/// batches, so a table of just as many places as there are flows forgets some.
-const SPARE: u64 = 8;
 
 /// The program with its driver, and a table of this CPU's.
 pub(crate) struct InKernel {
@@ -34,7 +31,7 @@ impl InKernel {
     /// on, and must stay on.
     pub(crate) fn new(family: IpFamily, flows: u64) -> Result<Self> {
         let table = ServiceControl::new().apply(&services::services(NEXT_HOP))?;
-        let balancer = services::in_kernel(&table, flows + flows / SPARE + 1024)?;
+        let balancer = services::in_kernel(&table, flows)?;
         let mut bed = BalancerTestBed::new(balancer)?;
         bed.warm_up(&template(family, Segment::Ack), flows)?;
         Ok(Self {
