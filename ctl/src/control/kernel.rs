@@ -22,6 +22,9 @@ use super::{
     worker::{NoAnswer, Worker},
 };
 
+/// Most flows that are copied to be looked through: about half a gigabyte.
+const MAX_COPIED: usize = 1 << 20;
+
 /// Where a worker counts what the program calls so.
 type Place = fn(&WorkerCounters) -> &Counter;
 
@@ -250,11 +253,26 @@ impl KernelCpu {
     pub(super) fn copy_flows(&self) -> Result<Copy, NoAnswer> {
         let table = self.datapath.publisher.current();
         let balancer = self.datapath.balancer();
-        let flows: Result<Vec<_>, _> = balancer.flows().collect();
-        let flows = flows.map_err(kernel)?;
+        let flows = at_most(MAX_COPIED, balancer.flows())?;
         drop(balancer);
         Copy::new(self.clone(), table, &flows)
     }
+}
+
+/// All of the flows, unless there are more than `most`.
+fn at_most<T, E: std::error::Error>(
+    most: usize,
+    flows: impl Iterator<Item = Result<T, E>>,
+) -> Result<Vec<T>, NoAnswer> {
+    let flows: Result<Vec<_>, _> = flows.take(most + 1).collect();
+    let flows = flows.map_err(kernel)?;
+    if flows.len() > most {
+        return Err(NoAnswer::Kernel(format!(
+            "it has more than the {most} flows that can be looked through; `flow get`, `flow del` and \
+             `explain` look at one"
+        )));
+    }
+    Ok(flows)
 }
 
 fn key(id: &FlowId) -> FlowKey {
@@ -341,6 +359,14 @@ fn entry(flow: &KernelFlow) -> Option<(FlowId, RealId, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_flows_than_memory_is_meant_for_are_refused() {
+        let flows = |count| at_most(3, (0..count).map(Ok::<_, std::fmt::Error>));
+        assert_eq!(flows(3), Ok(vec![0, 1, 2]));
+        let refusal = flows(4).unwrap_err().to_string();
+        assert!(refusal.contains("more than the 3 flows"), "{refusal}");
+    }
 
     #[test]
     fn every_event_is_a_counter_of_workers_by_the_same_name() {
