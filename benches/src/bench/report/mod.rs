@@ -5,7 +5,7 @@ mod json;
 mod markdown;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -25,6 +25,9 @@ impl Report {
     /// Prints the tables and writes the files that the options name.
     pub fn write(&self, options: &BenchOptions) -> Result<()> {
         let tables = markdown::tables(self);
+        std::io::stdout()
+            .write_all(tables.as_bytes())
+            .context("cannot print the tables")?;
         if let Some(path) = &options.json {
             write(path, &json::lines(self)?)?;
         }
@@ -45,13 +48,22 @@ impl Report {
         };
         if let Some(path) = &options.markdown {
             let figures = format!("{tables}{}", markdown::images(&charts, path));
-            let page = fs::read_to_string(path).unwrap_or_default();
-            let page = markdown::replaced(&page, &figures).unwrap_or(figures);
+            let page = match fs::read_to_string(path) {
+                Ok(page) => markdown::replaced(&page, &figures).with_context(|| {
+                    format!(
+                        "{} has no place for the figures: put the lines `<!-- figures: begin -->` and \
+                         `<!-- figures: end -->` into it, or name a file that does not exist",
+                        path.display()
+                    )
+                })?,
+                Err(error) if error.kind() == ErrorKind::NotFound => figures,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot read {}", path.display()));
+                }
+            };
             write(path, &page)?;
         }
-        std::io::stdout()
-            .write_all(tables.as_bytes())
-            .context("cannot print the tables")
+        Ok(())
     }
 }
 
@@ -159,6 +171,17 @@ mod tests {
         assert_eq!(fs::read_dir(path("charts")).expect("charts").count(), 2);
         let text = fs::read_to_string(path("tables.md")).expect("tables");
         assert!(text.contains("](charts/decision-ipv4.svg)"), "{text}");
+        fs::write(path("page.md"), "# Page\n").expect("written");
+        let options = BenchOptions {
+            markdown: Some(path("page.md")),
+            ..BenchOptions::default()
+        };
+        let error = report().write(&options).expect_err("no place for figures");
+        assert!(error.to_string().contains("page.md"), "{error}");
+        assert_eq!(
+            fs::read_to_string(path("page.md")).expect("kept"),
+            "# Page\n"
+        );
         let options = BenchOptions {
             json: Some(path("missing/rows.json")),
             ..BenchOptions::default()
