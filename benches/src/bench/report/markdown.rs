@@ -41,6 +41,11 @@ pub(crate) fn tables(report: &Report) -> String {
 const BEGIN: &str = "<!-- figures: begin -->\n";
 const END: &str = "<!-- figures: end -->";
 
+/// A page with nothing else.
+pub(crate) fn page(figures: &str) -> String {
+    format!("{BEGIN}{figures}{END}\n")
+}
+
 /// The page with other figures; nothing if it has no place for them.
 pub(crate) fn replaced(page: &str, figures: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;

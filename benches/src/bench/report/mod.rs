@@ -56,7 +56,7 @@ impl Report {
                         path.display()
                     )
                 })?,
-                Err(error) if error.kind() == ErrorKind::NotFound => figures,
+                Err(error) if error.kind() == ErrorKind::NotFound => markdown::page(&figures),
                 Err(error) => {
                     return Err(error).with_context(|| format!("cannot read {}", path.display()));
                 }
@@ -171,6 +171,8 @@ mod tests {
         assert_eq!(fs::read_dir(path("charts")).expect("charts").count(), 2);
         let text = fs::read_to_string(path("tables.md")).expect("tables");
         assert!(text.contains("](charts/decision-ipv4.svg)"), "{text}");
+        report().write(&options).expect("written again");
+        assert_eq!(fs::read_to_string(path("tables.md")).expect("tables"), text);
         fs::write(path("page.md"), "# Page\n").expect("written");
         let options = BenchOptions {
             markdown: Some(path("page.md")),
