@@ -20,8 +20,9 @@ const FILES_NOISE: u64 = 16;
 const QUIET: Duration = Duration::from_secs(5);
 /// Looks in each half of the starts.
 const LOOKS: usize = 5;
-/// Starts and stops before the first look.
-const WARM_UP: usize = 3;
+/// Starts and stops before the first look. Under igb the kernel takes some megabytes in the first twenty
+/// and no more from then on.
+const WARM_UP: usize = 20;
 
 /// What a machine has of what programs like ours take.
 #[derive(Clone, Copy, Debug)]
