@@ -14,8 +14,10 @@ use nix::sys::signal::Signal;
 const PATIENCE: Duration = Duration::from_mins(2);
 
 fn demo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_katran-xsk"));
+    // A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+    let mut command = Command::new("env");
     command
+        .args(["--default-signal=INT", env!("CARGO_BIN_EXE_katran-xsk")])
         .args(["demo", "--connections", "300", "--datagrams", "100"])
         .args(arguments);
     command
