@@ -155,26 +155,20 @@ fn a_missing_interface_is_named() {
     );
 }
 
-/// Not a test: what the next one starts and kills.
-#[test]
-#[ignore = "another test starts it"]
-fn child_that_attaches_and_waits() {
-    if std::env::var_os(CHILD).is_none() {
-        return;
-    }
-    let _redirect = Redirect::attach("balancer", XdpMode::Auto).expect("attached");
-    thread::sleep(Duration::from_mins(10));
-}
-
 #[test]
 fn the_kernel_detaches_when_the_process_is_killed() {
-    if !is_privileged("the_kernel_detaches_when_the_process_is_killed") {
+    const NAME: &str = "the_kernel_detaches_when_the_process_is_killed";
+    if !is_privileged(NAME) {
         return;
+    }
+    if std::env::var_os(CHILD).is_some() {
+        let _redirect = Redirect::attach("balancer", XdpMode::Auto).expect("attached");
+        thread::sleep(Duration::from_mins(10));
     }
     let _namespace = Namespace::enter_new();
     veth("balancer", "client", 1);
     let mut child = Command::new(std::env::current_exe().expect("our own path"))
-        .args(["--ignored", "--exact", "child_that_attaches_and_waits"])
+        .args(["--exact", NAME])
         .env(CHILD, "1")
         .stdout(Stdio::null())
         .spawn()
