@@ -67,7 +67,8 @@ pub struct WorkerConfig {
     pub priority: Priority,
 }
 
-/// Starts a worker. Returns once its thread runs, is pinned, has its priority and has given its chunks to the kernel.
+/// Starts a worker. Returns once its thread runs, is pinned, has its priority and has given its chunks
+/// to the kernel.
 pub fn spawn<P>(
     config: &WorkerConfig,
     port: P,
