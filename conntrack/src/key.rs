@@ -10,6 +10,10 @@ pub trait FlowKey: Copy + Eq + Hash {
     /// Addresses and ports, as a table stores them.
     type Tuple: Copy + Default;
 
+    /// Memory for each flow of a table's capacity, which decides how full the table gets: the emptier,
+    /// the more flows are found at the first look.
+    const BYTES_PER_FLOW: usize;
+
     /// Addresses and ports.
     fn tuple(&self) -> Self::Tuple;
     /// Whether these are the key's addresses and ports: integer by integer, so that a key which is in
@@ -38,6 +42,9 @@ pub struct FlowKeyV4 {
 
 impl FlowKey for FlowKeyV4 {
     type Tuple = [u32; 3];
+
+    /// 72 % of the slots are used.
+    const BYTES_PER_FLOW: usize = 39;
 
     #[inline]
     fn tuple(&self) -> [u32; 3] {
@@ -102,6 +109,9 @@ pub struct FlowKeyV6 {
 
 impl FlowKey for FlowKeyV6 {
     type Tuple = [u32; 9];
+
+    /// 83 % of the slots are used; one flow in ten thousand finds no room.
+    const BYTES_PER_FLOW: usize = 63;
 
     #[inline]
     fn tuple(&self) -> [u32; 9] {

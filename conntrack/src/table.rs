@@ -16,7 +16,7 @@ pub const MAX_CAPACITY: usize = 1 << 30;
 
 /// Used slots from which on a new flow goes where there is more room. Below, its first bucket takes
 /// it, so that most flows are found at the first look.
-const CROWDED: u32 = 13;
+const CROWDED: u32 = 14;
 
 /// Why a table cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,10 +135,9 @@ impl<K: FlowKey> FlowTable<K> {
         })
     }
 
-    /// Buckets that take `capacity` flows, of which 85 % of the slots are then used: with two buckets
-    /// to choose from, one flow in ten thousand finds both full.
+    /// Buckets that take `capacity` flows.
     fn buckets_for(capacity: usize) -> usize {
-        (capacity * 20).div_ceil(17 * WAYS)
+        (capacity * K::BYTES_PER_FLOW).div_ceil(size_of::<Group<K>>())
     }
 
     /// The bytes that a table for `capacity` flows, at most [`MAX_CAPACITY`], allocates.
