@@ -78,6 +78,8 @@ fn every_datapath_carries_packets_in_both_layouts() {
         let latency = row.latency_ns;
         let quantiles = [latency.p50, latency.p90, latency.p99, latency.p999];
         assert!(latency.p50 > 0.0 && quantiles.is_sorted(), "{row:?}");
+        let shares = row.layout == Layout::Split && row.scheduling.is_none();
+        assert_eq!(row.shares_cpus_with_generator, shares, "{row:?}");
         seen.push((row.layout, row.datapath, row.scheduling));
     }
     let as_by_default = Some(Scheduling::RealTime);

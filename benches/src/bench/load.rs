@@ -1,177 +1,312 @@
 //! Whether the machine was busy with something else while it measured.
 
+mod reading;
+
 use std::fmt;
-use std::fs;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
-use rustix::param::clock_ticks_per_second;
+use anyhow::{Result, bail};
+use serde::Serialize;
 
-/// Share of one CPU's time above which a hypervisor that takes it, or a scheduler that gives it to
-/// somebody else, disturbs a measurement.
-const LIMIT_OWN: f64 = 0.03;
-/// Share of one CPU's time above which programs of others do so, on whatever CPU: they share caches
-/// and memory with the measured ones.
-const LIMIT_OTHERS: f64 = 0.25;
+use reading::Reading;
 
-/// CPU time so far.
+/// Share of one CPU's time above which a hypervisor that takes it disturbs a measurement.
+const LIMIT_STOLEN: f64 = 0.03;
+/// Share of one CPU's time above which others do so, on whatever CPU: they share caches and memory with
+/// what is measured.
+const LIMIT_OTHERS: f64 = 0.05;
+/// Tries to find the machine quiet before anything is measured.
+const IDLE_TRIES: usize = 5;
+
+/// What to do where the machine is too busy.
+pub(crate) const REMEDY: &str = "Stop what else runs, or give --tolerate-load and trust no figure";
+
+/// Tells how busy the machine is.
 #[derive(Clone, Copy, Debug)]
-struct Reading {
-    at: Instant,
-    /// Of user-mode code of all processes.
-    user: Duration,
-    /// Taken by the hypervisor.
-    stolen: Duration,
-    /// Of user-mode code of this process.
-    own_user: Duration,
+pub(crate) struct Meter {
+    read: fn() -> Result<Reading>,
+    /// The time before a run in which nothing is measured.
+    idle: Duration,
 }
 
 /// Starts where a measurement starts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LoadWatch(Reading);
+#[derive(Debug)]
+pub(crate) struct LoadWatch {
+    meter: Meter,
+    before: Reading,
+}
 
-/// What happened on the machine during a measurement, as shares of one CPU's time.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Load {
+/// What happened on the machine meanwhile, as shares of one CPU's time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Load {
+    /// What other programs and the kernel's threads took.
+    pub others: f64,
     /// What the hypervisor took.
     pub stolen: f64,
-    /// What user-mode code of other processes took.
-    pub others: f64,
+    /// What interrupts took. While packets are sent, that is the benchmark's own work too.
+    #[serde(skip)]
+    interrupts: f64,
+    /// The thread that took most, and its share.
+    #[serde(skip)]
+    busiest: Option<(String, f64)>,
+}
+
+impl Meter {
+    /// Of this machine.
+    pub(crate) const MACHINE: Self = Self {
+        read: Reading::take,
+        idle: Duration::from_secs(1),
+    };
+
+    /// Starts to watch.
+    pub(crate) fn watch(self) -> Result<LoadWatch> {
+        Ok(LoadWatch {
+            meter: self,
+            before: (self.read)()?,
+        })
+    }
+
+    /// What happens on the machine while this program does nothing: interrupts are others' work then.
+    ///
+    /// # Errors
+    /// It is too much, and is not to be tolerated.
+    pub(crate) fn background(self, tolerate: bool) -> Result<Load> {
+        let mut quietest: Option<Load> = None;
+        for _ in 0..IDLE_TRIES {
+            let watch = self.watch()?;
+            thread::sleep(self.idle);
+            let mut load = watch.stop()?;
+            load.others += load.interrupts;
+            if load.is_quiet() || tolerate {
+                return Ok(load);
+            }
+            if quietest
+                .as_ref()
+                .is_none_or(|quietest| load.others < quietest.others)
+            {
+                quietest = Some(load);
+            }
+        }
+        bail!(
+            "the machine is too busy to measure, before anything was measured: {}. {REMEDY}",
+            quietest.unwrap_or_default()
+        );
+    }
 }
 
 impl LoadWatch {
-    /// Starts to watch.
-    pub(crate) fn start() -> Result<Self> {
-        Reading::take().map(Self)
-    }
-
     /// What happened since.
     pub(crate) fn stop(self) -> Result<Load> {
-        Ok(Load::between(&self.0, &Reading::take()?))
+        Ok(Load::between(&self.before, &(self.meter.read)()?))
     }
-}
-
-impl Reading {
-    fn take() -> Result<Self> {
-        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-        let (user, stolen) = cpu_line(&text).context("/proc/stat has no line for all CPUs")?;
-        let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot read the CPU time")?;
-        let own = usage.user_time().num_microseconds();
-        Ok(Self {
-            at: Instant::now(),
-            user,
-            stolen,
-            own_user: Duration::from_micros(own.unsigned_abs()),
-        })
-    }
-}
-
-/// User-mode time (fields `user` and `nice`) and stolen time of all CPUs.
-fn cpu_line(text: &str) -> Option<(Duration, Duration)> {
-    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let fields: Vec<u64> = line
-        .split_whitespace()
-        .map(|field| field.parse().unwrap_or(0))
-        .collect();
-    let ticks =
-        |number: u64| Duration::from_secs_f64(number as f64 / clock_ticks_per_second() as f64);
-    Some((
-        ticks(fields.first()? + fields.get(1)?),
-        ticks(*fields.get(7)?),
-    ))
 }
 
 impl Load {
     fn between(before: &Reading, after: &Reading) -> Self {
         let seconds = after.at.duration_since(before.at).as_secs_f64();
-        // The kernel counts user time of the whole machine in ticks; one more or less is no load.
-        let tick = 1.0 / clock_ticks_per_second() as f64;
-        let share = |time: f64| ((time - tick) / seconds).max(0.0);
-        let user = after.user.saturating_sub(before.user);
-        let own = after.own_user.saturating_sub(before.own_user);
+        let share = |time: Duration| time.as_secs_f64() / seconds;
+        let mut by_threads = Duration::ZERO;
+        let mut busiest = None;
+        for (id, thread) in &after.threads {
+            let then = before.threads.get(id).map_or(Duration::ZERO, |t| t.spent);
+            let spent = thread.spent.saturating_sub(then);
+            by_threads += spent;
+            if busiest.is_none_or(|(_, most)| spent > most) {
+                busiest = Some((thread, spent));
+            }
+        }
+        // Threads that have ended meanwhile are only in what the kernel counted by ticks, of which each
+        // CPU may have one more.
+        let by_ticks = after
+            .programs
+            .saturating_sub(before.programs)
+            .saturating_sub(after.own.saturating_sub(before.own))
+            .saturating_sub(after.tick * after.cpus);
+        let beyond_tick =
+            |before: Duration, after_: Duration| after_.saturating_sub(before + after.tick);
         Self {
-            stolen: share(after.stolen.saturating_sub(before.stolen).as_secs_f64()),
-            others: share(user.saturating_sub(own).as_secs_f64()),
+            others: share(by_threads.max(by_ticks)),
+            stolen: share(beyond_tick(before.stolen, after.stolen)),
+            interrupts: share(beyond_tick(before.interrupts, after.interrupts)),
+            busiest: busiest.map(|(thread, spent)| (thread.name.clone(), share(spent))),
         }
     }
 
     /// Whether what was measured meanwhile counts.
-    pub(crate) fn is_quiet(self) -> bool {
-        self.stolen <= LIMIT_OWN && self.others <= LIMIT_OTHERS
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.stolen <= LIMIT_STOLEN && self.others <= LIMIT_OTHERS
     }
 
     /// The larger of each.
     #[must_use]
     pub(crate) fn worst(self, other: Self) -> Self {
+        let busiest = if self.others < other.others {
+            other.busiest
+        } else {
+            self.busiest
+        };
         Self {
-            stolen: self.stolen.max(other.stolen),
             others: self.others.max(other.others),
+            stolen: self.stolen.max(other.stolen),
+            interrupts: self.interrupts.max(other.interrupts),
+            busiest,
         }
     }
 }
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: f64| share * 100.0;
         write!(
             f,
-            "other programs used {:.0} % of a CPU (limit {:.0} %), the hypervisor took {:.0} % (limit {:.0} %)",
-            self.others * 100.0,
-            LIMIT_OTHERS * 100.0,
-            self.stolen * 100.0,
-            LIMIT_OWN * 100.0
+            "others used {:.1} % of a CPU (limit {:.0} %)",
+            percent(self.others),
+            percent(LIMIT_OTHERS)
+        )?;
+        if let Some((name, share)) = &self.busiest {
+            write!(f, ", most of all {name} with {:.1} %", percent(*share))?;
+        }
+        write!(
+            f,
+            ", and the hypervisor took {:.1} % (limit {:.0} %)",
+            percent(self.stolen),
+            percent(LIMIT_STOLEN)
         )
     }
 }
 
+/// Meters that tests have instead of the machine's.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Instant;
 
-    fn load(user_ms: u64, own_ms: u64, stolen_ms: u64) -> Load {
-        let at = Instant::now();
-        let start = Reading {
-            at,
-            user: Duration::from_secs(100),
+    use super::{reading::Thread, *};
+
+    const CPUS: u32 = 2;
+
+    fn reading() -> Reading {
+        Reading {
+            at: Instant::now(),
+            cpus: CPUS,
+            tick: Duration::from_millis(10),
+            programs: Duration::from_secs(100),
+            interrupts: Duration::from_secs(3),
             stolen: Duration::from_secs(7),
-            own_user: Duration::from_secs(50),
-        };
-        let end = Reading {
-            at: at + Duration::from_secs(1),
-            user: start.user + Duration::from_millis(user_ms),
-            stolen: start.stolen + Duration::from_millis(stolen_ms),
-            own_user: start.own_user + Duration::from_millis(own_ms),
-        };
-        Load::between(&start, &end)
+            own: Duration::from_secs(50),
+            threads: [(77, thread("neighbour (77)", 1000))].into(),
+        }
+    }
+
+    fn thread(name: &str, ms: u64) -> Thread {
+        Thread {
+            name: name.to_owned(),
+            spent: Duration::from_millis(ms),
+        }
+    }
+
+    /// A second later.
+    fn load(change: impl FnOnce(&mut Reading)) -> Load {
+        let before = reading();
+        let mut after = reading();
+        after.at = before.at + Duration::from_secs(1);
+        change(&mut after);
+        Load::between(&before, &after)
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A machine on which a neighbour is busy all the time.
+    pub(crate) const BUSY: Meter = Meter {
+        read: || {
+            static READINGS: AtomicU64 = AtomicU64::new(0);
+            Ok(neighbour_ran(
+                READINGS.fetch_add(1, Ordering::Relaxed) * LONG,
+            ))
+        },
+        idle: Duration::ZERO,
+    };
+
+    /// A machine that is quiet in the second before and at no time after.
+    pub(crate) const BUSY_LATER: Meter = Meter {
+        read: || {
+            static READINGS: AtomicU64 = AtomicU64::new(0);
+            let number = READINGS.fetch_add(1, Ordering::Relaxed);
+            Ok(neighbour_ran(number.saturating_sub(1) * LONG))
+        },
+        idle: Duration::ZERO,
+    };
+
+    /// More seconds than go by between two readings.
+    const LONG: u64 = 1000;
+
+    fn neighbour_ran(seconds: u64) -> Reading {
+        let mut reading = reading();
+        reading.threads = [(77, thread("neighbour (77)", seconds * 1000))].into();
+        reading
     }
 
     #[test]
-    fn own_work_is_no_load_and_that_of_others_is() {
-        assert!(load(1900, 1900, 0).is_quiet());
-        assert!(load(1000, 1010, 0).is_quiet(), "ticks are coarse");
-        assert!(load(1100, 1000, 20).is_quiet());
-        assert!(!load(1900, 900, 0).is_quiet());
-        assert!(!load(1000, 1000, 100).is_quiet());
-        let both = load(1900, 900, 0).worst(load(0, 0, 210));
-        assert!(both.others > 0.9 && both.stolen > 0.19, "{both:?}");
-        assert!(
-            both.to_string().contains("the hypervisor took 20 %"),
-            "{both}"
-        );
+    fn own_work_is_no_load() {
+        let quiet = load(|after| {
+            after.programs += ms(1900);
+            after.own += ms(1890);
+            after.interrupts += ms(90);
+        });
+        assert!(quiet.is_quiet(), "{quiet}");
     }
 
     #[test]
-    fn the_line_of_all_cpus_is_read() {
-        let ticks = clock_ticks_per_second();
-        let text =
-            format!("cpu  {ticks} {ticks} 5 6 7 8 9 {ticks} 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n");
-        assert_eq!(
-            cpu_line(&text),
-            Some((Duration::from_secs(2), Duration::from_secs(1)))
-        );
-        assert_eq!(cpu_line("cpu0 1 2 3 4 5 6 7 8 0 0\n"), None);
-        assert_eq!(cpu_line("cpu  1 2 3\n"), None);
-        assert!(LoadWatch::start().expect("/proc").stop().is_ok());
+    fn threads_of_others_count_to_the_nanosecond_and_by_name() {
+        let busy = load(|after| {
+            after.threads.insert(77, thread("neighbour (77)", 1040));
+            after.threads.insert(78, thread("born meanwhile (78)", 20));
+        });
+        assert!((busy.others - 0.06).abs() < 1e-9, "{busy}");
+        assert!(!busy.is_quiet());
+        let text = busy.to_string();
+        assert!(text.contains("neighbour (77) with 4.0 %"), "{text}");
+        let quiet = load(|after| {
+            after.threads.insert(77, thread("neighbour (77)", 1040));
+        });
+        assert!(quiet.is_quiet(), "{quiet}");
+    }
+
+    #[test]
+    fn threads_that_have_ended_are_counted_by_ticks() {
+        let busy = load(|after| {
+            after.programs += ms(1100);
+            after.own += ms(1000);
+            after.threads.clear();
+        });
+        // A tick for each CPU may be chance.
+        assert!((busy.others - 0.08).abs() < 1e-9, "{busy}");
+        assert!(!busy.is_quiet());
+    }
+
+    #[test]
+    fn the_hypervisor_counts_beyond_a_tick() {
+        assert!(load(|after| after.stolen += ms(40)).is_quiet());
+        let busy = load(|after| after.stolen += ms(50));
+        assert!(!busy.is_quiet(), "{busy}");
+        let both = busy.worst(load(|after| {
+            after.threads.insert(77, thread("neighbour (77)", 1900));
+        }));
+        assert!(both.others > 0.89 && both.stolen > 0.039, "{both:?}");
+        let text = both.to_string();
+        assert!(text.contains("hypervisor took 4.0 %"), "{text}");
+        assert!(text.contains("neighbour (77) with 90.0 %"), "{text}");
+    }
+
+    #[test]
+    fn a_busy_second_before_the_run_ends_it() {
+        let error = BUSY.background(false).expect_err("busy").to_string();
+        assert!(error.contains("too busy to measure"), "{error}");
+        assert!(error.contains("neighbour (77)"), "{error}");
+        let load = BUSY.background(true).expect("tolerated");
+        assert!(!load.is_quiet(), "{load}");
     }
 }

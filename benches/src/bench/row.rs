@@ -5,7 +5,7 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::statistics::Spread;
+use super::{load::Load, statistics::Spread};
 
 /// Declares an enumeration whose variants have one name on the command line, in JSON and in tables.
 macro_rules! named {
@@ -107,6 +107,8 @@ pub struct DecisionRow {
     pub repetitions: usize,
     /// Repetitions that other load may have slowed down.
     pub disturbed: usize,
+    /// The most that there was of other load during a repetition that counts.
+    pub load: Load,
 }
 
 /// Nanoseconds from the generator to the far end.
@@ -154,6 +156,12 @@ pub struct WireRow {
     pub repetitions: usize,
     /// Repetitions that other load may have slowed down.
     pub disturbed: usize,
+    /// Losses that a second trial at the same rate did not see, in all repetitions.
+    pub unconfirmed_losses: u32,
+    /// Whether what forwards shares a CPU with the generator.
+    pub shares_cpus_with_generator: bool,
+    /// The most that there was of other load during a repetition that counts.
+    pub load: Load,
 }
 
 /// One row of the report.
@@ -189,12 +197,14 @@ mod tests {
             ns_per_packet: SPREAD,
             repetitions: 5,
             disturbed: 0,
+            load: Load::default(),
         });
         assert_eq!(
             serde_json::to_value(row).expect("plain data"),
             json!({
                 "bench": "decision", "datapath": "kernel", "family": "ipv6", "case": "new",
                 "flows": 1000, "burst": 1, "repetitions": 5, "disturbed": 0,
+                "load": {"others": 0.0, "stolen": 0.0},
                 "ns_per_packet": {"median": 2.0, "min": 1.0, "max": 3.0},
             })
         );
@@ -222,6 +232,9 @@ mod tests {
             },
             repetitions: 5,
             disturbed: 1,
+            unconfirmed_losses: 3,
+            shares_cpus_with_generator: true,
+            load: Load::default(),
         }));
         let value = serde_json::to_value(row).expect("plain data");
         assert_eq!(value["bench"], "wire");
@@ -232,6 +245,8 @@ mod tests {
         assert_eq!(value["mpps"]["median"], 2.0);
         assert_eq!(value["cpu_ns_per_packet"], serde_json::Value::Null);
         assert_eq!(value["latency_ns"]["p999"], 4.0);
+        assert_eq!(value["unconfirmed_losses"], 3);
+        assert_eq!(value["shares_cpus_with_generator"], true);
     }
 
     #[test]

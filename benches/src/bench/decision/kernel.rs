@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use dataplane::service::ServiceControl;
 use xdp_redirect::{BalancerEvent, BalancerTestBed, Case as BedCase};
 
-use super::asked::Asked;
 use crate::bench::{
+    asked::Asked,
     frame::{self, Segment},
     row::{Case, IpFamily},
     services,

@@ -1,6 +1,5 @@
 //! What one decision costs: no sockets, no wire.
 
-mod asked;
 mod kernel;
 mod userspace;
 
@@ -8,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::{
     BenchOptions,
-    load::{Load, LoadWatch},
+    load::{Load, Meter, REMEDY},
     progress::Progress,
     row::{Case, Datapath, DecisionRow, IpFamily, Row},
     statistics::Spread,
@@ -19,7 +18,7 @@ use userspace::Userspace;
 /// Flows that the in-kernel balancer is measured with at most: its tables take memory for every CPU.
 const MOST_KERNEL_FLOWS: u64 = 1_000_000;
 /// Tries for each repetition that is to count.
-const TRIES: usize = 4;
+const TRIES: usize = 8;
 
 /// One combination to measure: the flow tables are filled once for all samples of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +69,12 @@ impl Subject {
 struct Samples {
     values: Vec<f64>,
     disturbed: usize,
-    worst: Load,
+    /// While those values were taken.
+    load: Load,
 }
 
 /// Measures every setting; rows come in the order of the settings.
-pub(crate) fn run(options: &BenchOptions, progress: &Progress) -> Result<Vec<Row>> {
+pub(crate) fn run(options: &BenchOptions, meter: Meter, progress: &Progress) -> Result<Vec<Row>> {
     let settings = settings(options);
     let steps = settings.len() * options.cases().len() * options.repetitions();
     let bar = progress.bar("decision cost", steps as u64);
@@ -101,7 +101,7 @@ pub(crate) fn run(options: &BenchOptions, progress: &Progress) -> Result<Vec<Row
                     order.reverse();
                 }
                 for at in order {
-                    measure(&mut subjects[at], case, options, &mut samples[at])?;
+                    measure(&mut subjects[at], case, options, meter, &mut samples[at])?;
                 }
                 bar.inc(1);
             }
@@ -133,26 +133,24 @@ fn measure(
     subject: &mut Subject,
     case: Case,
     options: &BenchOptions,
+    meter: Meter,
     samples: &mut Samples,
 ) -> Result<()> {
+    let mut worst = Load::default();
     for _ in 0..TRIES {
-        let watch = LoadWatch::start()?;
+        let watch = meter.watch()?;
         let value = subject.sample(case, options.decision_packets())?;
         let load = watch.stop()?;
         let quiet = load.is_quiet();
         if quiet || options.tolerate_load {
             samples.disturbed += usize::from(!quiet);
-            samples.worst = samples.worst.worst(load);
+            samples.load = std::mem::take(&mut samples.load).worst(load);
             samples.values.push(value);
             return Ok(());
         }
-        samples.worst = samples.worst.worst(load);
+        worst = worst.worst(load);
     }
-    bail!(
-        "the machine is too busy to measure: {}. Stop what else runs, or give --tolerate-load and \
-         trust no figure",
-        samples.worst
-    );
+    bail!("the machine is too busy to measure: {worst}. {REMEDY}");
 }
 
 impl Samples {
@@ -178,6 +176,7 @@ impl Samples {
             ns_per_packet,
             repetitions: self.values.len(),
             disturbed: self.disturbed,
+            load: self.load.clone(),
         })
     }
 }

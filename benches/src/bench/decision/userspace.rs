@@ -21,8 +21,8 @@ use dataplane::{
 };
 use xdp_redirect::Tag;
 
-use super::asked::Asked;
 use crate::bench::{
+    asked::Asked,
     frame::{self, Segment},
     row::{Case, IpFamily},
     services,

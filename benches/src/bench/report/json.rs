@@ -4,19 +4,21 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Report;
-use crate::bench::machine::Machine;
+use crate::bench::{load::Load, machine::Machine};
 
 #[derive(Serialize)]
 #[serde(tag = "bench", rename = "machine")]
 struct MachineLine<'a> {
     #[serde(flatten)]
     machine: &'a Machine,
+    background: &'a Load,
 }
 
 /// The report as JSON lines.
 pub(crate) fn lines(report: &Report) -> Result<String> {
     let machine = MachineLine {
         machine: &report.machine,
+        background: &report.background,
     };
     let mut text = serde_json::to_string(&machine)?;
     text.push('\n');

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Report;
 use crate::bench::{
+    machine::Machine,
     row::{Case, Datapath, DecisionRow, IpFamily, Row, WireRow},
     statistics::Spread,
 };
@@ -68,8 +69,10 @@ pub(crate) fn images(charts: &[PathBuf], page: &Path) -> String {
 fn machine(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
-        "{}{}, {} CPUs, {} MiB; Linux {}; katran-xsk {}. Measured with `{}`. Medians, in brackets the \
-         smallest and the largest of the repetitions.\n",
+        "{}{}, {} CPUs, {} MiB; Linux {}; katran-xsk {}. Transparent huge pages: {}. Clock: {}. Frequency \
+         governor: {}. Vulnerabilities of the CPU: {}. In the second before, others used {:.1} % of a CPU \
+         and the hypervisor took {:.1} %. Measured with `{}`. Medians, in brackets the smallest and the \
+         largest of the repetitions.\n",
         machine.cpu,
         if machine.virtualised {
             " (virtual)"
@@ -80,6 +83,12 @@ fn machine(report: &Report) -> String {
         machine.memory_mib,
         machine.kernel,
         machine.version,
+        machine.huge_pages,
+        machine.clock_source,
+        machine.governor,
+        vulnerabilities(machine),
+        report.background.others * 100.0,
+        report.background.stolen * 100.0,
         machine.command,
     );
     if !machine.optimised {
@@ -94,6 +103,22 @@ fn machine(report: &Report) -> String {
         );
     }
     text
+}
+
+/// What the kernel does about each, in a few words: all of it is in the JSON file.
+fn vulnerabilities(machine: &Machine) -> String {
+    let short = |says: &str| match says.split([':', ';']).nth(1) {
+        Some(means) if says.starts_with("Mitigation") => means.trim().to_lowercase(),
+        _ => says.split(':').next().unwrap_or_default().to_lowercase(),
+    };
+    let named = machine.mitigations.iter();
+    let list: Vec<String> = named
+        .map(|(name, says)| format!("{name} ({})", short(says)))
+        .collect();
+    if list.is_empty() {
+        return "none that the kernel knows".to_owned();
+    }
+    list.join(", ")
 }
 
 fn disturbed(row: &Row) -> usize {
@@ -146,8 +171,13 @@ fn wire_tables(rows: &[&WireRow]) -> String {
         let latency = row.latency_ns;
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} | {:.1} |",
+            "| {}{} | {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} | {:.1} |",
             row.layout,
+            if row.shares_cpus_with_generator {
+                SHARED
+            } else {
+                ""
+            },
             row.queues,
             grouped(row.flows),
             datapath(row),
@@ -160,8 +190,18 @@ fn wire_tables(rows: &[&WireRow]) -> String {
             latency.p999 / 1000.0,
         );
     }
+    if rows.iter().any(|row| row.shares_cpus_with_generator) {
+        let _ = writeln!(
+            text,
+            "\n{} What forwards shares a CPU with the generator: the rates are those of both together.",
+            SHARED.trim_start()
+        );
+    }
     text
 }
+
+/// Marks rows whose rates are not the datapath's alone.
+const SHARED: &str = " †";
 
 fn datapath(row: &WireRow) -> String {
     row.scheduling.map_or_else(
@@ -223,7 +263,13 @@ mod tests {
             ),
             "{text}"
         );
-        assert!(text.contains("Measured with `katran-xsk bench`"), "{text}");
+        for part in [
+            "Measured with `katran-xsk bench`",
+            "huge pages: madvise. Clock: tsc. Frequency governor: none.",
+            "retbleed (vulnerable), spectre_v2 (retpolines). ",
+        ] {
+            assert!(text.contains(part), "no `{part}` in {text}");
+        }
     }
 
     #[test]
@@ -237,6 +283,19 @@ mod tests {
             row.disturbed = 2;
         }
         assert!(tables(&report).contains("2 repetitions were disturbed"));
+    }
+
+    #[test]
+    fn rows_that_share_cpus_with_the_generator_are_marked() {
+        let mut report = report();
+        assert!(!tables(&report).contains('†'));
+        let Some(Row::Wire(row)) = report.rows.last_mut() else {
+            panic!("{report:?}");
+        };
+        row.shares_cpus_with_generator = true;
+        let text = tables(&report);
+        assert!(text.contains("| split † | 1 |"), "{text}");
+        assert!(text.contains("\n† What forwards shares a CPU"), "{text}");
     }
 
     #[test]

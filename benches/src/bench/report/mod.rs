@@ -10,13 +10,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{machine::Machine, options::BenchOptions, row::Row};
+use super::{load::Load, machine::Machine, options::BenchOptions, row::Row};
 
 /// Everything that was measured in one run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// What it was measured on.
     pub machine: Machine,
+    /// What else ran in the second before.
+    pub background: Load,
     /// What was measured.
     pub rows: Vec<Row>,
 }
@@ -97,6 +99,7 @@ mod tests {
             ns_per_packet: around(ns),
             repetitions: 5,
             disturbed: 0,
+            load: Load::default(),
         })
     }
 
@@ -109,10 +112,20 @@ mod tests {
                 virtualised: true,
                 memory_mib: 1024,
                 kernel: "6.18".to_owned(),
+                huge_pages: "madvise".to_owned(),
+                clock_source: "tsc".to_owned(),
+                governor: "none".to_owned(),
+                mitigations: [
+                    ("retbleed", "Vulnerable"),
+                    ("spectre_v2", "Mitigation: Retpolines"),
+                ]
+                .map(|(name, says)| (name.to_owned(), says.to_owned()))
+                .into(),
                 version: "0.1.0",
                 optimised: true,
                 command: "katran-xsk bench".to_owned(),
             },
+            background: Load::default(),
             rows: vec![
                 decision(Datapath::Xsk, 1_000, 20.0),
                 decision(Datapath::Kernel, 1_000, 60.0),
@@ -137,6 +150,9 @@ mod tests {
                     },
                     repetitions: 5,
                     disturbed: 0,
+                    unconfirmed_losses: 0,
+                    shares_cpus_with_generator: false,
+                    load: Load::default(),
                 })),
             ],
         }
@@ -161,6 +177,8 @@ mod tests {
         assert_eq!(values.len(), 5);
         assert_eq!(values[0]["bench"], "machine");
         assert_eq!(values[0]["kernel"], "6.18");
+        assert_eq!(values[0]["mitigations"]["retbleed"], "Vulnerable");
+        assert_eq!(values[0]["background"]["others"], 0.0);
         assert_eq!(values[1]["ns_per_packet"]["median"], 20.0);
         assert_eq!(values[4]["bench"], "wire");
         assert!(

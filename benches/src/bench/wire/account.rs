@@ -1,6 +1,8 @@
 //! Where every packet went, by counters that do not know of each other.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::bench::{asked::Asked, row::Case};
 
 /// Packets at each point of the way, in the order of the way. Differences of two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(crate) struct Account {
     pub(crate) delivered: u64,
     /// The far end counted as something else.
     pub(crate) strange: u64,
+    /// What the balancer counted; nothing where nothing decides.
+    pub(crate) asked: Option<Asked>,
 }
 
 /// Packets at the points inside the process.
@@ -95,6 +99,17 @@ impl Account {
         Ok(())
     }
 
+    /// Whether the flow table had the flow of every packet that was decided, or nothing decides.
+    pub(crate) fn check_hits(&self) -> Result<()> {
+        let Some(asked) = self.asked else {
+            return Ok(());
+        };
+        let decided = self.workers.map_or(self.seen, |workers| workers.received);
+        asked
+            .check(Asked::default(), Case::Hit, decided)
+            .with_context(|| format!("{self:?}"))
+    }
+
     /// What happened since an earlier reading.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let workers = match (self.workers, earlier.workers) {
@@ -116,6 +131,10 @@ impl Account {
             refused_back: self.refused_back - earlier.refused_back,
             delivered: self.delivered - earlier.delivered,
             strange: self.strange - earlier.strange,
+            asked: match (self.asked, earlier.asked) {
+                (Some(now), Some(then)) => Some(now.since(then)),
+                _ => None,
+            },
         }
     }
 
@@ -147,6 +166,10 @@ mod tests {
         refused_back: 3,
         delivered: 82,
         strange: 0,
+        asked: Some(Asked {
+            received: 90,
+            ring: 0,
+        }),
     };
 
     fn xsk() -> Account {
@@ -157,6 +180,10 @@ mod tests {
                 socket_drops: 4,
                 received: 86,
                 not_forwarded: 1,
+            }),
+            asked: Some(Asked {
+                received: 86,
+                ring: 0,
             }),
             ..KERNEL
         }
@@ -172,9 +199,38 @@ mod tests {
             xsk().since(&xsk()),
             Account {
                 workers: Some(Workers::default()),
+                asked: Some(Asked::default()),
                 ..Account::default()
             }
         );
+    }
+
+    #[test]
+    fn packets_that_miss_the_table_are_no_hits() {
+        for whole in [KERNEL, xsk()] {
+            whole.check_hits().expect("all hit");
+            let mut missed = whole;
+            missed.asked.as_mut().expect("decided").ring = 1;
+            missed.check().expect("no packet is missing");
+            let error = missed.check_hits().expect_err("1 of 90 missed");
+            assert!(
+                format!("{error:#}").contains("the ring was asked"),
+                "{error:#}"
+            );
+            let undecided = Account {
+                asked: whole.asked.map(|asked| Asked {
+                    received: asked.received - 1,
+                    ..asked
+                }),
+                ..whole
+            };
+            undecided.check_hits().expect_err("one was not decided");
+            let nothing_decides = Account {
+                asked: None,
+                ..whole
+            };
+            nothing_decides.check_hits().expect("nothing to hit");
+        }
     }
 
     #[test]

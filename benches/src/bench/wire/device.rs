@@ -11,7 +11,9 @@ use dataplane::{
     worker::{self, Balance, Priority, WorkerConfig, WorkerHandle},
     xsk::{SocketMode, SocketProbe, XskConfig, XskPort},
 };
-use xdp_redirect::{Balancer, CountCounter, Redirect, ReflectProgram, VipEntry, XdpMode};
+use xdp_redirect::{
+    Balancer, BalancerEvent, CountCounter, Redirect, ReflectProgram, VipEntry, XdpMode,
+};
 
 use super::{
     account::Workers,
@@ -19,6 +21,7 @@ use super::{
     site::{Cpus, Site},
 };
 use crate::bench::{
+    asked::Asked,
     row::{Datapath, Scheduling},
     services,
 };
@@ -35,6 +38,8 @@ pub(crate) struct Group {
     /// Before the workers, so that nothing arrives when they go.
     redirect: Redirect,
     workers: Vec<Worker>,
+    /// Whether workers ask a flow table.
+    decides: bool,
     /// Where workers look for a newer table.
     _publisher: Publisher,
 }
@@ -52,6 +57,7 @@ pub(crate) struct Counted {
     pub(crate) not_forwarded: u64,
     pub(crate) transmitted: u64,
     pub(crate) workers: Option<Workers>,
+    pub(crate) asked: Option<Asked>,
 }
 
 /// What a device is to be like.
@@ -109,6 +115,10 @@ impl Device {
                     transmitted: counters.transmitted().packets,
                     not_forwarded: counters.passed().packets + counters.dropped().packets,
                     workers: None,
+                    asked: Some(Asked {
+                        received: counters.received().packets,
+                        ring: counters.event(BalancerEvent::RingSelections),
+                    }),
                 })
             }
             Self::Workers(group) => group.counted(),
@@ -194,6 +204,7 @@ impl Group {
         Ok(Self {
             redirect,
             workers,
+            decides: options.datapath == Datapath::Xsk,
             _publisher: publisher,
         })
     }
@@ -205,6 +216,7 @@ impl Group {
             ..Workers::default()
         };
         let mut transmitted = 0;
+        let mut ring = 0;
         for Worker {
             counters, socket, ..
         } in &self.workers
@@ -213,6 +225,7 @@ impl Group {
             all.socket_drops += socket.rx_ring_full + socket.rx_dropped;
             all.received += counters.received.packets.get();
             transmitted += counters.transmitted.packets.get();
+            ring += counters.ring_selections.get();
             all.not_forwarded += counters.passed.packets.get();
             for &reason in DropReason::ALL {
                 all.not_forwarded += counters.dropped(reason).0;
@@ -223,6 +236,10 @@ impl Group {
             not_forwarded: program.passed(),
             transmitted,
             workers: Some(all),
+            asked: self.decides.then_some(Asked {
+                received: all.received,
+                ring,
+            }),
         })
     }
 }

@@ -11,6 +11,7 @@
 
 mod account;
 mod device;
+mod idle;
 mod reflect;
 mod rig;
 mod search;
@@ -19,11 +20,11 @@ mod site;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use xdp_redirect::Pace;
 
 use super::{
-    load::{Load, LoadWatch},
+    load::{Load, Meter, REMEDY},
     options::BenchOptions,
     progress::Progress,
     row::{Datapath, Latency, Layout, Row, Scheduling, WireRow},
@@ -31,7 +32,7 @@ use super::{
 };
 use device::DeviceOptions;
 use rig::Rig;
-use search::Range;
+use search::{LEAST, Range, TOLERATED_LOSS};
 use site::Cpus;
 
 /// Offered, as a multiple of the loss-free rate, to see what overload does.
@@ -60,6 +61,8 @@ struct Sample {
     overload_offered: f64,
     cpu_ns: f64,
     latency: Latency,
+    /// Losses that a second trial did not see.
+    unconfirmed: u32,
 }
 
 /// A datapath and its samples.
@@ -69,11 +72,12 @@ struct Candidate {
     rig: Rig,
     samples: Vec<Sample>,
     disturbed: usize,
-    worst: Load,
+    /// Of the samples that count.
+    load: Load,
 }
 
 /// Measures every setting; rows come in the order of the settings.
-pub(super) fn run(options: &BenchOptions, progress: &Progress) -> Result<Vec<Row>> {
+pub(super) fn run(options: &BenchOptions, meter: Meter, progress: &Progress) -> Result<Vec<Row>> {
     let settings = settings(options);
     let candidates = candidates(options);
     let steps = settings.len() * candidates.len() * options.wire_repetitions();
@@ -96,16 +100,14 @@ pub(super) fn run(options: &BenchOptions, progress: &Progress) -> Result<Vec<Row
                 flows,
             };
             let mut rig = Rig::new(device, layout, queues, &cpus)?;
-            rig.start()?;
-            rig.introduce_flows()?;
-            rig.stop()?;
+            rig.sending(Rig::introduce_flows)?;
             rigs.push(Candidate {
                 datapath,
                 scheduling,
                 rig,
                 samples: Vec::new(),
                 disturbed: 0,
-                worst: Load::default(),
+                load: Load::default(),
             });
         }
         for repetition in 0..options.wire_repetitions() {
@@ -117,7 +119,7 @@ pub(super) fn run(options: &BenchOptions, progress: &Progress) -> Result<Vec<Row
             for at in order {
                 let candidate = &mut rigs[at];
                 bar.set_message(format!("{title}: {}", candidate.datapath));
-                candidate.measure(options)?;
+                candidate.measure(options, meter)?;
                 bar.inc(1);
             }
         }
@@ -162,67 +164,39 @@ fn candidates(options: &BenchOptions) -> Vec<(Datapath, Option<Scheduling>)> {
 }
 
 impl Candidate {
-    /// Takes one sample on a quiet machine, or says that the machine is not quiet.
-    fn measure(&mut self, options: &BenchOptions) -> Result<()> {
+    /// Takes one sample on a quiet machine, or says why there is none.
+    fn measure(&mut self, options: &BenchOptions, meter: Meter) -> Result<()> {
+        let mut worst = Load::default();
         for _ in 0..TRIES {
-            let watch = LoadWatch::start()?;
-            self.rig.start()?;
-            let sample = self.sample(options);
-            self.rig.stop()?;
-            let sample = sample?;
+            let watch = meter.watch()?;
+            let sample = self.sample(options)?;
             let load = watch.stop()?;
             // A datapath of which packets are lost at every rate never got to run.
             let counts = load.is_quiet() && sample.is_loss_free;
-            self.worst = self.worst.worst(load);
             if counts || options.tolerate_load {
                 self.disturbed += usize::from(!counts);
+                self.load = self.load.clone().worst(load);
                 self.samples.push(sample);
                 return Ok(());
             }
+            worst = worst.worst(load);
         }
-        bail!(
-            "the machine is too busy to measure {}: {}. Stop what else runs, or give --tolerate-load and \
-             trust no figure",
+        ensure!(
+            !worst.is_quiet(),
+            "{} loses more than 1 packet in {:.0} even at {LEAST:.0} a second, and nobody else is to \
+             blame: {worst}",
             self.datapath,
-            self.worst
+            1.0 / TOLERATED_LOSS
+        );
+        bail!(
+            "the machine is too busy to measure {}: {worst}. {REMEDY}",
+            self.datapath
         );
     }
 
     fn sample(&mut self, options: &BenchOptions) -> Result<Sample> {
-        let time = options.trial();
-        let rig = &mut self.rig;
-        let flat_out = rig.trial(Pace::FlatOut, time)?;
-        let guess = self
-            .samples
-            .last()
-            .map_or(flat_out.delivered, |sample| sample.loss_free);
-        let range = Range {
-            guess,
-            most: flat_out.offered,
-            precision: options.precision(),
-        };
-        let free = search::search(range, |rate| rig.trial(Pace::Rate(whole(rate)), time))?;
-        let overload = rig.trial(Pace::Rate(whole(free.offered * OVERLOAD)), time)?;
-        let half = rig.detailed(whole(free.offered / 2.0), time)?;
-        let quantile = |share| {
-            let quantile = half.latencies.quantile(share);
-            quantile.map(|ns| ns as f64).context("no packet was timed")
-        };
-        Ok(Sample {
-            is_loss_free: free.is_loss_free(),
-            loss_free: free.delivered,
-            flat_out: flat_out.delivered,
-            flat_out_offered: flat_out.offered,
-            overload: overload.delivered,
-            overload_offered: overload.offered,
-            cpu_ns: half.cpu_ns,
-            latency: Latency {
-                p50: quantile(0.5)?,
-                p90: quantile(0.9)?,
-                p99: quantile(0.99)?,
-                p999: quantile(0.999)?,
-            },
-        })
+        let guess = self.samples.last().map(|sample| sample.loss_free);
+        self.rig.sending(|rig| sample(rig, guess, options))
     }
 
     fn row(&self, setting: Setting) -> Result<WireRow> {
@@ -256,8 +230,46 @@ impl Candidate {
             },
             repetitions: self.samples.len(),
             disturbed: self.disturbed,
+            unconfirmed_losses: self.samples.iter().map(|sample| sample.unconfirmed).sum(),
+            shares_cpus_with_generator: self.rig.shares_cpus_with_generator(),
+            load: self.load.clone(),
         })
     }
+}
+
+/// Measures everything once; the search begins at `guess`.
+fn sample(rig: &mut Rig, guess: Option<f64>, options: &BenchOptions) -> Result<Sample> {
+    let time = options.trial();
+    let flat_out = rig.trial(Pace::FlatOut, time)?;
+    let range = Range {
+        guess: guess.unwrap_or(flat_out.delivered),
+        most: flat_out.offered,
+        precision: options.precision(),
+    };
+    let found = search::search(range, |rate| rig.trial(Pace::Rate(whole(rate)), time))?;
+    let free = found.trial;
+    let overload = rig.trial(Pace::Rate(whole(free.offered * OVERLOAD)), time)?;
+    let half = rig.detailed(whole(free.offered / 2.0), time)?;
+    let quantile = |share| {
+        let quantile = half.latencies.quantile(share);
+        quantile.map(|ns| ns as f64).context("no packet was timed")
+    };
+    Ok(Sample {
+        is_loss_free: free.is_loss_free(),
+        loss_free: free.delivered,
+        flat_out: flat_out.delivered,
+        flat_out_offered: flat_out.offered,
+        overload: overload.delivered,
+        overload_offered: overload.offered,
+        cpu_ns: half.cpu_ns,
+        latency: Latency {
+            p50: quantile(0.5)?,
+            p90: quantile(0.9)?,
+            p99: quantile(0.99)?,
+            p999: quantile(0.999)?,
+        },
+        unconfirmed: found.unconfirmed,
+    })
 }
 
 /// A rate that the generator takes.

@@ -1,16 +1,15 @@
 //! Generator, device and far end, and trials with them.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::param::clock_ticks_per_second;
 use xdp_redirect::{CountCounter, CountProgram, Latencies, Pace, XdpMode};
 
 use super::{
     account::Account,
     device::{Device, DeviceOptions, looks_like},
+    idle::BusyWatch,
     search::Trial,
     sender::Sender,
     site::{Cpus, FAR, Site},
@@ -26,6 +25,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 const RUN_UP: f64 = 0.2;
 /// Rate at which flows are made known before anything is measured.
 const INTRODUCTION_RATE: u64 = 400_000;
+/// Rounds in which all flows must have become known.
+const INTRODUCTION_ROUNDS: u32 = 6;
 
 /// A device with everything around it.
 pub(crate) struct Rig {
@@ -86,28 +87,47 @@ impl Rig {
         })
     }
 
-    /// Makes the generator ready to send.
-    pub(crate) fn start(&mut self) -> Result<()> {
-        self.sender.start()
+    /// Has the generator ready to send while `work` goes on, and its threads ended afterwards, however
+    /// that ends.
+    pub(crate) fn sending<R>(&mut self, work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        let result = match self.sender.start() {
+            Ok(()) => work(self),
+            Err(error) => Err(error),
+        };
+        let stopped = self.sender.stop();
+        let result = result?;
+        stopped?;
+        Ok(result)
     }
 
-    /// Stops the generator's threads.
-    pub(crate) fn stop(&mut self) -> Result<()> {
-        self.sender.stop()
-    }
-
-    /// Sends two packets of every flow at a rate that every datapath stands.
+    /// Sends packets of every flow at a rate that every datapath stands, until the flow table has them.
     pub(crate) fn introduce_flows(&mut self) -> Result<()> {
-        if !matches!(self.datapath, Datapath::Kernel | Datapath::Xsk) {
-            return Ok(());
+        let mut result = Ok(());
+        for _ in 0..INTRODUCTION_ROUNDS {
+            let account = self.send_every_flow()?;
+            account.check()?;
+            result = account.check_hits();
+            if result.is_ok() {
+                break;
+            }
         }
-        let wanted = 2 * self.flows;
-        let before = self.sender.sent()?;
+        result.with_context(|| {
+            format!(
+                "{} does not know {} flows after {INTRODUCTION_ROUNDS} packets of each",
+                self.datapath, self.flows
+            )
+        })
+    }
+
+    /// Sends a packet of every flow to every queue.
+    fn send_every_flow(&mut self) -> Result<Account> {
+        let before = self.drained()?;
+        let wanted = self.flows * self.cpus.senders.len() as u64;
         self.sender.set_pace(Pace::Rate(INTRODUCTION_RATE))?;
         let deadline = Instant::now()
             + Duration::from_secs(10)
             + Duration::from_secs_f64(4.0 * wanted as f64 / INTRODUCTION_RATE as f64);
-        while self.sender.sent()? - before < wanted {
+        while self.sender.sent()? - before.sent < wanted {
             self.sender.check()?;
             self.device.check()?;
             ensure!(
@@ -117,7 +137,7 @@ impl Rig {
             thread::sleep(Duration::from_millis(5));
         }
         self.sender.set_pace(Pace::Paused)?;
-        self.drained().map(|_| ())
+        Ok(self.drained()?.since(&before))
     }
 
     /// Sends at a pace for a while. Every packet must be accounted for.
@@ -139,10 +159,11 @@ impl Rig {
         self.device.check()?;
         account
             .check()
+            .and_then(|()| account.check_hits())
             .with_context(|| format!("{} {}", self.datapath, self.layout))?;
         ensure!(
             account.sent > 0,
-            "the machine is too busy to measure: the generator did not get to send a packet in {time:?}"
+            "the generator did not send a packet in {time:?}"
         );
         Ok(Trial {
             offered,
@@ -155,10 +176,10 @@ impl Rig {
     /// As [`Rig::trial`], and takes the time of packets and CPUs.
     pub(crate) fn detailed(&mut self, rate: u64, time: Duration) -> Result<Details> {
         self.far.take_times(true)?;
-        let busy = busy_time(&self.cpus.workers)?;
+        let busy = BusyWatch::start(&self.cpus.workers)?;
         let delivered = self.delivered()?;
         self.trial(Pace::Rate(rate), time)?;
-        let busy = busy_time(&self.cpus.workers)?.saturating_sub(busy);
+        let busy = busy.stop()?;
         let delivered = self.delivered()? - delivered;
         let latencies = self.far.latencies()?;
         self.far.take_times(false)?;
@@ -176,6 +197,13 @@ impl Rig {
     /// Whether the workers' CPUs do all of the device's work and nothing else.
     pub(crate) fn owns_its_cpus(&self) -> bool {
         self.layout == Layout::SharedCore && self.cpus.are_apart()
+    }
+
+    /// Whether what forwards has to share a CPU with the generator: workers for want of CPUs, and in the
+    /// split layout whatever has no workers.
+    pub(crate) fn shares_cpus_with_generator(&self) -> bool {
+        let has_workers = matches!(self.datapath, Datapath::L2fwd | Datapath::Xsk);
+        !self.cpus.are_apart() || (self.layout == Layout::Split && !has_workers)
     }
 
     fn delivered(&self) -> Result<u64> {
@@ -221,48 +249,56 @@ impl Rig {
             refused_back: near.tx_dropped,
             delivered: self.delivered()?,
             strange,
+            asked: counted.asked,
         })
     }
-}
-
-/// Time in which these CPUs were not idle, since the machine was started.
-fn busy_time(cpus: &[usize]) -> Result<Duration> {
-    let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-    busy_in(&text, cpus).context("/proc/stat does not have the workers' CPUs")
-}
-
-/// Fields `user`, `nice`, `system`, `irq` and `softirq` of these CPUs.
-fn busy_in(text: &str, cpus: &[usize]) -> Option<Duration> {
-    let mut ticks = 0;
-    for cpu in cpus {
-        let name = format!("cpu{cpu} ");
-        let line = text.lines().find_map(|line| line.strip_prefix(&name))?;
-        let fields: Vec<u64> = line
-            .split_whitespace()
-            .map(|field| field.parse().unwrap_or(0))
-            .collect();
-        for field in [0, 1, 2, 5, 6] {
-            ticks += fields.get(field)?;
-        }
-    }
-    Some(Duration::from_secs_f64(
-        ticks as f64 / clock_ticks_per_second() as f64,
-    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{bench::row::Scheduling, lab::requirements};
+
+    /// Threads of this process that are in the generator's namespace.
+    fn senders() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("own threads");
+        let names =
+            tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.trim_end() == "far").count()
+    }
 
     #[test]
-    fn busy_is_what_is_neither_idle_nor_stolen() {
-        let second = clock_ticks_per_second();
-        let text = format!(
-            "cpu  1 1 1\ncpu0 9 9 9 9 9 9 9 9\ncpu1 {second} {second} {second} 7 7 {second} {second} 7\ncpu10 0 0 0 0 0 0 0 0\n"
-        );
-        assert_eq!(busy_in(&text, &[1]), Some(Duration::from_secs(5)));
-        assert_eq!(busy_in(&text, &[1, 10]), Some(Duration::from_secs(5)));
-        assert_eq!(busy_in(&text, &[2]), None);
-        assert!(busy_time(&[]).is_ok());
+    fn a_trial_that_fails_leaves_nothing_behind() {
+        if !requirements::met_or_skip("a_trial_that_fails_leaves_nothing_behind", &[]) {
+            return;
+        }
+        let options = DeviceOptions {
+            datapath: Datapath::Kernel,
+            scheduling: Scheduling::Normal,
+            flows: 100,
+        };
+        let cpus = Cpus::plan(1).expect("two CPUs");
+        let mut rig = Rig::new(options, Layout::SharedCore, 1, &cpus).expect("a rig");
+        rig.sending(|rig| {
+            assert_eq!(senders(), 1);
+            // Flows that nobody knows yet.
+            let error = rig
+                .trial(Pace::Rate(1_000), Duration::from_millis(50))
+                .expect_err("no hits");
+            assert!(
+                format!("{error:#}").contains("the ring was asked"),
+                "{error:#}"
+            );
+            Err::<(), _>(error)
+        })
+        .expect_err("failed");
+        assert_eq!(senders(), 0);
+        rig.sending(|rig| {
+            rig.introduce_flows()?;
+            rig.trial(Pace::Rate(1_000), Duration::from_millis(50))
+        })
+        .expect("it works on");
+        drop(rig);
+        assert_eq!(senders(), 0);
     }
 }

@@ -5,10 +5,10 @@ use anyhow::Result;
 /// Share of the packets that may be lost for a rate to count as free of loss: on a machine with other
 /// things to do, a longer trial always meets some moment in which nobody receives.
 pub(crate) const TOLERATED_LOSS: f64 = 0.001;
-/// Most trials of one search.
-const TRIALS: u32 = 24;
+/// Most rates of one search.
+const RATES: u32 = 24;
 /// Packets per second below which nobody searches.
-const LEAST: f64 = 10_000.0;
+pub(crate) const LEAST: f64 = 10_000.0;
 /// Factor of the first step away from the guess, which is mostly good, and of the longest.
 const FIRST_STEP: f64 = 1.1;
 const LONGEST_STEP: f64 = 2.0;
@@ -44,18 +44,38 @@ pub(crate) struct Range {
     pub(crate) precision: f64,
 }
 
-/// Raises or lowers the rate until the answer lies between two rates, and then halves the distance.
-/// Returns the last trial that was free of loss; if there was none, the one at the lowest rate.
+/// What a search found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Found {
+    /// The last trial that was free of loss; if there was none, the one at the lowest rate.
+    pub(crate) trial: Trial,
+    /// Trials that lost packets at a rate that a second trial found free of loss.
+    pub(crate) unconfirmed: u32,
+}
+
+/// Raises or lowers the rate until the answer lies between two rates, and then halves the distance. A
+/// rate counts as lossy once two trials in a row lost packets: one moment in which nobody received is
+/// no limit.
 ///
 /// # Errors
 /// A trial failed.
-pub(crate) fn search(range: Range, mut trial: impl FnMut(f64) -> Result<Trial>) -> Result<Trial> {
+pub(crate) fn search(range: Range, mut trial: impl FnMut(f64) -> Result<Trial>) -> Result<Found> {
+    let mut unconfirmed = 0;
+    let mut trial = |rate| {
+        let first = trial(rate)?;
+        if first.is_loss_free() {
+            return Ok::<_, anyhow::Error>(first);
+        }
+        let second = trial(rate)?;
+        unconfirmed += u32::from(second.is_loss_free());
+        Ok(second)
+    };
     let mut rate = range.guess.clamp(LEAST, range.most.max(LEAST));
     let mut step = FIRST_STEP;
     let mut seen = trial(rate)?;
     let mut best = None;
     let mut lossy = f64::INFINITY;
-    for _ in 1..TRIALS {
+    for _ in 1..RATES {
         if seen.is_loss_free() {
             best = Some((rate, seen));
             if rate >= range.most {
@@ -76,7 +96,10 @@ pub(crate) fn search(range: Range, mut trial: impl FnMut(f64) -> Result<Trial>) 
         step = (step * step).min(LONGEST_STEP);
         seen = trial(rate)?;
     }
-    Ok(best.map_or(seen, |(_, trial)| trial))
+    Ok(Found {
+        trial: best.map_or(seen, |(_, trial)| trial),
+        unconfirmed,
+    })
 }
 
 #[cfg(test)]
@@ -105,7 +128,10 @@ mod tests {
             most,
             precision: 0.01,
         };
-        search(range, device(capacity)).expect("an answer").offered
+        search(range, device(capacity))
+            .expect("an answer")
+            .trial
+            .offered
     }
 
     #[test]
@@ -120,6 +146,41 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_that_does_not_come_again_bounds_nothing() {
+        let range = Range {
+            guess: 9e5,
+            most: 1e7,
+            precision: 0.01,
+        };
+        for hiccup in 0..8 {
+            let (mut device, mut trials) = (device(1e6), 0);
+            let found = search(range, |rate| {
+                let mut trial = device(rate)?;
+                if trials == hiccup {
+                    trial.lost = trial.sent;
+                }
+                trials += 1;
+                Ok(trial)
+            })
+            .expect("an answer");
+            let rate = found.trial.offered;
+            assert!(
+                (985_000.0..=1_002_000.0).contains(&rate),
+                "{hiccup}: {rate}"
+            );
+        }
+        let mut trials = 0;
+        let mut device = device(1e6);
+        let first_lost = search(range, |rate| {
+            let mut trial = device(rate)?;
+            trial.lost += if trials == 0 { trial.sent } else { 0 };
+            trials += 1;
+            Ok(trial)
+        });
+        assert_eq!(first_lost.expect("an answer").unconfirmed, 1);
+    }
+
+    #[test]
     fn the_generator_is_a_limit() {
         assert!((answer(1e6, 2e6, 1e9) - 2e6).abs() < 1.0);
     }
@@ -131,7 +192,7 @@ mod tests {
             most: 1e7,
             precision: 0.01,
         };
-        let found = search(range, device(0.0)).expect("an answer");
+        let found = search(range, device(0.0)).expect("an answer").trial;
         assert!(!found.is_loss_free(), "{found:?}");
         assert!((found.offered - LEAST).abs() < 1.0, "{found:?}");
     }

@@ -1,11 +1,11 @@
 //! The generator's threads: one for each CPU that sends.
 
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::Once;
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::Signal;
@@ -99,25 +99,12 @@ impl Sender {
         Ok(())
     }
 
-    /// Stops the threads. They are interrupted again and again: a signal that comes before the kernel
-    /// runs the generator interrupts nothing.
+    /// Stops all threads, and says what was wrong with one.
     pub(crate) fn stop(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let mut result = self.set_pace(Pace::Paused);
         for thread in self.threads.drain(..) {
-            while !thread.is_finished() {
-                if Instant::now() > deadline {
-                    bail!("the generator does not stop");
-                }
-                // A thread that has just ended cannot be interrupted, and need not be.
-                let _ = pthread_kill(thread.as_pthread_t(), Signal::SIGUSR1);
-                std::thread::sleep(POLL_INTERVAL);
-            }
-            let ended = thread
-                .join()
-                .map_err(|_| anyhow!("a thread of the generator panicked"))
-                .and_then(|in_namespace| in_namespace?);
-            result = result.and(ended);
+            result = result.and(join(thread, deadline));
         }
         result
     }
@@ -130,23 +117,36 @@ impl Drop for Sender {
     }
 }
 
+/// Waits until a thread has ended. It is interrupted again and again: a signal that comes before the
+/// kernel runs the generator interrupts nothing.
+fn join(thread: JoinHandle<Result<Result<()>>>, deadline: Instant) -> Result<()> {
+    while !thread.is_finished() {
+        ensure!(Instant::now() < deadline, "the generator does not stop");
+        // A thread that has just ended cannot be interrupted, and need not be.
+        let _ = pthread_kill(thread.as_pthread_t(), Signal::SIGUSR1);
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    thread
+        .join()
+        .map_err(|_| anyhow!("a thread of the generator panicked"))
+        .and_then(|in_namespace| in_namespace?)
+}
+
 /// Makes the signal that stops generators interrupt a system call instead of ending the process.
 fn make_interruptible() -> Result<()> {
-    static ONCE: Once = Once::new();
-    let mut result = Ok(());
-    ONCE.call_once(|| {
-        result = (|| -> Result<()> {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_io()
-                .build()?;
-            let _guard = runtime.enter();
-            // The handler stays when this is dropped, which is all that is wanted of it.
-            drop(signal(SignalKind::user_defined1())?);
-            Ok(())
-        })()
-        .context("cannot handle a signal");
-    });
-    result
+    static IS_HANDLED: Mutex<bool> = Mutex::new(false);
+    let mut is_handled = IS_HANDLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_handled {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .context("cannot handle a signal")?;
+        let _guard = runtime.enter();
+        // The handler stays when this is dropped, which is all that is wanted of it.
+        drop(signal(SignalKind::user_defined1()).context("cannot handle a signal")?);
+        *is_handled = true;
+    }
+    Ok(())
 }
 
 /// Pins the calling thread.

@@ -1,4 +1,4 @@
-//! Whether a sample was what it was to be, by the datapath's own counters.
+//! Whether packets were decided as they were to be, by the balancer's own counters.
 
 use anyhow::{Result, ensure};
 
@@ -7,8 +7,8 @@ use crate::bench::row::Case;
 /// One packet in so many may miss the table although it has a place for each flow.
 const HITS_PER_MISS: u64 = 1000;
 
-/// What a datapath counted so far.
-#[derive(Clone, Copy, Debug)]
+/// What a balancer counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
     /// Packets.
     pub(crate) received: u64,
@@ -17,10 +17,17 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// What it counted since an earlier reading.
+    pub(crate) const fn since(self, earlier: Self) -> Self {
+        Self {
+            received: self.received - earlier.received,
+            ring: self.ring - earlier.ring,
+        }
+    }
+
     /// Whether `packets` packets since `before` were all decided, by table or ring as the case says.
     pub(crate) fn check(self, before: Self, case: Case, packets: u64) -> Result<()> {
-        let received = self.received - before.received;
-        let ring = self.ring - before.ring;
+        let Self { received, ring } = self.since(before);
         ensure!(
             received == packets,
             "the counters do not add up: {packets} packets were to be decided, {received} were counted"
