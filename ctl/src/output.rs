@@ -5,16 +5,14 @@ use std::{
     fmt::Write as _,
 };
 
-use dataplane::counters::WorkerCounters;
-
-use dataplane::forward::Selection;
+use dataplane::{counters::WorkerCounters, forward::Selection, service::Protocol};
 
 use crate::{
     admin::report::{
-        Answer, Balance, CaptureReport, ConfigReport, DecapList, DropList, Explained, FlowAnalysis,
-        FlowCount, FlowCounts, FlowList, FlowsRemoved, HealthCheckList, Help, HelpArgument,
-        HelpCommand, Memory, RealList, ServerIdList, SourceRouteAnswer, SourceRouteList, Stats,
-        Traffic, VipFlows, VipList, WorkerFailure, WorkerList,
+        Answer, Balance, CaptureReport, ConfigReport, DecapList, Differing, DropList, Explained,
+        FlowAnalysis, FlowCount, FlowCounts, FlowList, FlowsRemoved, HealthCheckList, Help,
+        HelpArgument, HelpCommand, Memory, RealList, ServerIdList, ServerIdUse, SourceRouteAnswer,
+        SourceRouteList, Stats, Traffic, VipFlows, VipList, WorkerFailure, WorkerList,
     },
     control::{Changes, Names},
 };
@@ -688,7 +686,7 @@ fn failures(text: &mut String, failed: &[WorkerFailure]) {
     for failure in failed {
         let _ = writeln!(
             text,
-            "worker of queue {}: {}",
+            "incomplete: worker of queue {}: {}",
             failure.worker, failure.problem
         );
     }
@@ -718,7 +716,8 @@ fn flows(list: &FlowList) -> String {
 }
 
 fn removed(result: &FlowsRemoved) -> String {
-    let mut text = format!("removed {} flows", grouped(result.removed as u64));
+    let plural = if result.removed == 1 { "" } else { "s" };
+    let mut text = format!("removed {} flow{plural}", grouped(result.removed as u64));
     let mut separator = ": ";
     for FlowCount { worker, flows } in &result.workers {
         let _ = write!(text, "{separator}{} of queue {worker}", grouped(*flows));
@@ -793,31 +792,18 @@ fn explained(result: &Explained) -> String {
         (None, ..) => "no VIP has this destination: passed to the kernel\n".to_owned(),
     };
     if let Some(by) = &result.by {
-        let workers: Vec<String> = result.workers.iter().map(ToString::to_string).collect();
-        let _ = match workers.len() {
-            0 if by == "global-table" => writeln!(
-                text,
-                "by the global table: another worker stored the flow there"
-            ),
-            0 if by == Selection::SourceRoute.name() => writeln!(
-                text,
-                "by the client's source route: no worker has the flow in its table"
-            ),
-            0 => writeln!(
-                text,
-                "by the VIP's {by}: no worker has the flow in its table"
-            ),
-            1 => writeln!(
-                text,
-                "by the flow {by} of the worker of queue {}",
-                workers[0]
-            ),
-            _ => writeln!(
-                text,
-                "by the flow {by}; the workers of queues {} have the flow",
-                workers.join(", ")
-            ),
-        };
+        let _ = writeln!(text, "by {}", selected_by(by, result));
+    }
+    if let Some(server_id) = &result.server_id
+        && let Some(line) = server_id_line(server_id, result)
+    {
+        let _ = writeln!(text, "{line}");
+    }
+    if !result.others.is_empty() {
+        text.push_str("the workers differ: it depends on the queue at which the packet arrives\n");
+    }
+    for other in &result.others {
+        let _ = writeln!(text, "  {}", differing(other));
     }
     if let (Some(hash), Some(slot)) = (result.hash, result.ring_index) {
         let _ = writeln!(text, "flow hash {hash:#010x}, ring slot {slot}");
@@ -827,6 +813,110 @@ fn explained(result: &Explained) -> String {
     }
     failures(&mut text, &result.failed);
     text
+}
+
+/// `flow table of the worker of queue 2`, for example.
+fn selected_by(by: &str, result: &Explained) -> String {
+    if by == Selection::Table.name() {
+        return match result.workers.as_slice() {
+            [] => "the flow table in the kernel".to_owned(),
+            [worker] => format!("the flow table of the worker of queue {worker}"),
+            workers => format!(
+                "the flow table; the workers of queues {} have the flow",
+                list(workers)
+            ),
+        };
+    }
+    if by == Selection::GlobalTable.name() {
+        return "the global table: another worker stored the flow there".to_owned();
+    }
+    if by == Selection::ServerId.name()
+        && let Some(server_id) = &result.server_id
+    {
+        return format!("{}: no table is asked", in_packet(server_id));
+    }
+    format!("{}: no worker has the flow in its table", short_by(by))
+}
+
+/// What selects, without who has the flow.
+fn short_by(by: &str) -> &str {
+    match by {
+        by if by == Selection::Table.name() => "the flow table",
+        by if by == Selection::GlobalTable.name() => "the global table",
+        by if by == Selection::ServerId.name() => "the server id",
+        by if by == Selection::SourceRoute.name() => "the client's source route",
+        _ => "the VIP's ring",
+    }
+}
+
+/// `queue 1: 198.51.100.12, by the flow table`
+fn differing(other: &Differing) -> String {
+    let queues = match other.workers.as_slice() {
+        [worker] => format!("queue {worker}"),
+        workers => format!("queues {}", list(workers)),
+    };
+    let outcome = match (other.real, other.reason.as_deref()) {
+        (Some(real), None) => real.to_string(),
+        (Some(real), Some(reason)) => format!("{real} ({reason})"),
+        (None, Some(reason)) => format!("{} ({reason})", other.verdict),
+        (None, None) => other.verdict.clone(),
+    };
+    match &other.by {
+        Some(by) => format!("{queues}: {outcome}, by {}", short_by(by)),
+        None => format!("{queues}: {outcome}"),
+    }
+}
+
+/// What to know of a server id that does not select the real.
+fn server_id_line(server_id: &ServerIdUse, result: &Explained) -> Option<String> {
+    let ServerIdUse {
+        id, state, real, ..
+    } = server_id;
+    match (state.as_str(), real) {
+        ("not-read", _) => {
+            let is_tcp = result
+                .vip
+                .as_ref()
+                .is_some_and(|vip| vip.ends_with(Protocol::Tcp.name()));
+            let why = if is_tcp {
+                "balancer.tcp_server_id is false"
+            } else {
+                "the VIP has neither the flag quic nor udp-stable-routing"
+            };
+            Some(format!("server id {id} is not read: {why}"))
+        }
+        ("wrong-family", Some(real)) => Some(format!(
+            "{} names {real}, to which no IPv6 packet can go: it decides nothing",
+            in_packet(server_id)
+        )),
+        ("unknown", _) => Some(format!(
+            "{} names no real, or is invalid: it decides nothing",
+            in_packet(server_id)
+        )),
+        _ => None,
+    }
+}
+
+/// `server id 7 in the packet's TCP option`
+fn in_packet(server_id: &ServerIdUse) -> String {
+    let forms = server_id.read_from.iter().map(|form| match form.as_str() {
+        "quic-connection-id" => "QUIC connection id",
+        "udp-payload" => "UDP payload",
+        "tcp-option" => "TCP option",
+        other => other,
+    });
+    let forms: Vec<&str> = forms.collect();
+    format!(
+        "server id {} in the packet's {}",
+        server_id.id,
+        forms.join(" or ")
+    )
+}
+
+/// `0, 2`
+fn list(workers: &[u32]) -> String {
+    let workers: Vec<String> = workers.iter().map(ToString::to_string).collect();
+    workers.join(", ")
 }
 
 fn capture(report: &CaptureReport) -> String {

@@ -7,14 +7,17 @@ use std::{cell::Cell, sync::Arc};
 
 use dataplane::{
     forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
-    service::{Protocol, ServiceTable, Vip, VipKey},
+    service::{Protocol, ServerIdForm, ServiceTable, Vip, VipKey},
     worker::now_ns,
 };
 
 use super::{
     command::FlowFilter,
     error::AdminError,
-    report::{Explained, FlowCount, FlowCounts, FlowList, FlowRow, FlowsRemoved, WorkerFailure},
+    report::{
+        Differing, Explained, FlowCount, FlowCounts, FlowList, FlowRow, FlowsRemoved, ServerIdUse,
+        WorkerFailure,
+    },
 };
 use crate::control::{NoAnswer, View, Worker};
 
@@ -56,6 +59,22 @@ fn owner(worker: &Worker) -> Option<u32> {
     (!worker.shares_flows()).then(|| worker.queue())
 }
 
+/// Fails unless the flow is one to a VIP.
+fn require_vip(view: &View, id: &FlowId) -> Result<(), AdminError> {
+    let (destination, protocol) = (id.destination(), id.protocol());
+    match view
+        .table
+        .lookup(destination.ip(), destination.port(), protocol)
+    {
+        Some(_) => Ok(()),
+        None => Err(AdminError::new(
+            "destination",
+            format!("there is no VIP {destination}/{protocol}"),
+            "`vip list` names those there are",
+        )),
+    }
+}
+
 /// No worker has this queue.
 pub(super) fn no_such_worker(queue: u32) -> AdminError {
     AdminError::new(
@@ -78,6 +97,16 @@ impl Matcher {
             && view.table.find(vip).is_none()
         {
             return Err(AdminError::no_such_vip(vip));
+        }
+        // One that was removed is there for as long as flows may be with it.
+        if let Some(real) = filter.real
+            && !view.table.reals().any(|known| known.address == real)
+        {
+            return Err(AdminError::new(
+                "real",
+                format!("there is no real {real}"),
+                "`real list` names those of the VIPs",
+            ));
         }
         Ok(Self {
             filter: *filter,
@@ -205,6 +234,7 @@ fn row(worker: Option<u32>, record: &FlowRecord, now_ns: u64) -> FlowRow {
 
 /// `flow get`.
 pub(super) fn get(view: &View, id: &FlowId) -> Result<FlowList, AdminError> {
+    require_vip(view, id)?;
     let mut list = FlowList {
         flows: Vec::new(),
         more: false,
@@ -241,6 +271,7 @@ pub(super) fn get(view: &View, id: &FlowId) -> Result<FlowList, AdminError> {
 
 /// `flow del`.
 pub(super) fn delete(view: &View, id: &FlowId) -> Result<FlowsRemoved, AdminError> {
+    require_vip(view, id)?;
     let mut result = FlowsRemoved::default();
     // A worker removes it from the global table too.
     let global = view.table.global_flow(id);
@@ -360,33 +391,18 @@ pub(super) fn explain(
     id: &FlowId,
     server_id: Option<u32>,
 ) -> Result<Explained, AdminError> {
-    let mut by_table = None;
-    let mut otherwise = None;
-    let (mut workers, mut failed) = (Vec::new(), Vec::new());
+    let (mut answers, mut failed) = (Vec::new(), Vec::new());
     for worker in chosen(view, None)? {
         let id = *id;
         let answer = worker.ask_about(&id, move |forwarder, now_ns| {
             forwarder.explain_with_server_id(&id, server_id, now_ns)
         });
         match answer {
-            Ok(explanation) => {
-                if matches!(
-                    explanation,
-                    Explanation::Selected {
-                        by: Selection::Table,
-                        ..
-                    }
-                ) {
-                    workers.extend(owner(worker));
-                    by_table.get_or_insert(explanation);
-                } else {
-                    otherwise.get_or_insert(explanation);
-                }
-            }
+            Ok(explanation) => answers.push((owner(worker), explained(&explanation))),
             Err(error) => failed.push(failure(worker, &error)),
         }
     }
-    let Some(explanation) = by_table.or(otherwise) else {
+    let Some(summary) = summary(answers) else {
         return Err(AdminError::new(
             "worker",
             failed.first().map_or_else(
@@ -402,9 +418,71 @@ pub(super) fn explain(
         ));
     };
     Ok(Explained {
-        workers,
+        server_id: server_id.and_then(|server_id| server_id_use(view, id, server_id)),
         failed,
-        ..explained(&explanation)
+        ..summary
+    })
+}
+
+/// One answer out of those of the workers: that of a table, if one has the flow, with what differs
+/// from it.
+fn summary(answers: Vec<(Option<u32>, Explained)>) -> Option<Explained> {
+    let by_table = Some(Selection::Table.name());
+    let is_by_table = |answer: &Explained| answer.by.as_deref() == by_table;
+    let first = answers.iter().position(|(_, answer)| is_by_table(answer));
+    let mut summary = answers.get(first.unwrap_or(0))?.1.clone();
+    for (worker, answer) in answers {
+        let same = (&answer.verdict, answer.real) == (&summary.verdict, summary.real);
+        if !same {
+            summary.add_other(worker, answer);
+        } else if is_by_table(&answer) {
+            summary.workers.extend(worker);
+        }
+    }
+    Some(summary)
+}
+
+impl Explained {
+    fn add_other(&mut self, worker: Option<u32>, answer: Self) {
+        let alike = self.others.iter_mut().find(|other| {
+            (&other.verdict, other.real, &other.by) == (&answer.verdict, answer.real, &answer.by)
+        });
+        match alike {
+            Some(other) => other.workers.extend(worker),
+            None => self.others.push(Differing {
+                verdict: answer.verdict,
+                reason: answer.reason,
+                real: answer.real,
+                by: answer.by,
+                workers: worker.into_iter().collect(),
+            }),
+        }
+    }
+}
+
+/// What becomes of a server id in a packet of the flow; nothing if no VIP has it.
+fn server_id_use(view: &View, id: &FlowId, server_id: u32) -> Option<ServerIdUse> {
+    let table = &view.table;
+    let destination = id.destination();
+    let vip = table.lookup(destination.ip(), destination.port(), id.protocol())?;
+    let read_from = table.server_id_forms(vip).map(|form| match form {
+        ServerIdForm::QuicConnectionId => "quic-connection-id".to_owned(),
+        ServerIdForm::UdpPayload => "udp-payload".to_owned(),
+        ServerIdForm::TcpOption => "tcp-option".to_owned(),
+    });
+    let read_from: Vec<String> = read_from.collect();
+    let real = table.real_of_server_id(server_id).map(|real| real.address);
+    let state = match real {
+        _ if read_from.is_empty() => "not-read",
+        None => "unknown",
+        Some(real) if real.is_ipv4() && destination.is_ipv6() => "wrong-family",
+        Some(_) => "used",
+    };
+    Some(ServerIdUse {
+        id: server_id,
+        read_from,
+        state: state.to_owned(),
+        real,
     })
 }
 

@@ -41,6 +41,18 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// Workers without which this answer about flows is incomplete.
+    pub fn missing(&self) -> &[WorkerFailure] {
+        match self {
+            Self::Flows(FlowList { failed, .. })
+            | Self::Removed(FlowsRemoved { failed, .. })
+            | Self::Counts(FlowCounts { failed, .. })
+            | Self::Analysis(FlowAnalysis { failed, .. })
+            | Self::Explained(Explained { failed, .. }) => failed,
+            _ => &[],
+        }
+    }
+
     /// Reads the answer to a command back.
     ///
     /// # Errors
@@ -528,11 +540,18 @@ pub struct Explained {
     pub vip: Option<String>,
     /// The real.
     pub real: Option<IpAddr>,
-    /// `table`, `global-table` or `ring`.
+    /// `server-id`, `table`, `global-table`, `source-route` or `ring`.
     pub by: Option<String>,
-    /// Worker whose table has the flow. More than one when the flow moved between queues; then
-    /// `real` is what the first of them says.
+    /// Workers whose tables have the flow with this real. More than one when the flow moved between
+    /// queues.
     pub workers: Vec<u32>,
+    /// What the other workers say, if it is something else: then it depends on the queue at which the
+    /// packet arrives.
+    #[serde(default)]
+    pub others: Vec<Differing>,
+    /// What becomes of the server id that was asked about.
+    #[serde(default)]
+    pub server_id: Option<ServerIdUse>,
     /// Flow hash.
     pub hash: Option<u32>,
     /// Slot of the ring it hashes to.
@@ -541,6 +560,36 @@ pub struct Explained {
     pub outer_source: Option<IpAddr>,
     /// Workers that did not answer, and why: one of their tables may have the flow.
     pub failed: Vec<WorkerFailure>,
+}
+
+/// What some workers would do, other than the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differing {
+    /// As in [`Explained`].
+    pub verdict: String,
+    /// As in [`Explained`].
+    pub reason: Option<String>,
+    /// The real.
+    pub real: Option<IpAddr>,
+    /// As in [`Explained`].
+    pub by: Option<String>,
+    /// These workers.
+    pub workers: Vec<u32>,
+}
+
+/// What becomes of a server id in a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerIdUse {
+    /// The id.
+    pub id: u32,
+    /// Where the VIP's packets are looked into for one: `quic-connection-id`, `udp-payload`,
+    /// `tcp-option`.
+    pub read_from: Vec<String>,
+    /// `used`: it names the real. `unknown`: it names none, or is invalid. `wrong-family`: it names an
+    /// IPv4 real, and the packet is IPv6. `not-read`: nobody looks for one.
+    pub state: String,
+    /// The real that it names.
+    pub real: Option<IpAddr>,
 }
 
 /// `capture start`, `capture stop` and `capture status`.

@@ -60,6 +60,8 @@ fn packets_go_on_while_a_full_table_is_walked() {
         let served = Arc::clone(&served);
         thread::spawn(move || {
             let mut admin = served.connect();
+            // A real that has no flows.
+            admin.result(&format!("real add {WEB} 198.51.100.99@0"));
             for _ in 0..5 {
                 let list = admin.result("flow list limit=10000");
                 assert_eq!(list["flows"].as_array().map(Vec::len), Some(10_000));

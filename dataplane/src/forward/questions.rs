@@ -304,7 +304,7 @@ impl<A: Family> Lane<A> {
             follows.then(|| flow.source.source_route(table)).flatten()
         };
         let named = server_id
-            .filter(|_| vip.detours.contains(Detours::SERVER_ID))
+            .filter(|_| table.server_id_forms(vip).next().is_some())
             .and_then(|server_id| server_id::known_real::<A>(table, server_id));
         let (real, by) = if let Some(real) = named {
             (Some(real), Selection::ServerId)

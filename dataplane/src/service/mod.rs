@@ -26,4 +26,6 @@ pub use spec::{
     DecapSpec, Encapsulation, MacAddress, Protocol, RealSpec, ServerIdSpec, ServiceSpec, Settings,
     SourceRouteSpec, VipFlags, VipKey, VipSpec,
 };
-pub use table::{Detours, MAX_DECAP, MAX_REALS, MAX_VIPS, Real, RealId, ServiceTable, Vip};
+pub use table::{
+    Detours, MAX_DECAP, MAX_REALS, MAX_VIPS, Real, RealId, ServerIdForm, ServiceTable, Vip,
+};

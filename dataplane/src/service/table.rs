@@ -87,6 +87,17 @@ bitflags::bitflags! {
     }
 }
 
+/// Where in a packet a server id is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerIdForm {
+    /// In the connection id of QUIC.
+    QuicConnectionId,
+    /// Behind the mark of stable routing, in a UDP payload.
+    UdpPayload,
+    /// In a TCP option.
+    TcpOption,
+}
+
 /// One VIP, compiled.
 #[derive(Clone, Debug)]
 pub struct Vip {
@@ -247,6 +258,25 @@ impl ServiceTable {
     #[inline]
     pub fn real_of_server_id(&self, id: u32) -> Option<&Real> {
         self.real(usize::from(*self.server_ids.get(&id)?))
+    }
+
+    /// Where the packets of a VIP are looked into for a server id, in the order in which they are.
+    pub fn server_id_forms(&self, vip: &Vip) -> impl Iterator<Item = ServerIdForm> + use<> {
+        let is_udp = vip.key.protocol == Protocol::Udp;
+        let stable = vip.flags.contains(VipFlags::UDP_STABLE_ROUTING);
+        [
+            (
+                vip.flags.contains(VipFlags::QUIC),
+                ServerIdForm::QuicConnectionId,
+            ),
+            (stable && is_udp, ServerIdForm::UdpPayload),
+            (
+                self.settings.tcp_server_id && !is_udp,
+                ServerIdForm::TcpOption,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(is_read, form)| is_read.then_some(form))
     }
 
     /// The decap destination with this address.
