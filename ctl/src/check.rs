@@ -17,6 +17,7 @@ use crate::{
     cli::CheckArgs,
     config::{Config, EncapsulationKind, HealthCheckSpec, Problem, Queues},
     memory::{Bytes, driver_of, frames_bytes},
+    stdio::{complain, print},
 };
 
 /// What a configuration means.
@@ -165,10 +166,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
         Err(error) => {
-            eprintln!("{error}");
             let count = error.problems.len();
             let plural = if count == 1 { "" } else { "s" };
-            eprintln!("{}: {count} problem{plural}", error.name);
+            complain(format_args!(
+                "{error}\n{}: {count} problem{plural}",
+                error.name
+            ));
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -178,14 +181,14 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         print_json(&meaning)?;
     } else {
-        print!("{meaning}");
+        print(&meaning)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    let text = serde_json::to_string_pretty(value)?;
+    Ok(print(format_args!("{text}\n"))?)
 }
 
 fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {

@@ -1,11 +1,18 @@
 //! The command line.
 
-use std::{io::IsTerminal as _, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    env::{self, VarError},
+    io::IsTerminal as _,
+    net::IpAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
+use anyhow::bail;
 use benches::{bench::BenchOptions, demo::DemoOptions};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use dataplane::xsk::SocketMode;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use xdp_redirect::XdpMode;
 
 use crate::config::{DEFAULT_SOCKET, IndexList, PriorityChoice, Queues};
@@ -17,10 +24,12 @@ use crate::config::{DEFAULT_SOCKET, IndexList, PriorityChoice, Queues};
     version,
     propagate_version = true,
     about = "Layer-4 load balancer on AF_XDP, compatible with Katran",
-    after_help = "Exit codes: 0 success, 1 failure (the reason is on standard error), 2 wrong usage"
+    after_help = "Exit codes: 0 success, 1 failure (the reason is on standard error), 2 wrong usage, \
+                  141 nobody reads standard output any more"
 )]
 pub struct Cli {
-    /// Log more; twice for every detail. Filters in `KATRAN_XSK_LOG`, as in `katran_xsk=debug`, win
+    /// Log more; twice for every detail. A level or filters in `KATRAN_XSK_LOG`, as in
+    /// `katran_xsk=debug`, win
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
     /// What to do.
@@ -131,7 +140,7 @@ pub struct CtlArgs {
     /// Repeat a `show` command every so many seconds, with rates from the second time on
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub watch: Option<Duration>,
-    /// Command and its words; `help` lists the commands
+    /// Command and its words, or all of it as one word; `help` lists the commands
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -189,18 +198,57 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Takes log filters.
+const LOG: &str = "KATRAN_XSK_LOG";
+const LOG_REMEDY: &str = "give error, warn, info, debug or trace, or filters with commas between them, as katran_xsk=debug";
+/// What logs under a name of its own.
+const CRATES: [&str; 3] = ["katran_xsk", "dataplane", "xdp_redirect"];
+
 /// Sends events to standard error: what an operator wants to know, or more with `verbose`.
-pub fn init_logging(verbose: u8) {
+///
+/// # Errors
+///
+/// `KATRAN_XSK_LOG` holds something else than filters.
+pub fn init_logging(verbose: u8) -> anyhow::Result<()> {
     let default = match verbose {
         0 => "warn,katran_xsk=info,dataplane=info,xdp_redirect=info",
         1 => "info,katran_xsk=debug,dataplane=debug,xdp_redirect=debug",
         _ => "debug",
     };
-    let filter = EnvFilter::try_from_env("KATRAN_XSK_LOG").unwrap_or_else(|_| default.into());
+    let filter = match env::var(LOG) {
+        Ok(text) if !text.trim().is_empty() => filter(&text)?,
+        Ok(_) | Err(VarError::NotPresent) => default.into(),
+        Err(error @ VarError::NotUnicode(_)) => bail!("{LOG}: {error}; {LOG_REMEDY}"),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    Ok(())
+}
+
+fn filter(text: &str) -> anyhow::Result<EnvFilter> {
+    let invalid = |problem: &str| {
+        anyhow::anyhow!("{LOG}: {text:?} is not a log filter: {problem}; {LOG_REMEDY}")
+    };
+    // A word by itself may be a target, of which everything is logged then: a mistyped level is one.
+    let is_known = |word: &str| {
+        word.contains(['=', '[', '{'])
+            || word.parse::<LevelFilter>().is_ok()
+            || CRATES.iter().any(|name| word.starts_with(name))
+    };
+    let words = text.split(',').map(str::trim);
+    if let Some(word) = words
+        .filter(|word| !word.is_empty())
+        .find(|word| !is_known(word))
+    {
+        return Err(invalid(&format!(
+            "`{word}` is neither a level nor a part of the program"
+        )));
+    }
+    EnvFilter::builder()
+        .parse(text)
+        .map_err(|error| invalid(&error.to_string()))
 }

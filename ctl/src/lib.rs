@@ -22,6 +22,7 @@ pub mod output;
 pub mod replay;
 pub mod run;
 pub mod shell;
+mod stdio;
 mod warnings;
 
 use std::process::ExitCode;
@@ -29,11 +30,20 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use stdio::{StdoutError, complain};
+
+/// Exit code for wrong usage.
+const USAGE: u8 = 2;
+/// Exit code when nobody reads standard output any more: that of a program which SIGPIPE ends.
+const CLOSED: u8 = 128 + 13;
 
 /// Runs the command line this process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    cli::init_logging(cli.verbose);
+    if let Err(error) = cli::init_logging(cli.verbose) {
+        complain(format_args!("katran-xsk: {error}"));
+        return ExitCode::from(USAGE);
+    }
     let result = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
@@ -46,8 +56,15 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
+        Err(error)
+            if error
+                .downcast_ref::<StdoutError>()
+                .is_some_and(StdoutError::is_closed) =>
+        {
+            ExitCode::from(CLOSED)
+        }
         Err(error) => {
-            eprintln!("katran-xsk: {}", explain(&error));
+            complain(format_args!("katran-xsk: {}", explain(&error)));
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@
 //! capture gives it. Nothing here needs privileges or an interface.
 
 mod capture;
+mod files;
 
 use std::{
     fs::File,
@@ -27,8 +28,9 @@ use pcap_file::{
 };
 use serde::Serialize;
 
-use crate::{cli::ReplayArgs, config::Config};
+use crate::{cli::ReplayArgs, config::Config, stdio::complain};
 use capture::{Capture, MAX_PACKET};
+use files::refuse_same_files;
 
 /// Room in front of each frame, as the XDP program opens it: more than the largest outer header.
 const ROOM: usize = 64;
@@ -62,17 +64,15 @@ struct Decision<'b> {
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     if config.interface.next_hop_mac.is_none() {
-        eprintln!(
+        complain(format_args!(
             "katran-xsk: {}: interface.next_hop_mac is not given: packets to VIPs drop as no-next-hop",
             args.config.display()
-        );
+        ));
     }
     let input = File::open(&args.input)
         .with_context(|| format!("{}: cannot be read", args.input.display()))?;
     let mut capture = Capture::new(input).with_context(|| args.input.display().to_string())?;
-    for output in [&args.output, &args.verdicts] {
-        refuse_same_file(&args.input, output)?;
-    }
+    refuse_same_files(args)?;
     let (mut frames, mut verdicts) = (create(&args.output)?, create(&args.verdicts)?);
     let forwarder = forwarder(&config)?;
     let result = decide_all(forwarder, &mut capture, &mut frames, &mut verdicts);
@@ -83,11 +83,11 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     }
     let cut = result.with_context(|| args.input.display().to_string())?;
     if cut > 0 {
-        eprintln!(
+        complain(format_args!(
             "katran-xsk: {}: {cut} packets were captured in part only; their verdicts are those of \
              the captured bytes",
             args.input.display()
-        );
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -222,17 +222,4 @@ fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
     let file =
         File::create(path).with_context(|| format!("{}: cannot be written", path.display()))?;
     Ok(BufWriter::new(file))
-}
-
-/// Creating an output that is the input would empty it.
-fn refuse_same_file(input: &Path, output: &Path) -> anyhow::Result<()> {
-    if let (Ok(a), Ok(b)) = (input.canonicalize(), output.canonicalize())
-        && a == b
-    {
-        bail!(
-            "{}: is the input as well; name another file",
-            output.display()
-        );
-    }
-    Ok(())
 }

@@ -22,6 +22,7 @@ use crate::{
     },
     cli::ShellArgs,
     ctl::{self, Done},
+    stdio::{StdoutError, complain, print},
 };
 
 const PROMPT: &str = "katran-xsk> ";
@@ -37,14 +38,10 @@ pub fn run(args: &ShellArgs) -> anyhow::Result<ExitCode> {
         interactive(&client, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let print = |text: &str| ctl::print(text);
-    let failed = script(
-        &client,
-        io::stdin().lock(),
-        args.json,
-        args.keep_going,
-        print,
-    )?;
+    let input = io::stdin().lock();
+    let failed = script(&client, input, args.json, args.keep_going, |text| {
+        print(text)
+    })?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -52,33 +49,29 @@ pub fn run(args: &ShellArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs a script: a command a line; blank lines and lines that start with `#` are left out. Stops at
-/// the first command that fails unless it is to keep going. Returns how many failed.
+/// Runs a script: a command a line; blank lines and comments are left out. Stops at the first command
+/// that fails unless it is to keep going. Returns how many failed.
 fn script(
     client: &Client,
     input: impl BufRead,
     json: bool,
     keep_going: bool,
-    mut print: impl FnMut(&str) -> io::Result<()>,
+    mut print: impl FnMut(&str) -> Result<(), StdoutError>,
 ) -> anyhow::Result<usize> {
     let mut failed = 0;
     for (index, line) in input.lines().enumerate() {
         let line = line.context("standard input cannot be read")?;
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let problem = match words.as_slice() {
-            [] => continue,
-            [first, ..] if first.starts_with('#') => continue,
-            ["quit" | "exit"] => break,
-            words => match run_words(client, words, json) {
-                Ok(done) => {
-                    print(&done.text)?;
-                    done.refused.map(|error| error.to_string())
-                }
-                Err(error) => Some(error.to_string()),
-            },
+        let problem = match run_line(client, &line, json) {
+            Ok(Ran::Nothing) => continue,
+            Ok(Ran::Quit) => break,
+            Ok(Ran::Command(done)) => {
+                print(&done.text)?;
+                done.problem.map(|error| error.to_string())
+            }
+            Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = problem {
-            eprintln!("line {}: {problem}", index + 1);
+            complain(format_args!("line {}: {problem}", index + 1));
             failed += 1;
             if !keep_going {
                 break;
@@ -88,9 +81,26 @@ fn script(
     Ok(failed)
 }
 
-fn run_words(client: &Client, words: &[&str], json: bool) -> Result<Done, ClientError> {
-    let arguments = ctl::parse(words)?;
-    ctl::execute(client, &arguments, json)
+/// What a line was.
+enum Ran {
+    /// Blank, or a comment.
+    Nothing,
+    /// The wish to leave.
+    Quit,
+    /// A command that was answered.
+    Command(Done),
+}
+
+fn run_line(client: &Client, line: &str, json: bool) -> Result<Ran, ClientError> {
+    let words = command::split_line(line)?;
+    match words.as_slice() {
+        [] => Ok(Ran::Nothing),
+        [word] if matches!(word.as_str(), "quit" | "exit") => Ok(Ran::Quit),
+        words => {
+            let arguments = ctl::parse(words)?;
+            Ok(Ran::Command(ctl::execute(client, &arguments, json)?))
+        }
+    }
 }
 
 fn interactive(client: &Client, json: bool) -> anyhow::Result<()> {
@@ -109,23 +119,23 @@ fn interactive(client: &Client, json: bool) -> anyhow::Result<()> {
         // The first time there is none.
         let _ = editor.load_history(path);
     }
-    println!(
-        "{}: `help` lists the commands, Ctrl-D leaves",
+    print(format_args!(
+        "{}: `help` lists the commands, Ctrl-D leaves\n",
         client.path().display()
-    );
+    ))?;
     loop {
         match editor.readline(PROMPT) {
-            Ok(line) => {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                match words.as_slice() {
-                    [] => {}
-                    ["quit" | "exit"] => break,
-                    words => match run_words(client, words, json) {
-                        Ok(done) => ctl::print(&done.text)?,
-                        Err(error) => eprintln!("{error}"),
-                    },
+            Ok(line) => match run_line(client, &line, json) {
+                Ok(Ran::Nothing) => {}
+                Ok(Ran::Quit) => break,
+                Ok(Ran::Command(done)) => {
+                    print(&done.text)?;
+                    if let Some(problem) = done.problem {
+                        complain(problem);
+                    }
                 }
-            }
+                Err(error) => complain(error),
+            },
             Err(ReadlineError::Interrupted) => {}
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(error).context("the terminal cannot be read"),

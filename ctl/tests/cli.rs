@@ -229,6 +229,75 @@ fn check_in_json_is_for_programs() {
 }
 
 #[test]
+fn a_reader_that_has_gone_is_no_error_to_speak_of() {
+    let file = File::new(VALID);
+    for options in [&[][..], &["--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut check = command();
+        check
+            .args(["check", "--config", &file.path()])
+            .args(options);
+        let output = check.stdout(writer).output().unwrap();
+        // As of a program that SIGPIPE ends.
+        assert_eq!(output.status.code(), Some(141), "{options:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{options:?}");
+    }
+}
+
+#[test]
+fn output_that_has_no_room_is_an_error() {
+    let file = File::new(VALID);
+    let full = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    for options in [&[][..], &["--json"]] {
+        let mut check = command();
+        check
+            .args(["check", "--config", &file.path()])
+            .args(options);
+        let output = check.stdout(full()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{options:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            "katran-xsk: standard output cannot be written to: No space left on device (os error 28)\n"
+        );
+    }
+    // There is nobody to tell.
+    let mut check = command();
+    check.args(["check", "--config", "/nonexistent/lb.toml"]);
+    assert_eq!(check.stderr(full()).status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_log_filter_must_be_one() {
+    let file = File::new(VALID);
+    let with = |filter: &str| {
+        let mut check = command();
+        check.args(["check", "--config", &file.path()]);
+        check.env("KATRAN_XSK_LOG", filter).output().unwrap()
+    };
+    for filter in ["katran_xsk=debgu", "debgu", "warn,dataplane=loud"] {
+        let output = with(filter);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{filter}: {stderr}");
+        assert!(
+            stderr.starts_with(&format!(
+                "katran-xsk: KATRAN_XSK_LOG: \"{filter}\" is not a log filter: "
+            )),
+            "{stderr}"
+        );
+        assert!(stderr.contains("katran_xsk=debug"), "{stderr}");
+    }
+    for filter in ["", "katran_xsk=debug", "warn,dataplane=trace"] {
+        assert_eq!(with(filter).status.code(), Some(0), "{filter}");
+    }
+}
+
+#[test]
 fn check_fails_with_every_problem() {
     let file = File::new("[interface]\nname = 1\n[balancer]\nhash = 2\n");
     let path = file.path();

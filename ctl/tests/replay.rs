@@ -4,6 +4,7 @@
 use std::{
     borrow::Cow,
     fs::{self, File},
+    os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Output},
 };
@@ -63,19 +64,30 @@ impl Rig {
         self.folder.path().join(name)
     }
 
+    fn command(&self, output: &str, verdicts: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_katran-xsk"));
+        command.arg("replay");
+        for (option, name) in [
+            ("--config", "lb.toml"),
+            ("--in", "in.pcap"),
+            ("--out", output),
+            ("--verdicts", verdicts),
+        ] {
+            command.arg(option).arg(self.path(name));
+        }
+        command
+    }
+
     fn replay(&self, output: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_katran-xsk"))
-            .arg("replay")
-            .arg("--config")
-            .arg(self.path("lb.toml"))
-            .arg("--in")
-            .arg(self.path("in.pcap"))
-            .arg("--out")
-            .arg(self.path(output))
-            .arg("--verdicts")
-            .arg(self.path("verdicts.jsonl"))
-            .output()
-            .unwrap()
+        self.command(output, "verdicts.jsonl").output().unwrap()
+    }
+
+    /// Replays to these files, expects to be refused, and returns what was said.
+    fn replay_to(&self, output: &str, verdicts: &str) -> String {
+        let output = self.command(output, verdicts).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        stderr
     }
 
     /// Replays and expects success; returns what was said.
@@ -391,17 +403,80 @@ fn files_that_are_no_captures_are_refused() {
 }
 
 #[test]
-fn the_input_is_never_overwritten() {
+fn what_is_read_is_never_overwritten() {
     let bytes = capture(TsResolution::MicroSecond, DataLink::ETHERNET, &frames());
     let rig = Rig::new(&bytes);
-    let output = rig.replay("in.pcap");
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
+    for name in ["in.pcap", "lb.toml"] {
+        symlink(rig.path(name), rig.path(&format!("symbolic-{name}"))).unwrap();
+        fs::hard_link(rig.path(name), rig.path(&format!("hard-{name}"))).unwrap();
+        for output in [
+            name.to_owned(),
+            format!("symbolic-{name}"),
+            format!("hard-{name}"),
+        ] {
+            for (out, verdicts) in [(output.as_str(), "v.jsonl"), ("o.pcap", output.as_str())] {
+                let said = rig.replay_to(out, verdicts);
+                let which = if out == output { "--out" } else { "--verdicts" };
+                let read = if name == "in.pcap" {
+                    "--in"
+                } else {
+                    "--config"
+                };
+                assert_eq!(
+                    said,
+                    format!(
+                        "katran-xsk: {which}: {} is the same file as {read}; name another file\n",
+                        rig.path(&output).display()
+                    )
+                );
+                assert_eq!(fs::read(rig.path("in.pcap")).unwrap(), bytes);
+                assert_eq!(fs::read_to_string(rig.path("lb.toml")).unwrap(), CONFIG);
+                assert!(!rig.path("o.pcap").exists() && !rig.path("v.jsonl").exists());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_two_outputs_are_two_files() {
+    let rig = Rig::new(&capture(
+        TsResolution::MicroSecond,
+        DataLink::ETHERNET,
+        &frames(),
+    ));
+    // One that is not there yet, by two names, and one that is, by two links.
+    let said = rig.replay_to("new", "new");
     assert!(
-        said.ends_with("is the input as well; name another file\n"),
+        said.contains("--verdicts: ") && said.contains("is the same file as --out"),
         "{said}"
     );
-    assert_eq!(fs::read(rig.path("in.pcap")).unwrap(), bytes);
+    let dotted = rig.replay_to("new", "./new");
+    assert!(dotted.contains("is the same file as --out"), "{dotted}");
+    assert!(!rig.path("new").exists());
+    symlink("later", rig.path("dangling")).unwrap();
+    let said = rig.replay_to("later", "dangling");
+    assert!(said.contains("is the same file as --out"), "{said}");
+    assert!(!rig.path("later").exists());
+    fs::write(rig.path("one"), "kept").unwrap();
+    fs::hard_link(rig.path("one"), rig.path("two")).unwrap();
+    let said = rig.replay_to("one", "two");
+    assert!(said.contains("is the same file as --out"), "{said}");
+    assert_eq!(fs::read_to_string(rig.path("one")).unwrap(), "kept");
+}
+
+#[test]
+fn outputs_that_hold_nothing_can_be_the_same() {
+    let rig = Rig::new(&capture(
+        TsResolution::MicroSecond,
+        DataLink::ETHERNET,
+        &frames(),
+    ));
+    assert!(
+        rig.command("/dev/null", "/dev/null")
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 #[test]

@@ -712,6 +712,25 @@ fn clip(text: &str) -> String {
     text.chars().take(LONGEST).chain(['…']).collect()
 }
 
+/// Takes a line apart as a shell would: blanks separate words unless they are quoted, and `#` starts a
+/// comment.
+///
+/// # Errors
+///
+/// A quote without its end.
+pub fn split_line(line: &str) -> Result<Vec<String>, AdminError> {
+    shlex::split(line).ok_or_else(|| {
+        AdminError::new(
+            "command",
+            format!(
+                "a quote is not closed, or a backslash has nothing behind it: `{}`",
+                clip(line)
+            ),
+            "close it, or put a backslash before it",
+        )
+    })
+}
+
 /// Finds the command at the start of `words`; the rest are its arguments.
 pub fn split_words<'a, 'w>(
     words: &'a [&'w str],

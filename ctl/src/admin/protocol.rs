@@ -23,7 +23,7 @@
 //! Any other line is the same command in words, exactly as `katran-xsk ctl` takes them, with `null`
 //! for its id: `echo 'show stats' | socat - UNIX:/run/katran-xsk.sock`. Words are separated by
 //! blanks; positional arguments come in the table's order, and `name=value`, `--name=value` or
-//! `--name value` gives any argument by name. There is no quoting: an argument with a blank takes JSON.
+//! `--name value` gives any argument by name. Quotes and backslashes are those of a shell.
 //!
 //! # Answers
 //!
@@ -129,10 +129,14 @@ pub fn parse_line(line: &[u8]) -> (Value, Result<Command, AdminError>) {
     if text.starts_with('{') {
         parse_json(text)
     } else {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let command = command::parse_words(&words).and_then(|arguments| arguments.command());
-        (Value::Null, command)
+        (Value::Null, parse_command(text))
     }
+}
+
+fn parse_command(line: &str) -> Result<Command, AdminError> {
+    let words = command::split_line(line)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    command::parse_words(&words)?.command()
 }
 
 fn parse_json(text: &str) -> (Value, Result<Command, AdminError>) {

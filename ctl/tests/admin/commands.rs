@@ -1,12 +1,13 @@
 //! `katran-xsk ctl` and `katran-xsk shell` as programs.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Command, Output, Stdio},
 };
 
-use crate::clients::Served;
+use crate::{clients::Served, rig::tcp_frame};
 
 fn katran_xsk(command: &str, socket: &Path) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_katran-xsk"));
@@ -169,11 +170,121 @@ fn ctl_watches_until_the_balancer_goes() {
 }
 
 #[test]
+fn ctl_watches_rates_in_json() {
+    let served = Served::new();
+    let mut child = katran_xsk("ctl", &served.path)
+        .args(["--json", "--watch", "1", "show", "drops"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut next = || -> serde_json::Value {
+        let line = lines.next().expect("a line").expect("text");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    let fragments = |answer: &serde_json::Value| {
+        let drops = answer["result"]["drops"]
+            .as_array()
+            .expect("a list")
+            .clone();
+        let row = drops.into_iter().find(|row| row["reason"] == "fragment");
+        row.expect("a reason")["packets"].clone()
+    };
+    let mut fragment = tcp_frame("192.0.2.1:4000", "203.0.113.10:80");
+    // The flag that more fragments follow.
+    fragment[20] |= 0x20;
+    served.rig.send_frame(0, &fragment);
+    let first = next();
+    assert_eq!(
+        (&first["reading"], fragments(&first)),
+        (&"totals".into(), 1.into())
+    );
+    let second = next();
+    assert_eq!(second["reading"], "per-second");
+    assert_eq!(fragments(&second), 0, "{second}");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+}
+
+#[test]
+fn ctl_watches_refusals_in_json() {
+    let served = Served::new();
+    let words = [
+        "--json",
+        "--watch",
+        "1",
+        "show",
+        "stats",
+        "203.0.113.1:1/tcp",
+    ];
+    let output = ctl(&served.path, &words);
+    assert_eq!(output.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(answer["error"]["field"], "vip");
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.contains("there is no VIP 203.0.113.1:1/tcp"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn words_with_blanks_can_be_quoted() {
+    let served = Served::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("two words.pcapng");
+    let path = file.display();
+    let output = shell(
+        &served.path,
+        &[],
+        &format!("capture start event=pass 'file={path}'  # a comment\ncapture stop\n"),
+    );
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(file.exists());
+    fs::remove_file(&file).expect("it is there");
+    // The words of an argument list are whole; one word alone is a line.
+    let words = [
+        "capture",
+        "start",
+        "--event",
+        "pass",
+        "-w",
+        &path.to_string(),
+    ];
+    let output = ctl(&served.path, &words);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(file.exists());
+    ctl(&served.path, &["capture stop"]);
+    fs::remove_file(&file).expect("it is there");
+    let output = ctl(
+        &served.path,
+        &[&format!("capture start event=pass file='{path}'")],
+    );
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(file.exists());
+
+    for (line, code) in [("vip list 'x", 2), ("\"", 2)] {
+        let output = ctl(&served.path, &[line]);
+        assert_eq!(output.status.code(), Some(code), "{line}");
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains("a quote is not closed"), "{stderr}");
+    }
+    let output = shell(&served.path, &[], "version\nvip list 'x\n");
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.starts_with("line 2: command: a quote is not closed"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn ctl_watches_rates() {
     let served = Served::new();
     let mut child = katran_xsk("ctl", &served.path)
         .args(["--watch", "1", "show", "drops"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("the program runs");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
@@ -181,9 +292,11 @@ fn ctl_watches_rates() {
     assert!(next().ends_with("; dropped frames"));
     while !next().is_empty() {}
     assert!(next().ends_with("; dropped frames, per second"));
-    // Nobody reads any more: no error.
+    // Nobody reads any more: it ends, and says so only by its status.
     drop(lines);
-    assert!(child.wait().expect("the program ends").success());
+    let output = child.wait_with_output().expect("the program ends");
+    assert_eq!(output.status.code(), Some(141));
+    assert_eq!(text(&output.stderr), "");
 }
 
 #[test]

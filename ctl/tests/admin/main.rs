@@ -8,6 +8,7 @@ mod commands;
 mod control;
 mod decap;
 mod down_reals;
+mod explain;
 mod flows;
 mod global_table;
 mod health_checks;

@@ -32,7 +32,9 @@ pub fn complete(line: &str, live: &impl Live) -> (usize, Vec<String>) {
         at + line[at..].chars().next().map_or(1, char::len_utf8)
     });
     let (head, last) = line.split_at(start);
-    let words: Vec<&str> = head.split_whitespace().collect();
+    // Behind a quote that is open nothing can be completed.
+    let words = shlex::split(head).unwrap_or_else(|| vec![head.to_owned()]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (start, prefix, candidates) = match split_words(&words) {
         Ok((spec, rest)) if !continues(&words) => arguments(spec, rest, start, last, live),
         _ => (start, last, command_words(&words)),
