@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use arrayvec::ArrayVec;
 use dataplane::{
     counters::WorkerCounters,
@@ -39,6 +39,14 @@ struct Chunk([u8; CHUNK]);
 
 /// Of so many new flows one may find a free place in a full table.
 const FREE_PLACES: u64 = 100;
+
+/// Steps in which a table is filled up, for as many flows as it has to keep.
+const FILL_STEPS: u64 = 4;
+
+/// Whether nearly each of so many new flows took the place of another.
+const fn was_full(evicted: u64, new: u64) -> bool {
+    evicted >= new - new / FREE_PLACES
+}
 
 /// What stands in front of the IP header when a frame arrives.
 struct Restore {
@@ -141,11 +149,7 @@ impl Userspace {
             Case::New => Segment::Syn,
         });
         if case == Case::New && !self.is_full {
-            for _ in 0..(self.flows / 2).div_ceil(burst) {
-                self.prepare_new();
-                self.decide()?;
-            }
-            self.is_full = true;
+            self.fill_up()?;
         }
         let before = self.asked();
         let evicted = self.counters.flow_evictions.get();
@@ -164,11 +168,33 @@ impl Userspace {
         self.asked().check(before, case, packets)?;
         let evicted = self.counters.flow_evictions.get() - evicted;
         ensure!(
-            case == Case::Hit || evicted >= packets - packets / FREE_PLACES,
+            case == Case::Hit || was_full(evicted, packets),
             "the table was not full: {evicted} flows were evicted for {packets} new ones"
         );
         ensure!(spent_ns > 0.0, "the clock is too coarse for decisions");
         Ok(spent_ns / packets as f64)
+    }
+
+    /// New flows until there is no place left for them but those of others: the table has more places than
+    /// the flows that it promises to keep.
+    fn fill_up(&mut self) -> Result<()> {
+        let bursts = self
+            .flows
+            .div_ceil(FILL_STEPS)
+            .div_ceil(self.chunks.len() as u64);
+        for _ in 0..4 * FILL_STEPS {
+            let before = self.counters.flow_evictions.get();
+            for _ in 0..bursts {
+                self.prepare_new();
+                self.decide()?;
+            }
+            let evicted = self.counters.flow_evictions.get() - before;
+            if was_full(evicted, bursts * self.chunks.len() as u64) {
+                self.is_full = true;
+                return Ok(());
+            }
+        }
+        bail!("the table does not get full with four times as many flows as it has to keep");
     }
 
     /// The next burst of flows that were never seen.
