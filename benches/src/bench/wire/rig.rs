@@ -23,10 +23,12 @@ use crate::bench::{
 const DRAIN: Duration = Duration::from_secs(3);
 /// Part of a trial after which rates are taken: queues have filled then.
 const RUN_UP: f64 = 0.2;
-/// Rate at which flows are made known before anything is measured.
+/// Rate at which flows are made known before anything is measured; half of that after each round that
+/// lost packets, down to the least.
 const INTRODUCTION_RATE: u64 = 400_000;
+const LEAST_INTRODUCTION_RATE: u64 = 100_000;
 /// Rounds in which all flows must have become known.
-const INTRODUCTION_ROUNDS: u32 = 6;
+const INTRODUCTION_ROUNDS: u32 = 16;
 
 /// A device with everything around it.
 pub(crate) struct Rig {
@@ -100,15 +102,19 @@ impl Rig {
         Ok(result)
     }
 
-    /// Sends packets of every flow at a rate that every datapath stands, until the flow table has them.
+    /// Sends packets of every flow until the flow table has them.
     pub(crate) fn introduce_flows(&mut self) -> Result<()> {
         let mut result = Ok(());
+        let mut rate = INTRODUCTION_RATE;
         for _ in 0..INTRODUCTION_ROUNDS {
-            let account = self.send_every_flow()?;
+            let account = self.send_every_flow(rate)?;
             account.check()?;
             result = account.check_hits();
             if result.is_ok() {
                 break;
+            }
+            if account.lost() > 0 {
+                rate = (rate / 2).max(LEAST_INTRODUCTION_RATE);
             }
         }
         result.with_context(|| {
@@ -120,13 +126,13 @@ impl Rig {
     }
 
     /// Sends a packet of every flow to every queue.
-    fn send_every_flow(&mut self) -> Result<Account> {
+    fn send_every_flow(&mut self, rate: u64) -> Result<Account> {
         let before = self.drained()?;
         let wanted = self.flows * self.cpus.senders.len() as u64;
-        self.sender.set_pace(Pace::Rate(INTRODUCTION_RATE))?;
+        self.sender.set_pace(Pace::Rate(rate))?;
         let deadline = Instant::now()
             + Duration::from_secs(10)
-            + Duration::from_secs_f64(4.0 * wanted as f64 / INTRODUCTION_RATE as f64);
+            + Duration::from_secs_f64(4.0 * wanted as f64 / rate as f64);
         while self.sender.sent()? - before.sent < wanted {
             self.sender.check()?;
             self.device.check()?;
@@ -280,7 +286,6 @@ mod tests {
         let cpus = Cpus::plan(1).expect("two CPUs");
         let mut rig = Rig::new(options, Layout::SharedCore, 1, &cpus).expect("a rig");
         rig.sending(|rig| {
-            assert_eq!(senders(), 1);
             // Flows that nobody knows yet.
             let error = rig
                 .trial(Pace::Rate(1_000), Duration::from_millis(50))
@@ -289,6 +294,7 @@ mod tests {
                 format!("{error:#}").contains("the ring was asked"),
                 "{error:#}"
             );
+            assert_eq!(senders(), 1);
             Err::<(), _>(error)
         })
         .expect_err("failed");
