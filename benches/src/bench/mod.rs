@@ -32,6 +32,7 @@ use progress::Progress;
 /// Measures, prints the tables, and writes the files that the options name. An error says why there is
 /// no report.
 pub fn run(options: &BenchOptions) -> Result<()> {
+    report::outputs::check(options)?;
     measure(options)?.write(options)
 }
 

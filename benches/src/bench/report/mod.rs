@@ -3,12 +3,11 @@
 mod charts;
 mod json;
 mod markdown;
+pub(crate) mod outputs;
 
-use std::fs;
-use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::io::Write as _;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{load::Load, machine::Machine, options::BenchOptions, row::Row};
 
@@ -24,57 +23,54 @@ pub struct Report {
 }
 
 impl Report {
-    /// Prints the tables and writes the files that the options name.
+    /// Prints the tables and writes the files that the options name. What cannot be written does not keep
+    /// the rest from it; rows are printed then.
+    ///
+    /// # Errors
+    /// Something could not be printed or written.
     pub fn write(&self, options: &BenchOptions) -> Result<()> {
         let tables = markdown::tables(self);
-        std::io::stdout()
-            .write_all(tables.as_bytes())
-            .context("cannot print the tables")?;
-        if let Some(path) = &options.json {
-            write(path, &json::lines(self)?)?;
-        }
-        let charts = match &options.svg {
-            None => Vec::new(),
-            Some(folder) => {
-                fs::create_dir_all(folder)
-                    .with_context(|| format!("cannot create {}", folder.display()))?;
-                let charts = charts::draw(self)?;
-                for (name, chart) in &charts {
-                    write(&folder.join(name), chart)?;
-                }
-                charts
-                    .into_iter()
-                    .map(|(name, _)| folder.join(name))
-                    .collect()
-            }
+        let mut failures = Vec::new();
+        let mut attempt = |result: Result<()>| {
+            let failure = result.err();
+            let failed = failure.is_some();
+            failures.extend(failure.map(|error| format!("{error:#}")));
+            failed
         };
+        attempt(print(&tables));
+        if let Some(path) = &options.json {
+            let lines = json::lines(self)?;
+            if attempt(outputs::write(path, &lines)) {
+                attempt(print(&lines));
+            }
+        }
+        let mut charts = Vec::new();
+        if let Some(folder) = &options.svg {
+            for (name, chart) in charts::draw(self)? {
+                let path = folder.join(name);
+                attempt(outputs::write(&path, &chart));
+                charts.push(path);
+            }
+        }
         if let Some(path) = &options.markdown {
             let figures = format!("{tables}{}", markdown::images(&charts, path));
-            let page = match fs::read_to_string(path) {
-                Ok(page) => markdown::replaced(&page, &figures).with_context(|| {
-                    format!(
-                        "{} has no place for the figures: put the lines `<!-- figures: begin -->` and \
-                         `<!-- figures: end -->` into it, or name a file that does not exist",
-                        path.display()
-                    )
-                })?,
-                Err(error) if error.kind() == ErrorKind::NotFound => markdown::page(&figures),
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot read {}", path.display()));
-                }
-            };
-            write(path, &page)?;
+            attempt(outputs::page(path, &figures).and_then(|page| outputs::write(path, &page)));
         }
+        ensure!(failures.is_empty(), "{}", failures.join("; "));
         Ok(())
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+fn print(text: &str) -> Result<()> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot print the results")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::bench::{
         row::{Case, Datapath, DecisionRow, IpFamily, Latency, Layout, Scheduling, WireRow},
@@ -168,6 +164,7 @@ mod tests {
             svg: Some(path("charts")),
             ..BenchOptions::default()
         };
+        outputs::check(&options).expect("can be written");
         report().write(&options).expect("written");
         let json = fs::read_to_string(path("rows.json")).expect("rows");
         let values: Vec<serde_json::Value> = json
@@ -191,22 +188,21 @@ mod tests {
         assert!(text.contains("](charts/decision-ipv4.svg)"), "{text}");
         report().write(&options).expect("written again");
         assert_eq!(fs::read_to_string(path("tables.md")).expect("tables"), text);
-        fs::write(path("page.md"), "# Page\n").expect("written");
+    }
+
+    #[test]
+    fn what_cannot_be_written_keeps_nothing_else_from_it() {
+        let folder = crate::lab::Scratch::new().expect("a folder");
         let options = BenchOptions {
-            markdown: Some(path("page.md")),
-            ..BenchOptions::default()
-        };
-        let error = report().write(&options).expect_err("no place for figures");
-        assert!(error.to_string().contains("page.md"), "{error}");
-        assert_eq!(
-            fs::read_to_string(path("page.md")).expect("kept"),
-            "# Page\n"
-        );
-        let options = BenchOptions {
-            json: Some(path("missing/rows.json")),
+            json: Some(folder.file("missing/rows.json")),
+            svg: Some(folder.file("missing")),
+            markdown: Some(folder.file("tables.md")),
             ..BenchOptions::default()
         };
         let error = report().write(&options).expect_err("no such folder");
-        assert!(error.to_string().contains("missing/rows.json"), "{error}");
+        for name in ["missing/rows.json", "missing/decision-ipv4.svg"] {
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        assert!(folder.file("tables.md").exists());
     }
 }
