@@ -6,17 +6,17 @@ use std::{
     process::ExitCode,
 };
 
-use dataplane::{
-    forward::Forwarder,
-    service::{ServiceControl, ServiceTable, Vip, VipFlags},
-};
+use dataplane::service::{ServiceControl, ServiceTable, Vip, VipFlags};
 use serde::Serialize;
 
 use crate::{
     admin::report::DecapRow,
-    cli::CheckArgs,
-    config::{Config, EncapsulationKind, HealthCheckSpec, Problem, Queues},
-    memory::{Bytes, driver_of, frames_bytes},
+    cli::{CheckArgs, DatapathChoice},
+    config::{
+        Config, ConfigError, EncapsulationKind, HealthCheckSpec, PriorityChoice, Problem, Queues,
+    },
+    memory::{Bytes, Demand, driver_of},
+    run::{kernel, priority, settings},
     stdio::{complain, print},
 };
 
@@ -25,7 +25,10 @@ use crate::{
 struct Meaning {
     file: String,
     valid: bool,
+    datapath: DatapathChoice,
     interface: Interface,
+    /// Nothing in the kernel.
+    workers: Option<Workers>,
     balancer: Balancer,
     memory: Memory,
     decap: Decap,
@@ -45,6 +48,25 @@ struct Interface {
     /// `None`: resolved from the default route.
     next_hop_mac: Option<String>,
     admin_socket: String,
+}
+
+/// The workers as `run` would start them here and now.
+#[derive(Debug, Serialize)]
+struct Workers {
+    priority: String,
+    /// Why it is not real-time where the configuration leaves that open.
+    priority_reason: Option<String>,
+    /// The configuration leaves the priority open.
+    priority_auto: bool,
+    /// In turn.
+    cpus: String,
+    /// The configuration names none: they are all that this process may use.
+    cpus_auto: bool,
+    /// Microseconds; `None`: off.
+    busy_poll: Option<u32>,
+    /// Microseconds; `None`: off.
+    spin_us: Option<u32>,
+    huge_pages: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,6 +100,8 @@ struct Memory {
     source_routes: usize,
     /// `None`: as many as the interface has queues.
     workers: Option<usize>,
+    /// Of all CPUs; `None`: workers have their own.
+    kernel_flow_tables: Option<usize>,
     /// For all workers, or for one when their number is not known.
     total: usize,
 }
@@ -155,7 +179,17 @@ struct Invalid {
 
 /// Runs the command: exit code 0 when the configuration is valid, 1 otherwise.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let config = match Config::load(&args.config) {
+    let loaded = Config::load(&args.config).and_then(|config| match args.datapath {
+        DatapathChoice::Xsk => Ok(config),
+        DatapathChoice::Kernel => match config.kernel_problems() {
+            none if none.is_empty() => Ok(config),
+            problems => Err(ConfigError {
+                name: args.config.display().to_string(),
+                problems,
+            }),
+        },
+    });
+    let config = match loaded {
         Ok(config) => config,
         Err(error) if args.json => {
             print_json(&Invalid {
@@ -177,7 +211,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     };
     // Holds the configuration to the dataplane's own rules as well.
     let table = ServiceControl::new().apply(&config.to_service_spec())?;
-    let meaning = meaning(args.config.display().to_string(), &config, &table);
+    let meaning = meaning(args, &config, &table)?;
     if args.json {
         print_json(&meaning)?;
     } else {
@@ -191,12 +225,22 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(print(format_args!("{text}\n"))?)
 }
 
-fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
+fn meaning(args: &CheckArgs, config: &Config, table: &ServiceTable) -> anyhow::Result<Meaning> {
     let interface = &config.interface;
     let balancer = &config.balancer;
-    Meaning {
-        file,
+    let mut warnings = config.warnings();
+    let (workers, memory) = match args.datapath {
+        DatapathChoice::Xsk => (Some(workers(config, &mut warnings)), memory(config)),
+        DatapathChoice::Kernel => {
+            warnings.extend(config.kernel_warning());
+            (None, kernel_memory(config)?)
+        }
+    };
+    Ok(Meaning {
+        file: args.config.display().to_string(),
         valid: true,
+        datapath: args.datapath,
+        workers,
         interface: Interface {
             name: interface.name.clone(),
             queues: interface.queues.as_ref().map(ToString::to_string),
@@ -215,7 +259,7 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
             tcp_server_id: balancer.tcp_server_id,
             keep_last_ring: balancer.keep_last_ring,
         },
-        memory: memory(config, table),
+        memory,
         decap: Decap {
             gue_port: balancer.gue_port,
             destinations: config.decap.iter().map(DecapRow::from).collect(),
@@ -257,7 +301,35 @@ fn meaning(file: String, config: &Config, table: &ServiceTable) -> Meaning {
             total: config.server_ids.len(),
             valid: config.server_ids.iter().filter(|own| own.valid).count(),
         },
-        warnings: config.warnings().into_iter().map(Finding::from).collect(),
+        warnings: warnings.into_iter().map(Finding::from).collect(),
+    })
+}
+
+/// What `run` would refuse here and now, and may do elsewhere, is warned of.
+fn workers(config: &Config, warnings: &mut Vec<Problem>) -> Workers {
+    let interface = &config.interface;
+    let rank = priority::choose(interface);
+    let (priority, priority_reason) = match &rank {
+        Ok(rank) => (rank.priority.to_string(), rank.reason.clone()),
+        Err(_) => (interface.priority.to_string(), None),
+    };
+    warnings.extend(rank.err());
+    let cpus = settings::usable_cpus(config);
+    let (text, problem) = match (cpus, &interface.cpus) {
+        (Ok(usable), _) => (settings::display(&usable), None),
+        (Err(problem), Some(named)) => (named.to_string(), Some(problem)),
+        (Err(problem), None) => ("none".to_owned(), Some(problem)),
+    };
+    warnings.extend(problem);
+    Workers {
+        priority,
+        priority_reason,
+        priority_auto: interface.priority == PriorityChoice::Auto,
+        cpus: text,
+        cpus_auto: interface.cpus.is_none(),
+        busy_poll: interface.busy_poll,
+        spin_us: interface.spin_us,
+        huge_pages: interface.huge_pages,
     }
 }
 
@@ -315,34 +387,41 @@ fn slots(vip: &Vip, table: &ServiceTable, address: IpAddr) -> u32 {
         .map_or(0, |(_, slots)| slots)
 }
 
-fn memory(config: &Config, table: &ServiceTable) -> Memory {
-    let flow_tables = Forwarder::memory_for(config.balancer.flow_table_capacity);
-    let frames = frames_bytes(config, &driver_of(config));
-    let vip_rings = table
-        .vips()
-        .map(|vip| vip.ring.len() * size_of::<u16>())
-        .sum();
-    let global_table = config.global_table_bytes();
-    let source_routes = match &config.source_routes {
-        none if none.is_empty() => 0,
-        routes => routes.memory_bytes(),
-    };
+fn memory(config: &Config) -> Memory {
+    let demand = Demand::of(config, &driver_of(config));
     let workers = match &config.interface.queues {
         Some(Queues::List(list)) => Some(list.indices().len()),
         Some(Queues::All) | None => None,
     };
     Memory {
-        flow_tables_per_worker: flow_tables,
-        frames_per_worker: frames,
-        vip_rings,
-        global_table,
-        source_routes,
+        flow_tables_per_worker: demand.flow_tables,
+        frames_per_worker: demand.frames,
+        vip_rings: demand.vip_rings,
+        global_table: demand.global_table,
+        source_routes: demand.source_routes,
         workers,
-        total: (flow_tables + frames) * workers.unwrap_or(1)
-            + vip_rings
-            + global_table
-            + source_routes,
+        kernel_flow_tables: None,
+        total: demand.ahead(workers.unwrap_or(1)) + demand.source_routes,
     }
+}
+
+fn kernel_memory(config: &Config) -> anyhow::Result<Memory> {
+    let flow_tables = kernel::memory(config)?;
+    let Demand {
+        vip_rings,
+        source_routes,
+        ..
+    } = Demand::of(config, "");
+    Ok(Memory {
+        flow_tables_per_worker: 0,
+        frames_per_worker: 0,
+        vip_rings,
+        global_table: 0,
+        source_routes,
+        workers: None,
+        kernel_flow_tables: Some(flow_tables),
+        total: flow_tables + vip_rings + source_routes,
+    })
 }
 
 impl fmt::Display for Meaning {
@@ -352,12 +431,19 @@ impl fmt::Display for Meaning {
         writeln!(f)?;
         writeln!(
             f,
-            "interface      {}, queues {}, sockets {}, XDP {}",
+            "interface      {}, queues {}, {}, XDP {}",
             or(&self.interface.name, "to be given with --iface"),
-            or(&self.interface.queues, "to be given with --queues"),
-            self.interface.mode,
+            or(&self.interface.queues, "all"),
+            match self.workers {
+                Some(_) => format!("sockets {}", self.interface.mode),
+                None => "no sockets".to_owned(),
+            },
             self.interface.xdp_mode,
         )?;
+        match &self.workers {
+            Some(workers) => workers.fmt(f)?,
+            None => writeln!(f, "datapath       kernel: no workers")?,
+        }
         let next_hop = or(
             &self.interface.next_hop_mac,
             "the default route's neighbour, followed as it changes",
@@ -439,9 +525,43 @@ impl Meaning {
     }
 }
 
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "workers        priority {}", self.priority)?;
+        match (&self.priority_reason, self.priority_auto) {
+            (Some(reason), _) => write!(f, ", because {reason}")?,
+            (None, true) => write!(f, ", as nothing is against it")?,
+            (None, false) => {}
+        }
+        write!(f, "; CPUs {}", self.cpus)?;
+        if self.cpus_auto {
+            write!(f, ", all that this process may use")?;
+        }
+        match self.busy_poll {
+            Some(time) => write!(f, "; busy polling for {time} µs")?,
+            None => write!(f, "; no busy polling")?,
+        }
+        match self.spin_us {
+            Some(time) => write!(f, "; spinning for {time} µs")?,
+            None => write!(f, "; no spinning")?,
+        }
+        let pages = if self.huge_pages { "huge" } else { "ordinary" };
+        writeln!(f, "; frames on {pages} pages")
+    }
+}
+
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = Bytes(self.total);
+        if let Some(flow_tables) = self.kernel_flow_tables {
+            write!(
+                f,
+                "memory         {total}: flow tables of all CPUs {}; rings of VIPs {}",
+                Bytes(flow_tables),
+                Bytes(self.vip_rings)
+            )?;
+            return self.source_routes(f);
+        }
         match self.workers {
             Some(1) => write!(f, "memory         {total} for 1 worker: ")?,
             Some(workers) => write!(f, "memory         {total} for {workers} workers, each: ")?,
@@ -457,6 +577,13 @@ impl fmt::Display for Memory {
         if self.global_table > 0 {
             write!(f, "; global table {}", Bytes(self.global_table))?;
         }
+        self.source_routes(f)
+    }
+}
+
+impl Memory {
+    /// The end of the line.
+    fn source_routes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.source_routes > 0 {
             write!(f, "; source routes {}", Bytes(self.source_routes))?;
         }

@@ -12,6 +12,7 @@ use anyhow::bail;
 use benches::{bench::BenchOptions, demo::DemoOptions};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use dataplane::xsk::SocketMode;
+use serde::Serialize;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use xdp_redirect::XdpMode;
 
@@ -91,7 +92,8 @@ pub struct RunArgs {
 }
 
 /// Where packets are decided.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum DatapathChoice {
     /// In workers behind `AF_XDP` sockets
     #[default]
@@ -106,6 +108,9 @@ pub struct CheckArgs {
     /// Configuration file
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Datapath that is to run it; `kernel` refuses what it cannot do
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
+    pub datapath: DatapathChoice,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -592,8 +592,12 @@ impl Control {
         let mtu_warning = self.mtu_warning(&config)?;
         memory::refuse_global_table(&self.config, &config, memory::available())?;
         let mut services = self.services.clone();
-        let table = services.apply(&self.spec(&config))?;
-        self.sink.check(&table)?;
+        let spec = self.spec(&config);
+        let refusals = self.sink.refusals(&spec).into_iter();
+        if let Some(error) = AdminError::all(refusals.map(AdminError::from)) {
+            return Err(error);
+        }
+        let table = services.apply(&spec)?;
         let old = self.services.table();
         self.refresh(&table);
         let mut baselines = Baselines::clone(&self.baselines);

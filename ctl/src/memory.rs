@@ -2,7 +2,11 @@
 
 use std::{fmt, fs};
 
-use dataplane::xsk::{Interface, chunk_size_under};
+use dataplane::{
+    forward::Forwarder,
+    xsk::{Interface, chunk_size_under},
+};
+use maglev::DEFAULT_RING_SIZE;
 
 use crate::{admin::AdminError, config::Config};
 
@@ -17,6 +21,45 @@ pub fn frames_bytes(config: &Config, driver: &str) -> usize {
     // Nothing holds frames that the checks of a configuration refuse.
     let chunk = chunk_size_under(driver, mode, max_frame).unwrap_or(4096);
     config.interface.frames as usize * (chunk + RING_BYTES_PER_CHUNK)
+}
+
+/// Bytes that a configuration takes with workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// Flow tables of each worker.
+    pub(crate) flow_tables: usize,
+    /// Frames of each worker, and their rings.
+    pub(crate) frames: usize,
+    /// Rings of all VIPs.
+    pub(crate) vip_rings: usize,
+    /// 0 while no VIP uses it.
+    pub(crate) global_table: usize,
+    /// Taken when the configuration is read.
+    pub(crate) source_routes: usize,
+}
+
+impl Demand {
+    /// Under this driver.
+    pub(crate) fn of(config: &Config, driver: &str) -> Self {
+        Self {
+            flow_tables: Forwarder::memory_for(config.balancer.flow_table_capacity),
+            frames: frames_bytes(config, driver),
+            vip_rings: config.vips.len() * DEFAULT_RING_SIZE as usize * size_of::<u16>(),
+            global_table: config.global_table_bytes(),
+            source_routes: match &config.source_routes {
+                none if none.is_empty() => 0,
+                routes => routes.memory_bytes(),
+            },
+        }
+    }
+
+    /// What is yet to be taken with so many workers.
+    pub(crate) const fn ahead(&self, workers: usize) -> usize {
+        workers
+            .saturating_mul(self.flow_tables.saturating_add(self.frames))
+            .saturating_add(self.vip_rings)
+            .saturating_add(self.global_table)
+    }
 }
 
 /// Driver of the interface that a configuration names, or nothing if it is not here.
@@ -131,6 +174,18 @@ mod tests {
         assert_eq!(frames_bytes(&config, "igb"), 1000 * (4096 + 40));
         config.interface.mode = dataplane::xsk::SocketMode::Copy;
         assert_eq!(frames_bytes(&config, "igb"), 1000 * (2048 + 40));
+    }
+
+    #[test]
+    fn rings_of_vips_are_counted() {
+        let mut config = Config::default();
+        let none = Demand::of(&config, "").ahead(2);
+        let vip = "[[vip]]\naddress = \"203.0.113.10\"\nport = 80\nprotocol = \"tcp\"\n";
+        let other = vip.replace("80", "81");
+        config.vips = Config::parse(&format!("{vip}{other}"), "lb.toml")
+            .unwrap()
+            .vips;
+        assert_eq!(Demand::of(&config, "").ahead(2) - none, 2 * 65_537 * 2);
     }
 
     #[test]

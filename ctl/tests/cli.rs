@@ -188,6 +188,104 @@ fn check_says_what_a_configuration_means() {
 }
 
 #[test]
+fn check_says_how_workers_would_run() {
+    let line = |text: &str| {
+        let file = File::new(text);
+        let (stdout, _) = run(&["check", "--config", &file.path()], 0);
+        let line = stdout.lines().find(|line| line.starts_with("workers "));
+        line.unwrap_or_default().to_owned()
+    };
+    assert_eq!(
+        line(
+            "[interface]\npriority = \"normal\"\ncpus = \"0\"\nbusy_poll = 20\nspin_us = 50\n\
+             huge_pages = true\n"
+        ),
+        "workers        priority normal; CPUs 0; busy polling for 20 µs; spinning for 50 µs; frames on \
+         huge pages"
+    );
+    let auto = line("[interface]\nspin_us = 50\n");
+    assert!(
+        auto.starts_with("workers        priority normal, because spin_us is set; CPUs "),
+        "{auto}"
+    );
+    assert!(
+        auto.ends_with(
+            ", all that this process may use; no busy polling; spinning for 50 µs; frames on ordinary pages"
+        ),
+        "{auto}"
+    );
+
+    // What `run` would refuse here is no fault of the file.
+    let file = File::new("[interface]\nspin_us = 5\ncpus = \"4000\"\n");
+    let (stdout, _) = run(&["check", "--config", &file.path()], 0);
+    assert!(stdout.contains("; CPUs 4000; "), "{stdout}");
+    let warning = "\nwarning: cpu 4000: this process may not run there; name CPUs among ";
+    assert!(stdout.contains(warning), "{stdout}");
+    let (stdout, _) = run(&["check", "--json", "--config", &file.path()], 0);
+    let meaning: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(meaning["datapath"], "xsk");
+    assert_eq!(meaning["workers"]["priority"], "normal");
+    assert_eq!(meaning["workers"]["priority_reason"], "spin_us is set");
+    assert_eq!(meaning["workers"]["cpus"], "4000");
+    assert_eq!(meaning["workers"]["spin_us"], 5);
+}
+
+#[test]
+fn check_names_everything_that_the_kernel_cannot_do() {
+    let file = File::new(VALID);
+    let path = file.path();
+    let refusals = [
+        "interface.queues: 0-3 is a part of the queues, and --datapath kernel serves all of them; leave \
+         it out, or use --datapath xsk",
+        "balancer.tcp_server_id: --datapath kernel cannot read server ids; use --datapath xsk",
+        "decap 198.18.5.1: --datapath kernel cannot take tunnels apart; use --datapath xsk",
+        "decap 2001:db8:5::1: --datapath kernel cannot take tunnels apart; use --datapath xsk",
+        "vip 203.0.113.10:80/tcp, flag local-vip: --datapath kernel cannot do what it asks for; use \
+         --datapath xsk",
+        "vip [2001:db8:a::/96]:0/udp, flag src-routing: --datapath kernel cannot do what it asks for; \
+         use --datapath xsk",
+    ]
+    .map(|refusal| format!("{path}: {refusal}\n"));
+    let (stdout, stderr) = run(&["check", "--datapath", "kernel", "--config", &path], 1);
+    assert_eq!(stdout, "");
+    assert_eq!(stderr, format!("{}{path}: 6 problems\n", refusals.concat()));
+    // `run` as well, before it needs anything of the interface.
+    let own = [
+        "run",
+        "--iface",
+        "lo",
+        "--datapath",
+        "kernel",
+        "--config",
+        &path,
+    ];
+    let (_, stderr) = run(&own, 1);
+    assert_eq!(stderr, format!("katran-xsk: {}", refusals.concat()));
+    let (stdout, _) = run(
+        &["check", "--json", "--datapath", "kernel", "--config", &path],
+        1,
+    );
+    let findings: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(findings["problems"].as_array().unwrap().len(), 6);
+
+    let file = File::new("[interface]\nspin_us = 5\n[balancer]\nflow_table_capacity = 1000\n");
+    let path = file.path();
+    let (stdout, _) = run(&["check", "--datapath", "kernel", "--config", &path], 0);
+    for line in [
+        "interface      to be given with --iface, queues all, no sockets, XDP auto",
+        "datapath       kernel: no workers",
+        "warning: interface: spin_us is for workers, and --datapath kernel has none: it does nothing; \
+         leave it out",
+    ] {
+        assert!(
+            stdout.lines().any(|other| other == line),
+            "{line}\n{stdout}"
+        );
+    }
+    assert!(stdout.contains(": flow tables of all CPUs "), "{stdout}");
+}
+
+#[test]
 fn check_in_json_is_for_programs() {
     let file = File::new(VALID);
     let (stdout, _) = run(&["check", "--json", "--config", &file.path()], 0);

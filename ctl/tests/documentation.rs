@@ -50,6 +50,21 @@ fn every_command_is_listed_as_it_is_used() {
 }
 
 #[test]
+fn every_option_of_run_is_listed() {
+    let cli = Cli::command();
+    let run = cli.find_subcommand("run").expect("a subcommand");
+    let listed = rows(OPERATIONS, "## Run");
+    for option in run.get_arguments().filter_map(clap::Arg::get_long) {
+        let is_row = |row: &&str| row.split(' ').next() == Some(&format!("--{option}"));
+        assert_eq!(
+            listed.iter().filter(|row| is_row(row)).count(),
+            1,
+            "--{option}"
+        );
+    }
+}
+
+#[test]
 fn every_drop_reason_and_counter_is_explained() {
     let reasons: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
     assert_eq!(rows(OPERATIONS, "## Drop reasons"), reasons);

@@ -496,7 +496,7 @@ impl Arguments {
                 client: self.required("client", value::parse_address)?,
             },
             Verb::SrcRouteAdd => Command::SrcRouteAdd {
-                real: self.required("real", value::parse_address)?,
+                real: self.required("real", value::parse_route_real)?,
                 prefixes: self.many("prefix", value::parse_prefix)?,
             },
             Verb::SrcRouteDel => Command::SrcRouteDel {
@@ -1160,6 +1160,12 @@ mod tests {
                 "prefix",
                 "192.0.2.0/24",
             ),
+            (
+                "src-route add 192.0.2.0/24 198.51.100.1",
+                "real",
+                "src-route add ADDR PREFIX…",
+            ),
+            ("src-route add nobody 192.0.2.0/24", "real", "198.51.100.11"),
             ("src-route del 192.0.2.0/33", "prefix", "32"),
             ("src-route list within=2001:db8::/x", "within", "128"),
             ("src-route get client", "client", "address"),

@@ -8,6 +8,7 @@
 
 mod error;
 mod index_list;
+mod kernel;
 mod limits;
 mod model;
 mod origins;

@@ -9,7 +9,7 @@ use std::{
 use dataplane::{
     counters::{Counter, DropReason, WorkerCounters},
     forward::{FlowId, Forwarder},
-    service::{Protocol, Publisher, RealId, ServiceError, ServiceTable},
+    service::{Protocol, Publisher, RealId, ServiceError, ServiceSpec, ServiceTable},
     worker::now_ns,
 };
 use xdp_redirect::{
@@ -107,8 +107,8 @@ impl KernelDatapath {
 }
 
 impl ServiceSink for Arc<KernelDatapath> {
-    fn check(&self, table: &ServiceTable) -> Result<(), ServiceError> {
-        table.kernel_services().map(|_| ())
+    fn refusals(&self, services: &ServiceSpec) -> Vec<ServiceError> {
+        services.kernel_refusals()
     }
 
     fn apply(&mut self, table: &ServiceTable) -> anyhow::Result<()> {

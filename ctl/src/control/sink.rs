@@ -2,17 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dataplane::service::{ServiceError, ServiceTable};
+use dataplane::service::{ServiceError, ServiceSpec, ServiceTable};
 use xdp_redirect::{Redirect, Tunnels, VipEntry};
 
 use super::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 
 /// Where the services go besides the workers.
 pub trait ServiceSink: Send {
-    /// Refuses what the XDP program cannot do, before anything is changed.
-    fn check(&self, table: &ServiceTable) -> Result<(), ServiceError> {
-        let _ = table;
-        Ok(())
+    /// What the XDP program cannot do of these services, to be known before anything is changed.
+    fn refusals(&self, services: &ServiceSpec) -> Vec<ServiceError> {
+        let _ = services;
+        Vec::new()
     }
 
     /// Makes these the services of the XDP program, as a difference to those before.
@@ -99,10 +99,10 @@ impl HealthCheckSink for NoProgram {
 
 /// For a sink that somebody else uses as well.
 impl<S: ServiceSink> ServiceSink for Arc<Mutex<S>> {
-    fn check(&self, table: &ServiceTable) -> Result<(), ServiceError> {
+    fn refusals(&self, services: &ServiceSpec) -> Vec<ServiceError> {
         self.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .check(table)
+            .refusals(services)
     }
 
     fn apply(&mut self, table: &ServiceTable) -> anyhow::Result<()> {

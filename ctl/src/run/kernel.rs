@@ -6,11 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, bail};
-use dataplane::{
-    service::{Publisher, ServiceControl},
-    xsk::SocketMode,
-};
+use anyhow::Context as _;
+use dataplane::service::{Publisher, ServiceControl};
 use xdp_redirect::{Balancer, BalancerOptions};
 
 use super::{
@@ -18,7 +15,7 @@ use super::{
     settings,
 };
 use crate::{
-    config::{Config, InterfaceConfig, Queues},
+    config::Config,
     control::{KernelDatapath, ServiceSink, Worker},
     memory::Bytes,
 };
@@ -32,41 +29,6 @@ pub(super) struct KernelBalancer {
     workers: Vec<Worker>,
     warnings: Vec<String>,
     memory: usize,
-}
-
-/// Fails if the configuration asks for sockets; else keys of it that do nothing.
-pub(super) fn check(interface: &InterfaceConfig) -> anyhow::Result<Option<String>> {
-    if let Some(queues @ Queues::List(_)) = &interface.queues {
-        bail!(
-            "interface.queues: {queues} is a part of the queues, and --datapath kernel serves all of them; \
-             leave it out, or use --datapath xsk"
-        );
-    }
-    if interface.mode == SocketMode::ZeroCopy {
-        bail!(
-            "interface.mode: --datapath kernel has no sockets, so there is no zero-copy; leave it out, or \
-             use --datapath xsk"
-        );
-    }
-    let usual = InterfaceConfig::default();
-    let idle: Vec<_> = [
-        ("cpus", interface.cpus != usual.cpus),
-        ("priority", interface.priority != usual.priority),
-        ("frames", interface.frames != usual.frames),
-        ("huge_pages", interface.huge_pages != usual.huge_pages),
-        ("busy_poll", interface.busy_poll != usual.busy_poll),
-        ("spin_us", interface.spin_us != usual.spin_us),
-    ]
-    .into_iter()
-    .filter(|(_, is_set)| *is_set)
-    .map(|(key, _)| key)
-    .collect();
-    Ok((!idle.is_empty()).then(|| {
-        format!(
-            "of [interface], {} belongs to workers: --datapath kernel has none",
-            idle.join(", ")
-        )
-    }))
 }
 
 impl KernelBalancer {
@@ -111,7 +73,7 @@ impl KernelBalancer {
 }
 
 /// Bytes that the flow tables take in the kernel.
-pub(super) fn memory(config: &Config) -> anyhow::Result<usize> {
+pub(crate) fn memory(config: &Config) -> anyhow::Result<usize> {
     let cpus = BalancerOptions::cpus().context("the number of CPUs is unknown")?;
     Ok(BalancerOptions::memory_for(
         config.balancer.flow_table_capacity,
@@ -183,37 +145,5 @@ impl Datapath for KernelBalancer {
 impl Drop for KernelBalancer {
     fn drop(&mut self) {
         self.take_down();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_only_sockets_have_is_refused() {
-        let with = |change: fn(&mut InterfaceConfig)| {
-            let mut interface = InterfaceConfig::default();
-            change(&mut interface);
-            check(&interface).map_err(|error| error.to_string())
-        };
-        assert_eq!(with(|_| ()), Ok(None));
-        assert_eq!(
-            with(|interface| interface.queues = Some(Queues::All)),
-            Ok(None)
-        );
-        let queues = with(|interface| interface.queues = "0-1".parse().ok());
-        assert_eq!(
-            queues.unwrap_err(),
-            "interface.queues: 0-1 is a part of the queues, and --datapath kernel serves all of them; leave \
-             it out, or use --datapath xsk"
-        );
-        let mode = with(|interface| interface.mode = SocketMode::ZeroCopy);
-        assert!(mode.unwrap_err().starts_with("interface.mode: "));
-        let idle = with(|interface| interface.spin_us = Some(5));
-        assert_eq!(
-            idle.unwrap().as_deref(),
-            Some("of [interface], spin_us belongs to workers: --datapath kernel has none")
-        );
     }
 }

@@ -10,25 +10,26 @@ mod balancer;
 mod datapath;
 mod health_check;
 mod huge_pages;
-mod kernel;
+pub(crate) mod kernel;
 mod lock;
 mod neighbour;
 mod notify;
 mod preflight;
-mod priority;
+pub(crate) mod priority;
 mod report;
-mod settings;
+pub(crate) mod settings;
 mod summary;
 
 use std::{
     fmt::Display,
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use dataplane::xsk::Interface;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -43,7 +44,7 @@ use crate::{
         server::{AdminServer, BoundSocket, Limits},
     },
     cli::{DatapathChoice, RunArgs},
-    config::Config,
+    config::{Config, ConfigError},
     control::{Changes, Control, ControlParts, Origin, SharedControl, lock},
     mtu, warnings,
 };
@@ -90,7 +91,7 @@ async fn balance(
     let existing = interface.queues().with_context(asked)?;
     let start = match choice {
         DatapathChoice::Xsk => Start::xsk(&config, &name, &interface, existing)?,
-        DatapathChoice::Kernel => Start::kernel(&config)?,
+        DatapathChoice::Kernel => Start::kernel(&config, source.path())?,
     };
     let mtu = interface.mtu().with_context(asked)?;
     let mtu_warning = mtu::check(&config, &name, mtu)?;
@@ -145,8 +146,10 @@ async fn balance(
         mtu,
         datapath: &*datapath,
         next_hop: resolved,
-        warnings: &warnings,
     });
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     notify::ready();
 
     let following = tokio::spawn(follower.run(Arc::clone(&control)));
@@ -183,13 +186,21 @@ impl Start {
         let cpus = settings::cpus(config, queues.len())?;
         let driver = interface.driver().unwrap_or_default();
         preflight::memory(config, &driver, queues.len())?;
-        let rank = priority::choose(&config.interface)?;
+        let rank = priority::choose(&config.interface).map_err(|problem| anyhow!("{problem}"))?;
         Ok(Self::Xsk { queues, cpus, rank })
     }
 
-    fn kernel(config: &Config) -> anyhow::Result<Self> {
-        let warning = kernel::check(&config.interface)?;
+    fn kernel(config: &Config, file: Option<&PathBuf>) -> anyhow::Result<Self> {
+        let problems = config.kernel_problems();
+        if !problems.is_empty() {
+            let name = file.map_or_else(
+                || "command line".to_owned(),
+                |path| path.display().to_string(),
+            );
+            return Err(ConfigError { name, problems }.into());
+        }
         preflight::kernel_memory(kernel::memory(config)?)?;
+        let warning = config.kernel_warning().map(|warning| warning.to_string());
         Ok(Self::Kernel { warning })
     }
 

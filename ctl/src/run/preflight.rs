@@ -3,12 +3,12 @@
 use std::{fs, io};
 
 use anyhow::{Context as _, bail};
-use dataplane::{forward::Forwarder, xsk::Interface};
+use dataplane::xsk::Interface;
 use nix::net::if_::if_nameindex;
 
 use crate::{
     config::Config,
-    memory::{self, Bytes, frames_bytes},
+    memory::{self, Bytes, Demand},
 };
 
 /// Capabilities that are needed, with their numbers. Loading eBPF programs takes one of the last two.
@@ -70,21 +70,19 @@ pub(super) fn interface(name: &str) -> anyhow::Result<Interface> {
 
 /// Fails when the memory that this configuration takes is not there.
 pub(super) fn memory(config: &Config, driver: &str, workers: usize) -> anyhow::Result<()> {
-    let flow_tables = Forwarder::memory_for(config.balancer.flow_table_capacity);
-    let frames = frames_bytes(config, driver);
-    let global = config.global_table_bytes();
-    let needed = workers
-        .saturating_mul(flow_tables.saturating_add(frames))
-        .saturating_add(global);
+    // Source routes are there since the file was read, so what is available is without them.
+    let demand = Demand::of(config, driver);
+    let needed = demand.ahead(workers);
     match memory::available() {
         Some(available) if needed > available => bail!(
             "memory: {} are needed ({} of flow tables and {} of frames for each of the workers, {} of the \
-             global table), and {} are available; lower flow_table_capacity, global_table_capacity or \
-             frames, or use fewer queues",
+             global table, {} of the VIPs' rings), and {} are available; lower flow_table_capacity, \
+             global_table_capacity or frames, or use fewer queues",
             Bytes(needed),
-            Bytes(flow_tables),
-            Bytes(frames),
-            Bytes(global),
+            Bytes(demand.flow_tables),
+            Bytes(demand.frames),
+            Bytes(demand.global_table),
+            Bytes(demand.vip_rings),
             Bytes(available)
         ),
         _ => Ok(()),

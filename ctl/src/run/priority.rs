@@ -2,23 +2,22 @@
 
 use std::{fs, io};
 
-use anyhow::bail;
 use dataplane::worker::Priority;
 
-use crate::config::{InterfaceConfig, PriorityChoice};
+use crate::config::{InterfaceConfig, PriorityChoice, Problem};
 
 const LIMIT: &str = "/proc/sys/kernel/sched_rt_runtime_us";
 const PERIOD: &str = "/proc/sys/kernel/sched_rt_period_us";
 
 /// The workers' rank, and why it is not a higher one where the configuration leaves that open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rank {
-    pub(super) priority: Priority,
-    pub(super) reason: Option<String>,
+pub(crate) struct Rank {
+    pub(crate) priority: Priority,
+    pub(crate) reason: Option<String>,
 }
 
 /// Chooses the workers' rank. Fails if it has to be real-time and cannot.
-pub(super) fn choose(interface: &InterfaceConfig) -> anyhow::Result<Rank> {
+pub(crate) fn choose(interface: &InterfaceConfig) -> Result<Rank, Problem> {
     let limit = is_limited(fs::read_to_string(LIMIT), fs::read_to_string(PERIOD));
     decide(interface, limit, Priority::RealTime.probe())
 }
@@ -34,7 +33,7 @@ fn decide(
     interface: &InterfaceConfig,
     limit: io::Result<bool>,
     permitted: io::Result<()>,
-) -> anyhow::Result<Rank> {
+) -> Result<Rank, Problem> {
     // Each with what to do about it.
     let obstacle = if interface.spin_us.is_some() {
         Some(("spin_us is set".to_owned(), "leave spin_us out"))
@@ -62,9 +61,14 @@ fn decide(
     Ok(match (interface.priority, obstacle) {
         (PriorityChoice::Normal, _) => normal(None),
         (PriorityChoice::Auto, Some((reason, _))) => normal(Some(reason)),
-        (PriorityChoice::RealTime, Some((reason, remedy))) => bail!(
-            "interface.priority: rt is not to be had: {reason}; {remedy}, or give priority auto or normal"
-        ),
+        (PriorityChoice::RealTime, Some((reason, remedy))) => {
+            return Err(Problem {
+                line: None,
+                field: "interface.priority".to_owned(),
+                problem: format!("rt is not to be had: {reason}"),
+                remedy: format!("{remedy}, or give priority auto or normal"),
+            });
+        }
         (PriorityChoice::Auto | PriorityChoice::RealTime, None) => Rank {
             priority: Priority::RealTime,
             reason: None,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use nix::{
     sched::{CpuSet, sched_getaffinity},
     unistd::Pid,
@@ -10,7 +10,7 @@ use nix::{
 
 use crate::{
     cli::RunArgs,
-    config::{Config, ConfigError, IndexList, PriorityChoice, Queues},
+    config::{Config, ConfigError, IndexList, PriorityChoice, Problem, Queues},
 };
 
 /// Where the configuration comes from, so that a reload reads it the same way again.
@@ -117,37 +117,61 @@ pub(super) fn queues(config: &Config, interface: &str, existing: u32) -> anyhow:
 
 /// A CPU for each of `workers` workers.
 pub(super) fn cpus(config: &Config, workers: usize) -> anyhow::Result<Vec<usize>> {
-    let allowed = allowed_cpus()?;
+    let usable = usable_cpus(config).map_err(|problem| anyhow!("{problem}"))?;
+    Ok(usable.into_iter().cycle().take(workers).collect())
+}
+
+/// The CPUs that workers get in turn.
+pub(crate) fn usable_cpus(config: &Config) -> Result<Vec<usize>, Problem> {
+    let problem = |field: String, problem: String, remedy: String| Problem {
+        line: None,
+        field,
+        problem,
+        remedy,
+    };
+    let allowed = allowed_cpus().map_err(|error| {
+        problem(
+            String::new(),
+            format!("the CPUs of this process are unknown: {error}"),
+            "name some in interface.cpus".to_owned(),
+        )
+    })?;
     let chosen: Vec<usize> = match &config.interface.cpus {
         None => allowed,
         Some(list) => {
             let list: Vec<usize> = list.indices().iter().map(|&cpu| cpu as usize).collect();
             if let Some(cpu) = list.iter().find(|cpu| !allowed.contains(cpu)) {
-                bail!(
-                    "cpu {cpu}: this process may not run there; name CPUs among {}, or widen its CPU \
-                     set",
-                    display(&allowed)
-                );
+                return Err(problem(
+                    format!("cpu {cpu}"),
+                    "this process may not run there".to_owned(),
+                    format!(
+                        "name CPUs among {}, or widen its CPU set",
+                        display(&allowed)
+                    ),
+                ));
             }
             list
         }
     };
     if chosen.is_empty() {
-        bail!("this process may not run on any CPU that can be named");
+        return Err(problem(
+            String::new(),
+            "this process may not run on any CPU that can be named".to_owned(),
+            "widen its CPU set".to_owned(),
+        ));
     }
-    Ok(chosen.into_iter().cycle().take(workers).collect())
+    Ok(chosen)
 }
 
-fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
-    let set =
-        sched_getaffinity(Pid::from_raw(0)).context("the CPUs of this process are unknown")?;
+fn allowed_cpus() -> nix::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
     Ok((0..CpuSet::count())
         .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
         .collect())
 }
 
 /// `0-3,8`
-pub(super) fn display(indices: &[usize]) -> String {
+pub(crate) fn display(indices: &[usize]) -> String {
     let list = IndexList::new(indices.iter().map(|&index| index as u32).collect());
     list.map_or_else(|_| format!("{indices:?}"), |list| list.to_string())
 }

@@ -13,7 +13,6 @@ pub(super) struct Summary<'a> {
     pub(super) mtu: u32,
     pub(super) datapath: &'a dyn Datapath,
     pub(super) next_hop: Option<Gateway>,
-    pub(super) warnings: &'a [String],
 }
 
 impl fmt::Display for Summary<'_> {
@@ -55,10 +54,6 @@ impl fmt::Display for Summary<'_> {
             },
             (None, None) => writeln!(f, "unknown: no default route")?,
         }
-        writeln!(f, "  admin      {}", self.config.admin.socket.display())?;
-        for warning in self.warnings {
-            writeln!(f, "  warning: {warning}")?;
-        }
-        Ok(())
+        writeln!(f, "  admin      {}", self.config.admin.socket.display())
     }
 }

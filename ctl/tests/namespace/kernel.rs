@@ -211,5 +211,14 @@ fn what_the_kernel_cannot_do_keeps_it_from_starting() -> Result<()> {
         }
         assert_eq!(lab.balancer_links().link(BALANCER_INTERFACE)?, found);
     }
-    Ok(())
+
+    // What does nothing there is a warning, and warnings are in the log.
+    let launch = in_kernel(&lab, &vips)?;
+    let idle = format!("[interface]\nspin_us = 5\n\n{usual}");
+    fs::write(launch.config.as_ref().context("there is a file")?, idle)?;
+    let balancer = launch.start(&lab)?;
+    let warning = " WARN interface: spin_us is for workers";
+    wait_until("the warning", TIMEOUT, || {
+        Ok(balancer.log().contains(warning))
+    })
 }

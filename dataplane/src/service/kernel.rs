@@ -1,10 +1,12 @@
 //! The services as the in-kernel balancer takes them, and what of them it cannot do.
 
+use std::net::IpAddr;
+
 use xdp_layout::balancer::{self, Real};
 
 use super::{
     control::ServiceError,
-    spec::{Encapsulation, Settings, VipFlags},
+    spec::{Encapsulation, ServiceSpec, Settings, VipFlags, VipKey},
     table::{ServiceTable, Vip},
 };
 
@@ -24,17 +26,14 @@ impl ServiceTable {
     ///
     /// # Errors
     ///
-    /// The first thing that the program cannot do: it gives a packet the same real and the same bytes as
+    /// The first of what the program cannot do: it gives a packet the same real and the same bytes as
     /// a [`crate::forward::Forwarder`] or does not take the services at all.
     pub fn kernel_services(&self) -> Result<KernelServices<'_>, ServiceError> {
-        refuse_settings(self.settings())?;
-        if let Some(own) = self.decap_destinations().next() {
-            return Err(refusal(
-                format!("decap {}", own.address),
-                "take tunnels apart",
-            ));
+        let decap = self.decap_destinations().map(|own| own.address);
+        let flags = self.vips().map(|vip| (vip.key, vip.flags));
+        if let Some(first) = refusals(self.settings(), decap, flags).next() {
+            return Err(first);
         }
-        let vips: Result<Vec<_>, _> = self.vips().map(kernel_vip).collect();
         let settings = self.settings();
         Ok(KernelServices {
             settings: balancer::Settings {
@@ -42,7 +41,7 @@ impl ServiceTable {
                 max_frame: settings.max_frame,
                 connection_rate_cap: settings.connection_rate_cap,
             },
-            vips: vips?,
+            vips: self.vips().map(kernel_vip).collect(),
             reals: self
                 .reals()
                 .map(|real| Real {
@@ -54,6 +53,31 @@ impl ServiceTable {
     }
 }
 
+impl ServiceSpec {
+    /// Everything of these services that the `balancer` program cannot do.
+    pub fn kernel_refusals(&self) -> Vec<ServiceError> {
+        let decap = self.decap.iter().map(|own| own.address);
+        let flags = self.vips.iter().map(|vip| (vip.key, vip.flags));
+        refusals(&self.settings, decap, flags).collect()
+    }
+}
+
+fn refusals(
+    settings: &Settings,
+    decap: impl Iterator<Item = IpAddr>,
+    vips: impl Iterator<Item = (VipKey, VipFlags)>,
+) -> impl Iterator<Item = ServiceError> {
+    let of_vips = vips.flat_map(|(vip, flags)| {
+        let unknown = flags - VipFlags::from_bits_truncate(balancer::VIP_FLAGS);
+        let names = VipFlags::NAMES.into_iter();
+        names
+            .filter(move |(_, flag)| unknown.contains(*flag))
+            .map(move |(name, _)| refusal(format!("vip {vip}, flag {name}"), "do what it asks for"))
+    });
+    let of_decap = decap.map(|own| refusal(format!("decap {own}"), "take tunnels apart"));
+    of_settings(settings).chain(of_decap).chain(of_vips)
+}
+
 fn refusal(field: impl Into<String>, what: &str) -> ServiceError {
     ServiceError::new(
         field,
@@ -62,9 +86,9 @@ fn refusal(field: impl Into<String>, what: &str) -> ServiceError {
     )
 }
 
-fn refuse_settings(settings: &Settings) -> Result<(), ServiceError> {
+fn of_settings(settings: &Settings) -> impl Iterator<Item = ServiceError> + use<> {
     let is_gue = matches!(settings.encapsulation, Encapsulation::Gue { .. });
-    for (is_set, field, what) in [
+    [
         (is_gue, "balancer.encapsulation", "encapsulate in GUE"),
         (
             settings.icmp_too_big,
@@ -76,25 +100,14 @@ fn refuse_settings(settings: &Settings) -> Result<(), ServiceError> {
             "balancer.tcp_server_id",
             "read server ids",
         ),
-    ] {
-        if is_set {
-            return Err(refusal(field, what));
-        }
-    }
-    Ok(())
+    ]
+    .into_iter()
+    .filter(|(is_set, ..)| *is_set)
+    .map(|(_, field, what)| refusal(field, what))
 }
 
-fn kernel_vip(vip: &Vip) -> Result<balancer::Vip<'_>, ServiceError> {
-    let known = VipFlags::from_bits_truncate(balancer::VIP_FLAGS);
-    let unknown = vip.flags - known;
-    if let Some((name, _)) = VipFlags::NAMES
-        .iter()
-        .find(|(_, flag)| unknown.contains(*flag))
-    {
-        let field = format!("vip {}, flag {name}", vip.key);
-        return Err(refusal(field, "do what it asks for"));
-    }
-    Ok(balancer::Vip {
+fn kernel_vip(vip: &Vip) -> balancer::Vip<'_> {
+    balancer::Vip {
         address: vip.key.address,
         prefix_len: vip.key.prefix_len,
         port: vip.key.port,
@@ -103,16 +116,13 @@ fn kernel_vip(vip: &Vip) -> Result<balancer::Vip<'_>, ServiceError> {
         generation: vip.generation,
         flags: vip.flags.bits(),
         ring: vip.ring.slots(),
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::{
-        DecapSpec, HashFunction, Protocol, RealSpec, ServiceControl, ServiceSpec, VipKey, VipSpec,
-    };
-    use std::net::IpAddr;
+    use crate::service::{DecapSpec, HashFunction, Protocol, RealSpec, ServiceControl, VipSpec};
 
     fn vip(flags: VipFlags) -> VipSpec {
         VipSpec {
@@ -131,7 +141,41 @@ mod tests {
     fn refused(spec: &ServiceSpec) -> Option<String> {
         let table = ServiceControl::new().apply(spec).expect("a valid spec");
         let services = table.kernel_services();
-        services.err().map(|error| error.to_string())
+        let refused = services.err().map(|error| error.to_string());
+        let all = spec.kernel_refusals();
+        assert_eq!(all.first().map(ToString::to_string), refused);
+        refused
+    }
+
+    #[test]
+    fn everything_that_is_refused_is_named() {
+        let mut spec = ServiceSpec {
+            vips: vec![vip(VipFlags::QUIC
+                | VipFlags::LOCAL_VIP
+                | VipFlags::NO_SRC_PORT)],
+            decap: vec![DecapSpec {
+                address: [192, 0, 2, 9].into(),
+                egress: false,
+            }],
+            ..ServiceSpec::default()
+        };
+        spec.settings.icmp_too_big = true;
+        spec.settings.tcp_server_id = true;
+        let fields: Vec<String> = spec
+            .kernel_refusals()
+            .into_iter()
+            .map(|error| error.field)
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "balancer.icmp_too_big",
+                "balancer.tcp_server_id",
+                "decap 192.0.2.9",
+                "vip 203.0.113.10:443/udp, flag quic",
+                "vip 203.0.113.10:443/udp, flag local-vip",
+            ]
+        );
     }
 
     #[test]

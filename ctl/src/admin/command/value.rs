@@ -149,6 +149,17 @@ pub(super) fn parse_address(text: &str) -> Result<IpAddr, Invalid> {
     })
 }
 
+/// Reads the real of a source route, in whose place a prefix is easily written.
+pub(super) fn parse_route_real(text: &str) -> Result<IpAddr, Invalid> {
+    if text.contains('/') && parse_prefix(text).is_ok() {
+        return Err(Invalid::new(
+            "is a prefix, and the real comes first",
+            "write src-route add ADDR PREFIX…",
+        ));
+    }
+    parse_address(text)
+}
+
 /// Reads `192.0.2.0/24`, `2001:db8::/32` or an address.
 pub(super) fn parse_prefix(text: &str) -> Result<(IpAddr, u8), Invalid> {
     let (address, length) = text.split_once('/').unwrap_or((text, ""));
