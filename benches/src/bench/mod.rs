@@ -4,6 +4,7 @@
 
 mod asked;
 mod decision;
+mod estimate;
 pub(crate) mod frame;
 mod load;
 mod machine;
@@ -15,7 +16,10 @@ pub(crate) mod services;
 mod statistics;
 mod wire;
 
+use std::io::Write as _;
+
 use anyhow::{Context, Result};
+use indicatif::HumanDuration;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -33,6 +37,12 @@ use progress::Progress;
 /// no report.
 pub fn run(options: &BenchOptions) -> Result<()> {
     report::outputs::check(options)?;
+    // Nobody has to read it.
+    let _ = writeln!(
+        std::io::stderr(),
+        "This takes about {}.",
+        HumanDuration(estimate::of(options))
+    );
     measure(options)?.write(options)
 }
 

@@ -16,7 +16,7 @@ use kernel::InKernel;
 use userspace::Userspace;
 
 /// Flows that the in-kernel balancer is measured with at most: its tables take memory for every CPU.
-const MOST_KERNEL_FLOWS: u64 = 1_000_000;
+pub(crate) const MOST_KERNEL_FLOWS: u64 = 1_000_000;
 /// Tries for each repetition that is to count.
 const TRIES: usize = 8;
 

@@ -42,10 +42,10 @@ const TRIES: usize = 3;
 
 /// What all datapaths are measured with in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Setting {
+pub(super) struct Setting {
     layout: Layout,
-    queues: u32,
-    flows: u64,
+    pub(super) queues: u32,
+    pub(super) flows: u64,
 }
 
 /// One repetition of everything.
@@ -131,7 +131,8 @@ pub(super) fn run(options: &BenchOptions, meter: Meter, progress: &Progress) -> 
     Ok(rows)
 }
 
-fn settings(options: &BenchOptions) -> Vec<Setting> {
+/// What the options name, in the order of the rows.
+pub(super) fn settings(options: &BenchOptions) -> Vec<Setting> {
     let mut settings = Vec::new();
     for layout in options.layouts() {
         for queues in options.queues() {
@@ -148,7 +149,7 @@ fn settings(options: &BenchOptions) -> Vec<Setting> {
 }
 
 /// Datapaths, each with every way to schedule its workers if it has any.
-fn candidates(options: &BenchOptions) -> Vec<(Datapath, Option<Scheduling>)> {
+pub(super) fn candidates(options: &BenchOptions) -> Vec<(Datapath, Option<Scheduling>)> {
     options
         .datapaths()
         .into_iter()
