@@ -41,6 +41,7 @@ use crate::{
     memory, mtu, warnings,
 };
 
+pub use crate::mtu::Fit;
 pub use difference::{Changes, Names};
 pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 pub use kernel::{KernelCpu, KernelDatapath};
@@ -110,6 +111,11 @@ pub struct Origin {
     pub xdp_fallback: Option<String>,
 }
 
+/// What to say of an MTU that became too small.
+fn unfit(error: &AdminError) -> String {
+    format!("{error}; until then katran-xsk would not start again")
+}
+
 /// Desired state and how it reaches the packets.
 pub struct Control {
     config: Config,
@@ -122,6 +128,8 @@ pub struct Control {
     sink: Box<dyn ServiceSink>,
     health_checks: Box<dyn HealthCheckSink>,
     mtu: Option<MtuSource>,
+    /// What the MTU meant for the running configuration when somebody was told last.
+    mtu_told: Fit,
     own_addresses: Option<AddressSource>,
     workers: Arc<[Worker]>,
     baselines: Arc<Baselines>,
@@ -228,6 +236,7 @@ impl Control {
             sink: parts.sink,
             health_checks: parts.health_checks,
             mtu: None,
+            mtu_told: Ok(None),
             own_addresses: parts.own_addresses,
             workers: parts.workers.into(),
             baselines: Arc::default(),
@@ -238,6 +247,9 @@ impl Control {
         control.commit(config)?;
         control.mtu = parts.mtu;
         control.is_running = true;
+        if let Some((_, fit)) = control.mtu() {
+            control.mtu_told = fit;
+        }
         Ok(control)
     }
 
@@ -589,7 +601,7 @@ impl Control {
         if let Some(error) = from_problems(&config.problems()) {
             return Err(error);
         }
-        let mtu_warning = self.mtu_warning(&config)?;
+        let mtu_warning = self.hold_to_mtu(&config)?;
         memory::refuse_global_table(&self.config, &config, memory::available())?;
         let mut services = self.services.clone();
         let spec = self.spec(&config);
@@ -623,6 +635,9 @@ impl Control {
         self.services = services;
         self.config = config;
         self.baselines = Arc::new(baselines);
+        if let Some((_, fit)) = self.mtu() {
+            self.mtu_told = fit;
+        }
         Ok(changes)
     }
 
@@ -660,23 +675,51 @@ impl Control {
         }
     }
 
-    /// Holds a change to the MTU. What the running configuration suffers from already is no reason to
-    /// refuse the change or to warn again.
-    fn mtu_warning(&self, config: &Config) -> Result<Option<String>, AdminError> {
-        let mtu = match self.mtu.as_ref().map(|read| read()) {
-            None => return Ok(None),
-            Some(Ok(mtu)) => mtu,
-            Some(Err(error)) => {
-                tracing::warn!(%error, "the interface's MTU cannot be read");
-                return Ok(None);
-            }
+    /// The interface's MTU and what it means for the running configuration; `None` when there is no
+    /// interface or it cannot be asked.
+    pub fn mtu(&self) -> Option<(u32, Fit)> {
+        let mtu = self.read_mtu()?;
+        Some((mtu, self.fit(&self.config, mtu)))
+    }
+
+    /// Looks at the MTU, which anybody may change, and puts it into the log if it came to mean something
+    /// else for the running configuration.
+    pub fn watch_mtu(&mut self) {
+        let Some((mtu, fit)) = self.mtu() else {
+            return;
         };
-        let check = |config| mtu::check(config, &self.origin.interface, mtu);
-        let after = check(config);
-        if after == check(&self.config) {
-            return Ok(None);
+        if fit == self.mtu_told {
+            return;
         }
-        after
+        match &fit {
+            Ok(None) => tracing::info!(mtu, "all packets fit the MTU again"),
+            Ok(Some(warning)) => tracing::warn!("{warning}"),
+            Err(error) => tracing::error!("{}", unfit(error)),
+        }
+        self.mtu_told = fit;
+    }
+
+    fn read_mtu(&self) -> Option<u32> {
+        self.mtu.as_ref()?()
+            .inspect_err(|error| tracing::debug!(%error, "the interface's MTU cannot be read"))
+            .ok()
+    }
+
+    fn fit(&self, config: &Config, mtu: u32) -> Fit {
+        mtu::check(config, &self.origin.interface, mtu)
+    }
+
+    /// Holds a change to the MTU. What the running configuration suffers from already is no reason to
+    /// refuse the change, and to warn again only if it keeps even small packets from leaving.
+    fn hold_to_mtu(&self, config: &Config) -> Result<Option<String>, AdminError> {
+        let Some(mtu) = self.read_mtu() else {
+            return Ok(None);
+        };
+        match self.fit(config, mtu) {
+            Err(error) if self.fit(&self.config, mtu).is_err() => Ok(Some(unfit(&error))),
+            fit if fit == self.mtu_told => Ok(None),
+            fit => fit,
+        }
     }
 
     /// Puts the running configuration into force again after `failed` was published, and says what

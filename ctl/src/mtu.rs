@@ -30,12 +30,12 @@ fn overhead(config: &Config) -> u32 {
     largest.unwrap_or_else(|| encapsulation.overhead(true)) as u32
 }
 
-/// Fails when not even small packets could leave; returns a warning when the largest cannot.
-pub(crate) fn check(
-    config: &Config,
-    interface: &str,
-    mtu: u32,
-) -> Result<Option<String>, AdminError> {
+/// What an MTU means for a configuration: nothing, a warning that the largest packets cannot leave, or
+/// an error because not even small ones can.
+pub type Fit = Result<Option<String>, AdminError>;
+
+/// What this MTU means.
+pub(crate) fn check(config: &Config, interface: &str, mtu: u32) -> Fit {
     let overhead = overhead(config);
     let largest = u32::from(config.balancer.max_frame).saturating_sub(ETHERNET);
     let needed = largest + overhead;

@@ -631,6 +631,11 @@ fn config(report: &ConfigReport) -> String {
         None => report.xdp_mode.clone(),
         Some(why) => format!("{} ({why})", report.xdp_mode),
     };
+    let mtu = match (report.mtu, &report.mtu_warning) {
+        (None, _) => "-".to_owned(),
+        (Some(mtu), None) => mtu.to_string(),
+        (Some(mtu), Some(warning)) => format!("{mtu} ({warning})"),
+    };
     for (setting, value) in [
         (
             "config",
@@ -640,6 +645,7 @@ fn config(report: &ConfigReport) -> String {
         ("datapath", report.datapath.clone()),
         ("queues", queues.join(",")),
         ("xdp mode", xdp),
+        ("mtu", mtu),
         ("next hop", next_hop),
     ] {
         table.row([setting.to_owned(), value]);

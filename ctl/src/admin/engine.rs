@@ -398,6 +398,7 @@ fn config_report(control: &Control) -> ConfigReport {
         .flat_map(|vip| &vip.reals)
         .map(|real| real.address)
         .collect();
+    let mtu = control.mtu();
     ConfigReport {
         config: origin
             .config_path
@@ -407,6 +408,8 @@ fn config_report(control: &Control) -> ConfigReport {
         datapath: origin.datapath.clone(),
         xdp_mode: origin.xdp_mode.clone(),
         xdp_fallback: origin.xdp_fallback.clone(),
+        mtu: mtu.as_ref().map(|(mtu, _)| *mtu),
+        mtu_warning: mtu.and_then(|(_, fit)| fit.unwrap_or_else(|error| Some(error.to_string()))),
         queues: view.workers.iter().map(Worker::queue).collect(),
         next_hop_mac: control.next_hop().map(|mac| mac.to_string()),
         next_hop_configured: config.interface.next_hop_mac.is_some(),

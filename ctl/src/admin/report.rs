@@ -378,6 +378,10 @@ pub struct ConfigReport {
     pub xdp_mode: String,
     /// Why it is not where it was wanted.
     pub xdp_fallback: Option<String>,
+    /// The interface's MTU now, in bytes.
+    pub mtu: Option<u32>,
+    /// Why packets that the configuration allows do not fit it.
+    pub mtu_warning: Option<String>,
     /// RX queues with a worker.
     pub queues: Vec<u32>,
     /// Next hop in use.

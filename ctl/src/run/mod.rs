@@ -287,7 +287,13 @@ async fn serve(
                 Ok(result) => report_reload(result),
                 Err(error) => tracing::error!(%error, "the configuration was not read again"),
             },
-            _ = care.tick() => datapath.care()?,
+            _ = care.tick() => {
+                datapath.care()?;
+                // While a reload has it there is time until the next tick.
+                if let Ok(mut control) = control.try_lock() {
+                    control.watch_mtu();
+                }
+            }
         }
     }
 }

@@ -250,9 +250,50 @@ fn changes_are_held_to_the_mtu() {
     let changes = lock(&rig.control).add_reals(&key(WEB), v6());
     assert!(changes.expect("it fits").warnings.is_empty());
 
-    // An MTU that became too small keeps nobody from other changes.
+    // An MTU that became too small keeps nobody from other changes, and from overlooking it.
     rig.mtu.store(500, Ordering::Relaxed);
-    set(3).expect("no worse");
+    for weight in [3, 4] {
+        let changes = set(weight).expect("no worse");
+        let [warning] = changes.warnings.as_slice() else {
+            panic!("{changes:?}");
+        };
+        for part in ["MTU of 500", "dev test0 mtu 1540", "would not start again"] {
+            assert!(warning.contains(part), "{warning}");
+        }
+    }
+}
+
+#[test]
+fn a_change_of_the_mtu_is_told() {
+    let rig = Rig::new();
+    let told = || {
+        let control = lock(&rig.control);
+        let (mtu, fit) = control.mtu().expect("there is an interface");
+        (mtu, fit.map(|warning| warning.is_some()).ok())
+    };
+    let answer = || {
+        let mut control = lock(&rig.control);
+        let changes = control.set_weight(&key(WEB), &real("198.51.100.11", 1).address, 5);
+        changes.expect("it is there").warnings
+    };
+    assert_eq!(told(), (9000, Some(false)));
+    rig.mtu.store(1500, Ordering::Relaxed);
+    assert_eq!(told(), (1500, Some(true)));
+    let [warning] = &answer()[..] else {
+        panic!("one warning");
+    };
+    assert!(warning.contains("MTU of 1500"), "{warning}");
+    assert!(answer().is_empty(), "told once");
+
+    // What the log has said, answers do not say again.
+    rig.mtu.store(1400, Ordering::Relaxed);
+    lock(&rig.control).watch_mtu();
+    assert!(answer().is_empty());
+    rig.mtu.store(1000, Ordering::Relaxed);
+    lock(&rig.control).watch_mtu();
+    assert_eq!(told(), (1000, None));
+    rig.mtu.store(9000, Ordering::Relaxed);
+    assert!(answer().is_empty());
 }
 
 #[test]

@@ -11,8 +11,8 @@ use benches::traffic::run_connections;
 use nix::sys::signal::Signal;
 
 use super::support::{
-    FAMILIES, PORT, assert_nothing_dropped, binary, exchanges, launch, program, require, servers,
-    start, vip,
+    FAMILIES, PORT, TIMEOUT, assert_nothing_dropped, binary, exchanges, launch, program, require,
+    servers, start, vip, wait_until,
 };
 
 /// How long the idle workers are watched.
@@ -136,6 +136,35 @@ fn wrong_starts_are_explained() -> Result<()> {
     lab.balancer_links().set_mtu(BALANCER_INTERFACE, 1290)?;
     refused(&named("mtu"), &["mtu"])?;
     assert!(!lab.balancer_links().link(BALANCER_INTERFACE)?.xdp);
+    Ok(())
+}
+
+#[test]
+fn an_mtu_that_somebody_changes_is_told() -> Result<()> {
+    require!(an_mtu_that_somebody_changes_is_told);
+    let lab = Lab::new(LabOptions {
+        reals: 1,
+        ..LabOptions::default()
+    })?;
+    let vips = [vip(0, false, PORT, "tcp", [0])];
+    let links = lab.balancer_links();
+    let found = links.link(BALANCER_INTERFACE)?.mtu;
+    let balancer = start(&lab, &vips)?;
+    for (mtu, told) in [
+        (
+            1400,
+            "the MTU of 1400 lets packets of at most 1380 bytes leave",
+        ),
+        (1290, "would not start again"),
+        (found, "all packets fit the MTU again"),
+    ] {
+        links.set_mtu(BALANCER_INTERFACE, mtu)?;
+        wait_until(told, TIMEOUT, || Ok(balancer.log().contains(told)))?;
+        let config = balancer.ctl(["show", "config"])?;
+        assert_eq!(config["mtu"], mtu);
+        assert_eq!(config["mtu_warning"].is_null(), mtu == found, "{config}");
+    }
+    assert!(balancer.stop()?.success());
     Ok(())
 }
 
