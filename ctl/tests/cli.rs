@@ -172,8 +172,8 @@ fn check_says_what_a_configuration_means() {
         "vip [2001:db8:a::/96]:0/udp  maglev-v2 no-src-port src-routing",
         "health checks  packets with a mark that leave by the interface, to 1480 bytes",
         "  mark 7 to 198.51.100.11, from 192.0.2.2",
-        "warning: vip[1] ([2001:db8:a::/96]:0/udp).reals: the VIP has no reals: its packets are \
-         dropped; add a real",
+        "warning: vip[1] ([2001:db8:a::/96]:0/udp).reals: the VIP has no reals: its packets go where its \
+         last ring says, if it had one, and are dropped after a restart; add a real",
     ] {
         assert!(
             stdout.lines().any(|other| other == line),

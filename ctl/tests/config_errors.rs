@@ -265,6 +265,11 @@ fn interface_values_are_checked() {
             "busy_poll: 0 is not a number of microseconds; give a whole number from 1 to 10000",
         ),
         (
+            "mode = \"zero-copy\"\nxdp_mode = \"generic\"",
+            "mode: zero-copy takes an XDP program in the driver, and xdp_mode is generic; give mode \
+             \"auto\" or \"copy\", or xdp_mode \"auto\" or \"native\"",
+        ),
+        (
             "priority = \"rt\"\nspin_us = 50",
             "priority: rt and spin_us exclude each other: a worker that outranks other threads has to \
              sleep; leave spin_us out, or give priority \"auto\" or \"normal\"",
@@ -878,6 +883,24 @@ fn warnings_are_not_errors() {
           give a real a weight above 0"
         ]
     );
+    let kept = "[balancer]\nkeep_last_ring = true\n";
+    for (reals, problem) in [
+        ("", "the VIP has no reals: its packets"),
+        (
+            "reals = [{ address = \"198.51.100.11\", weight = 0 }]",
+            "all weights are 0: packets of new flows",
+        ),
+    ] {
+        let [warning] = &warnings(&format!("{kept}{}", vip(reals)))[..] else {
+            panic!("one warning")
+        };
+        assert!(
+            warning.contains(&format!(
+                "{problem} go where its last ring says, if it had one, and are dropped after a restart; "
+            )),
+            "{warning}"
+        );
+    }
     assert_eq!(
         warnings(&vip(
             "flags = [\"global-lru\", \"lru-bypass\"]\nreals = [{ address = \"198.51.100.11\" }]"

@@ -57,7 +57,11 @@ fn interface() -> impl Strategy<Value = InterfaceConfig> {
                 InterfaceConfig {
                     name,
                     queues,
-                    mode,
+                    // Refused beside a program in the network stack.
+                    mode: match xdp_mode {
+                        XdpMode::Generic => SocketMode::Auto,
+                        _ => mode,
+                    },
                     next_hop_mac: mac
                         .map(|(first, [a, b, c, d, e])| MacAddress([first << 1, a, b, c, d, e])),
                     xdp_mode,

@@ -2,11 +2,15 @@
 
 use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
-use dataplane::service::{
-    MAX_DECAP, MAX_REALS, MAX_SERVER_ID, MAX_SERVER_IDS, MAX_VIPS, Protocol, RealSpec, VipFlags,
-    VipKey, VipSpec,
+use dataplane::{
+    service::{
+        MAX_DECAP, MAX_REALS, MAX_SERVER_ID, MAX_SERVER_IDS, MAX_VIPS, Protocol, RealSpec,
+        VipFlags, VipKey, VipSpec,
+    },
+    xsk::SocketMode,
 };
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
+use xdp_redirect::XdpMode;
 
 use super::{
     Config, EncapsulationKind, PriorityChoice, Problem, Queues,
@@ -223,6 +227,13 @@ impl Checker<'_> {
                     FRAMES.start(),
                     FRAMES.end()
                 ),
+            );
+        }
+        if interface.mode == SocketMode::ZeroCopy && interface.xdp_mode == XdpMode::Generic {
+            self.report(
+                Place::Interface("mode"),
+                "zero-copy takes an XDP program in the driver, and xdp_mode is generic",
+                "give mode \"auto\" or \"copy\", or xdp_mode \"auto\" or \"native\"",
             );
         }
         if interface.priority == PriorityChoice::RealTime && interface.spin_us.is_some() {
@@ -742,16 +753,22 @@ impl Checker<'_> {
             .collect();
         self.source_route_warnings();
         for (index, vip) in config.vips.iter().enumerate() {
+            // A ring that was there before is kept only while the balancer runs.
+            let fate = if config.balancer.keep_last_ring {
+                "go where its last ring says, if it had one, and are dropped after a restart"
+            } else {
+                "are dropped"
+            };
             if vip.reals.is_empty() {
                 self.report(
                     Place::Vip(index, "reals"),
-                    "the VIP has no reals: its packets are dropped",
+                    format!("the VIP has no reals: its packets {fate}"),
                     "add a real",
                 );
             } else if vip.reals.iter().all(|real| real.weight == 0) {
                 self.report(
                     Place::Vip(index, "reals"),
-                    "all weights are 0: packets of new flows are dropped",
+                    format!("all weights are 0: packets of new flows {fate}"),
                     "give a real a weight above 0",
                 );
             }
