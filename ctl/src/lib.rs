@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The error and its causes, without those whose text an error further out repeats.
-fn explain(error: &anyhow::Error) -> String {
+pub(crate) fn explain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {

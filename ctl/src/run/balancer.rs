@@ -34,6 +34,7 @@ use super::{
 use crate::{
     config::Config,
     control::{ServiceSink, Socket, Worker},
+    explain,
     memory::Bytes,
 };
 
@@ -134,8 +135,9 @@ impl Balancer {
             Ok(tap) => Some(tap),
             Err(error) => {
                 self.warnings.push(format!(
-                    "packets cannot be handed to the kernel ({error:#}): those for local reals are \
-                     dropped, and when a VIP is removed, those on their way"
+                    "packets cannot be handed to the kernel ({}): those for local reals are dropped, and \
+                     when a VIP is removed, those on their way",
+                    explain(&error)
                 ));
                 None
             }
@@ -376,6 +378,10 @@ fn socket_mode(
             let reason = fallback.map_or_else(String::new, |reason| {
                 format!(", because native mode failed ({reason})")
             });
+            let driver = match driver {
+                "" => "an unknown one",
+                driver => driver,
+            };
             bail!(
                 "interface.mode: zero-copy takes an XDP program in the driver ({driver} of kernel {}), \
                  and it runs in the network stack (generic){reason}; give mode auto or copy, or use a \
@@ -419,6 +425,12 @@ mod tests {
                  xdp_mode that run it natively",
                 kernel_release()
             )
+        );
+        let error = socket_mode(SocketMode::ZeroCopy, Some(AttachedMode::Generic), None, "");
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("in the driver (an unknown one of kernel "),
+            "{error}"
         );
         let error = socket_mode(
             SocketMode::ZeroCopy,
