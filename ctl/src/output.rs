@@ -17,6 +17,9 @@ use crate::{
     control::{Changes, Names},
 };
 
+/// Names that a change shows of a kind; JSON has more.
+const MOST_NAMES: usize = 20;
+
 /// What the numbers of an answer are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
@@ -293,11 +296,17 @@ fn changes(changes: &Changes) -> String {
             _ => verb.to_owned(),
         };
         let Names { count, names } = names;
-        for name in names {
+        // One more takes the line that would count it.
+        let shown = if *count > MOST_NAMES + 1 {
+            &names[..names.len().min(MOST_NAMES)]
+        } else {
+            names.as_slice()
+        };
+        for name in shown {
             let _ = writeln!(text, "{what} {name}");
         }
-        if *count > names.len() {
-            let _ = writeln!(text, "{what} … and {} more", count - names.len());
+        if *count > shown.len() {
+            let _ = writeln!(text, "{what} … and {} more", count - shown.len());
         }
     }
     if changes.is_empty() {
@@ -650,13 +659,22 @@ fn config(report: &ConfigReport) -> String {
     ] {
         table.row([setting.to_owned(), value]);
     }
-    for (key, value) in &report.balancer {
-        let value = match value {
-            serde_json::Value::Null => "-".to_owned(),
-            serde_json::Value::String(text) => text.clone(),
-            value => value.to_string(),
+    let settings = |section: &'static str, settings: &BTreeMap<String, serde_json::Value>| {
+        let row = |(key, value): (&String, &serde_json::Value)| {
+            let value = match value {
+                serde_json::Value::Null => "-".to_owned(),
+                serde_json::Value::String(text) => text.clone(),
+                value => value.to_string(),
+            };
+            [format!("{section}.{key}"), value]
         };
-        table.row([format!("balancer.{key}"), value]);
+        settings.iter().map(row).collect::<Vec<_>>()
+    };
+    for row in settings("interface", &report.workers)
+        .into_iter()
+        .chain(settings("balancer", &report.balancer))
+    {
+        table.row(row);
     }
     for (setting, value) in [
         ("vips", report.vips.to_string()),
@@ -841,7 +859,12 @@ fn selected_by(by: &str, result: &Explained) -> String {
     {
         return format!("{}: no table is asked", in_packet(server_id));
     }
-    format!("{}: no worker has the flow in its table", short_by(by))
+    let why = match result.passed_over.as_deref() {
+        Some("lru-bypass") => "the VIP's flag lru-bypass leaves the flow table out",
+        Some("real-down") => "the flow leaves the real in the flow table, which is down",
+        _ => "no worker has the flow in its table",
+    };
+    format!("{}: {why}", short_by(by))
 }
 
 /// What selects, without who has the flow.
@@ -1109,6 +1132,22 @@ mod tests {
         for name in ["vip", "hash", "flags", "real"] {
             assert!(text.contains(&format!("\n  {name}")), "{text}");
         }
+    }
+
+    #[test]
+    fn a_large_change_names_a_few() {
+        let lines = |count: usize| {
+            let names = (0..count).map(|place| format!("vip {place}")).collect();
+            let text = changes(&Changes {
+                reals_added: Names { count, names },
+                ..Changes::default()
+            });
+            let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines
+        };
+        assert_eq!(lines(21).len(), 22);
+        assert_eq!(lines(22).len(), 22);
+        assert_eq!(lines(22)[20], "added … and 2 more");
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Carries commands out.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use dataplane::service::{DecapSpec, ServerIdSpec, VipFlags, VipKey, VipSpec};
 use nix::unistd::Uid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     analysis,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     capture::Captures,
-    config::HealthCheckSpec,
+    config::{HealthCheckSpec, InterfaceConfig},
     control::{Changes, Control, HealthCheckState, SharedControl, Worker, lock},
 };
 
@@ -83,12 +83,28 @@ impl Engine {
 
     /// A change that was made: the log has it too, and whose it was.
     fn changed(&self, changes: Changes) -> Answer {
-        let by = match self.caller {
-            Some(user) => format!("user {user}"),
-            None => "katran-xsk".to_owned(),
-        };
+        let by = self.by();
         tracing::info!(by, generation = changes.generation, "{}", changes.summary());
         Answer::Changes(Box::new(changes))
+    }
+
+    /// Reads the file again. A failure is in the log as well: what is in force is not what the file says.
+    fn reload(&self) -> Result<Answer, AdminError> {
+        let changes = lock(&self.control).reload().inspect_err(|error| {
+            let by = self.by();
+            // A line for each.
+            for problem in error.to_string().lines() {
+                tracing::error!(by, problem, "the configuration was not read again");
+            }
+        })?;
+        Ok(self.changed(changes))
+    }
+
+    fn by(&self) -> String {
+        match self.caller {
+            Some(user) => format!("user {user}"),
+            None => "katran-xsk".to_owned(),
+        }
     }
 
     /// Carries one command out. Blocks: rings are built and workers are asked.
@@ -197,7 +213,7 @@ impl Engine {
             Command::HcList { page } => Answer::HealthChecks(health_check_list(&control(), page)?),
             Command::HcAdd(check) => self.changed(control().set_health_check(check)?),
             Command::HcDel { marks } => self.changed(control().delete_health_checks(&marks)?),
-            Command::Reload => self.changed(control().reload()?),
+            Command::Reload => self.reload()?,
             Command::Dump => Answer::Dump(Dump {
                 toml: control().dump(),
             }),
@@ -372,6 +388,25 @@ fn health_check_state(control: &Control) -> Result<HealthCheckState, AdminError>
     })
 }
 
+/// `[interface]` as far as workers depend on it: nothing in the kernel.
+fn worker_settings(interface: &InterfaceConfig, workers: &[Worker]) -> BTreeMap<String, Value> {
+    if workers.iter().any(Worker::shares_flows) {
+        return BTreeMap::new();
+    }
+    let cpus = interface.cpus.as_ref().map(ToString::to_string);
+    [
+        ("mode", json!(interface.mode.name())),
+        ("frames", json!(interface.frames)),
+        ("cpus", json!(cpus)),
+        ("priority", json!(interface.priority.name())),
+        ("busy_poll", json!(interface.busy_poll)),
+        ("spin_us", json!(interface.spin_us)),
+        ("huge_pages", json!(interface.huge_pages)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
 fn config_report(control: &Control) -> ConfigReport {
     let (config, origin, view) = (control.config(), control.origin(), control.view());
     let balancer = &config.balancer;
@@ -413,6 +448,7 @@ fn config_report(control: &Control) -> ConfigReport {
         queues: view.workers.iter().map(Worker::queue).collect(),
         next_hop_mac: control.next_hop().map(|mac| mac.to_string()),
         next_hop_configured: config.interface.next_hop_mac.is_some(),
+        workers: worker_settings(&config.interface, &view.workers),
         balancer: settings
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value))

@@ -7,7 +7,7 @@ use std::{cell::Cell, sync::Arc};
 
 use dataplane::{
     forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
-    service::{Protocol, ServerIdForm, ServiceTable, Vip, VipKey},
+    service::{Protocol, ServerIdForm, ServiceTable, Vip, VipFlags, VipKey},
     worker::now_ns,
 };
 
@@ -395,10 +395,15 @@ pub(super) fn explain(
     for worker in chosen(view, None)? {
         let id = *id;
         let answer = worker.ask_about(&id, move |forwarder, now_ns| {
-            forwarder.explain_with_server_id(&id, server_id, now_ns)
+            let explanation = forwarder.explain_with_server_id(&id, server_id, now_ns);
+            (explanation, forwarder.flow(&id))
         });
         match answer {
-            Ok(explanation) => answers.push((owner(worker), explained(&explanation))),
+            Ok((explanation, entry)) => {
+                let mut answer = explained(&explanation);
+                answer.passed_over = passed_over(view, id, entry.as_ref()).map(str::to_owned);
+                answers.push((owner(worker), answer));
+            }
             Err(error) => failed.push(failure(worker, &error)),
         }
     }
@@ -440,6 +445,20 @@ fn summary(answers: Vec<(Option<u32>, Explained)>) -> Option<Explained> {
         }
     }
     Some(summary)
+}
+
+/// Why a table that has this entry for the flow is not asked, or not followed.
+fn passed_over(view: &View, id: FlowId, entry: Option<&FlowRecord>) -> Option<&'static str> {
+    let destination = id.destination();
+    let vip = view
+        .table
+        .lookup(destination.ip(), destination.port(), id.protocol())?;
+    if vip.flags.contains(VipFlags::LRU_BYPASS) {
+        return Some("lru-bypass");
+    }
+    entry
+        .filter(|entry| entry.real_address.is_some() && vip.is_down(entry.real.index()))
+        .map(|_| "real-down")
 }
 
 impl Explained {

@@ -388,6 +388,9 @@ pub struct ConfigReport {
     pub next_hop_mac: Option<String>,
     /// The configuration names the next hop; else it is resolved and followed.
     pub next_hop_configured: bool,
+    /// `[interface]` as it is in force, by key, as far as workers depend on it; empty in the kernel.
+    #[serde(default)]
+    pub workers: BTreeMap<String, Value>,
     /// `[balancer]` as it is in force, by key.
     pub balancer: BTreeMap<String, Value>,
     /// VIPs.
@@ -549,6 +552,10 @@ pub struct Explained {
     /// Workers whose tables have the flow with this real. More than one when the flow moved between
     /// queues.
     pub workers: Vec<u32>,
+    /// Why the flow tables do not decide although they may have the flow: `lru-bypass` (the VIP does not
+    /// ask them) or `real-down` (the flow leaves the real that they have).
+    #[serde(default)]
+    pub passed_over: Option<String>,
     /// What the other workers say, if it is something else: then it depends on the queue at which the
     /// packet arrives.
     #[serde(default)]

@@ -429,14 +429,15 @@ pub(super) fn refuse_fixed(old: &Config, new: &Config) -> Result<(), AdminError>
             format!("{:04o}", new.admin.mode),
         ),
     ];
-    match fixed.into_iter().find(|(_, same, ..)| !same) {
-        None => Ok(()),
-        Some((key, _, old, new)) => Err(AdminError::new(
+    let changed = fixed.into_iter().filter(|(_, same, ..)| !same);
+    let errors = changed.map(|(key, _, old, new)| {
+        AdminError::new(
             key,
             format!("cannot change from {old} to {new} while katran-xsk runs"),
             "restart katran-xsk with the new value, or put the old one back",
-        )),
-    }
+        )
+    });
+    AdminError::all(errors).map_or(Ok(()), Err)
 }
 
 /// Refuses frames that do not fit the chunks with which the sockets were opened.
@@ -472,6 +473,26 @@ mod tests {
         let error = refuse_fixed(&with(None), &with(Some("0-3"))).unwrap_err();
         assert_eq!(error.field, "interface.queues");
         assert!(error.problem.contains("from all to 0-3"), "{error}");
+        assert!(error.others.is_empty(), "{error}");
+    }
+
+    #[test]
+    fn every_fixed_key_is_named() {
+        let mut new = Config::default();
+        new.interface.frames = 128;
+        new.balancer.flow_table_capacity = 5;
+        new.admin.mode = 0o600;
+        let error = refuse_fixed(&Config::default(), &new).unwrap_err();
+        let others = error.others.iter().map(|other| other.field.as_str());
+        let fields: Vec<&str> = [error.field.as_str()].into_iter().chain(others).collect();
+        assert_eq!(
+            fields,
+            [
+                "interface.frames",
+                "balancer.flow_table_capacity",
+                "admin.mode"
+            ]
+        );
     }
 
     #[test]

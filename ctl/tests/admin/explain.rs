@@ -208,6 +208,54 @@ fn explain_says_what_a_server_id_does() {
 }
 
 #[test]
+fn explain_says_why_a_table_does_not_decide() {
+    let served = Served::new();
+    served.rig.send(0, CLIENT, "203.0.113.10:80");
+    let mut admin = served.connect();
+    admin.result(&format!("vip set {WEB} flags=lru-bypass"));
+    let explained = admin.result(&format!("explain {FLOW}"));
+    assert_eq!(explained["passed_over"], "lru-bypass", "{explained}");
+    let text = stdout(&served, &format!("explain {FLOW}"));
+    let line = "by the VIP's ring: the VIP's flag lru-bypass leaves the flow table out";
+    assert!(text.lines().any(|other| other == line), "{text}");
+    admin.result(&format!("vip unset {WEB} flags=lru-bypass"));
+    let explained = admin.result(&format!("explain {FLOW}"));
+    assert_eq!(
+        (&explained["by"], &explained["passed_over"]),
+        (&"table".into(), &Value::Null)
+    );
+}
+
+#[test]
+fn explain_says_when_a_flow_leaves_a_real_that_is_down() {
+    let served = Served::with(Rig::with_config(SERVER_IDS, 1), Limits::default());
+    let mut admin = served.connect();
+    let vip = "203.0.113.10:445/udp";
+    admin.result(&format!("vip set {vip} flags=udp-flow-migration"));
+    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4([192, 0, 2, 1], [203, 0, 113, 10], 64)
+        .udp(4000, 445);
+    let mut frame = Vec::new();
+    builder
+        .write(&mut frame, &[0; 8])
+        .expect("the packet is valid");
+    served.rig.send_frame(0, &frame).expect("it leaves");
+    let words = format!("explain {CLIENT} 203.0.113.10:445 udp");
+    assert_eq!(admin.result(&words)["by"], "table");
+    admin.result(&format!("real down {vip} 198.51.100.11"));
+    let explained = admin.result(&words);
+    let (by, why) = (&explained["by"], &explained["passed_over"]);
+    assert_eq!(
+        (by, why),
+        (&"ring".into(), &"real-down".into()),
+        "{explained}"
+    );
+    let text = stdout(&served, &words);
+    let line = "by the VIP's ring: the flow leaves the real in the flow table, which is down";
+    assert!(text.lines().any(|other| other == line), "{text}");
+}
+
+#[test]
 fn an_answer_without_a_worker_is_incomplete() {
     let served = Served::new();
     served.rig.send(0, CLIENT, "203.0.113.10:80");

@@ -88,6 +88,17 @@ fn a_file_that_was_edited_is_applied_at_sighup() -> Result<()> {
         assert!(said.contains(word), "no `{word}` in: {said}");
         assert_eq!(state()?, before);
     }
+    // By command as well.
+    let said = balancer.log().len();
+    assert!(balancer.ctl(["reload"]).is_err(), "a bad file is refused");
+    let log = balancer.log().split_off(said);
+    for word in [
+        "ERROR the configuration was not read again",
+        "flow_table_capacity",
+        "by=\"user 0\"",
+    ] {
+        assert!(log.contains(word), "no `{word}` in: {log}");
+    }
     fs::remove_file(&file)?;
     hang_up(&balancer, "configuration was not read again")?;
     assert_all_live(&held, "bad files")?;

@@ -170,26 +170,22 @@ impl Candidate {
         let mut worst = Load::default();
         for _ in 0..TRIES {
             let watch = meter.watch()?;
-            let sample = self.sample(options);
+            let sample = self.sample(options)?;
             let load = watch.stop()?;
-            let sample = sample.with_context(|| format!("{}, while {load}", self.datapath))?;
-            // A datapath of which packets are lost at every rate never got to run, nor did a generator
-            // that sent none.
-            let sample = sample.filter(|sample| sample.is_loss_free || options.tolerate_load);
-            worst = worst.worst(load.clone());
-            if let Some(sample) = sample
-                && (load.is_quiet() || options.tolerate_load)
-            {
-                self.disturbed += usize::from(!(load.is_quiet() && sample.is_loss_free));
-                self.load = std::mem::take(&mut self.load).worst(load);
+            // A datapath of which packets are lost at every rate never got to run.
+            let counts = load.is_quiet() && sample.is_loss_free;
+            if counts || options.tolerate_load {
+                self.disturbed += usize::from(!counts);
+                self.load = self.load.clone().worst(load);
                 self.samples.push(sample);
                 return Ok(());
             }
+            worst = worst.worst(load);
         }
         ensure!(
             !worst.is_quiet(),
-            "{} loses more than 1 packet in {:.0} even at {LEAST:.0} a second, or the generator does not \
-             get to send as many, and nobody else is to blame: {worst}",
+            "{} loses more than 1 packet in {:.0} even at {LEAST:.0} a second, and nobody else is to \
+             blame: {worst}",
             self.datapath,
             1.0 / TOLERATED_LOSS
         );
@@ -199,7 +195,7 @@ impl Candidate {
         );
     }
 
-    fn sample(&mut self, options: &BenchOptions) -> Result<Option<Sample>> {
+    fn sample(&mut self, options: &BenchOptions) -> Result<Sample> {
         let guess = self.samples.last().map(|sample| sample.loss_free);
         self.rig.sending(|rig| sample(rig, guess, options))
     }
@@ -242,8 +238,8 @@ impl Candidate {
     }
 }
 
-/// Measures everything once; the search begins at `guess`. Nothing if no packet arrived at half load.
-fn sample(rig: &mut Rig, guess: Option<f64>, options: &BenchOptions) -> Result<Option<Sample>> {
+/// Measures everything once; the search begins at `guess`.
+fn sample(rig: &mut Rig, guess: Option<f64>, options: &BenchOptions) -> Result<Sample> {
     let time = options.trial();
     let flat_out = rig.trial(Pace::FlatOut, time)?;
     let range = Range {
@@ -254,28 +250,27 @@ fn sample(rig: &mut Rig, guess: Option<f64>, options: &BenchOptions) -> Result<O
     let found = search::search(range, |rate| rig.trial(Pace::Rate(whole(rate)), time))?;
     let free = found.trial;
     let overload = rig.trial(Pace::Rate(whole(free.offered * OVERLOAD)), time)?;
-    let half = rig.detailed(whole((free.offered / 2.0).max(LEAST / 2.0)), time)?;
-    let quantile = |share| half.latencies.quantile(share).map(|ns| ns as f64);
-    let latency = |of: [f64; 4]| {
-        let [p50, p90, p99, p999] = of.map(quantile);
-        Some(Latency {
-            p50: p50?,
-            p90: p90?,
-            p99: p99?,
-            p999: p999?,
-        })
+    let half = rig.detailed(whole(free.offered / 2.0), time)?;
+    let quantile = |share| {
+        let quantile = half.latencies.quantile(share);
+        quantile.map(|ns| ns as f64).context("no packet was timed")
     };
-    Ok(latency([0.5, 0.9, 0.99, 0.999]).map(|latency| Sample {
-        is_loss_free: free.is_loss_free() && free.offered >= LEAST / 2.0,
+    Ok(Sample {
+        is_loss_free: free.is_loss_free(),
         loss_free: free.delivered,
         flat_out: flat_out.delivered,
         flat_out_offered: flat_out.offered,
         overload: overload.delivered,
         overload_offered: overload.offered,
         cpu_ns: half.cpu_ns,
-        latency,
+        latency: Latency {
+            p50: quantile(0.5)?,
+            p90: quantile(0.9)?,
+            p99: quantile(0.99)?,
+            p999: quantile(0.999)?,
+        },
         unconfirmed: found.unconfirmed,
-    }))
+    })
 }
 
 /// A rate that the generator takes.

@@ -167,6 +167,10 @@ impl Rig {
             .check()
             .and_then(|()| account.check_hits())
             .with_context(|| format!("{} {}", self.datapath, self.layout))?;
+        ensure!(
+            account.sent > 0,
+            "the generator did not send a packet in {time:?}"
+        );
         Ok(Trial {
             offered,
             delivered,
