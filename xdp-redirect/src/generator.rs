@@ -96,6 +96,12 @@ impl Generator {
     pub fn sent(&self) -> Result<u64, MapError> {
         total(&self.sent, 0, 0, u64::wrapping_add)
     }
+
+    /// Packets of those that it sent on one CPU; none on a CPU that there cannot be.
+    pub fn sent_on(&self, cpu: usize) -> Result<u64, MapError> {
+        let values = self.sent.get(&0, 0)?;
+        Ok(values.get(cpu).copied().unwrap_or_default())
+    }
 }
 
 /// Runs a [`Generator`].
