@@ -142,6 +142,9 @@ pub struct CtlArgs {
     /// Print the balancer's answers as JSON, one line each
     #[arg(long)]
     pub json: bool,
+    /// Seconds in which an answer must be there
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    pub timeout: Duration,
     /// Repeat a `show` command every so many seconds, with rates from the second time on
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub watch: Option<Duration>,
@@ -164,6 +167,9 @@ pub struct ShellArgs {
     /// Print the balancer's answers as JSON, one line each
     #[arg(long)]
     pub json: bool,
+    /// Seconds in which an answer must be there
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    pub timeout: Duration,
     /// When standard input is a script: go on after a command that failed
     #[arg(long)]
     pub keep_going: bool,

@@ -30,7 +30,7 @@ use crate::{
 /// The reason goes to standard error; with `--json` the whole answer line goes to standard output as
 /// well.
 pub fn run(args: &CtlArgs) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.socket);
+    let client = Client::new(&args.socket).with_patience(args.timeout);
     let arguments = match words(&args.command).and_then(|words| parse(&words)) {
         Ok(arguments) => arguments,
         Err(error) => {

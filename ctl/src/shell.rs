@@ -33,7 +33,7 @@ const HISTORY: usize = 1000;
 ///
 /// Exit code 0 unless a command of a script failed.
 pub fn run(args: &ShellArgs) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.socket);
+    let client = Client::new(&args.socket).with_patience(args.timeout);
     if io::stdin().is_terminal() {
         interactive(&client, args.json)?;
         return Ok(ExitCode::SUCCESS);

@@ -18,7 +18,7 @@ use super::{
 
 /// Longest answer that is read; the balancer's own limit is lower.
 const LONGEST_ANSWER: u64 = 32 << 20;
-/// How long an answer may take: a reload builds rings for seconds at most.
+/// How long an answer may take unless something else is said: a reload builds rings for seconds at most.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Why there is no answer.
@@ -42,12 +42,12 @@ pub enum ClientError {
         error: io::Error,
     },
     /// The connection was closed, or the answer took too long.
-    #[error("{} gave no answer{}", path.display(), if *timed_out { " within a minute" } else { "; look at the balancer's log" })]
+    #[error("{} gave no answer{}", path.display(), waited(*timed_out))]
     NoAnswer {
         /// The socket.
         path: PathBuf,
-        /// It took too long.
-        timed_out: bool,
+        /// It took longer than this.
+        timed_out: Option<Duration>,
     },
     /// The answer cannot be understood.
     #[error("the answer of {} cannot be understood: {error}; are katran-xsk and this program of the same version?", path.display())]
@@ -62,17 +62,37 @@ pub enum ClientError {
     Refused(#[from] AdminError),
 }
 
+fn waited(timed_out: Option<Duration>) -> String {
+    match timed_out {
+        Some(patience) => format!(
+            " within {} s; wait longer with --timeout, or look at the balancer's log",
+            patience.as_secs()
+        ),
+        None => "; look at the balancer's log".to_owned(),
+    }
+}
+
 /// A balancer, by its socket. Every call is a connection of its own, so that a balancer which was
 /// restarted meanwhile answers like any other.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     /// The balancer that listens at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self {
+            path: path.into(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same, with another time for an answer; not 0.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The socket.
@@ -88,8 +108,8 @@ impl Client {
     pub fn call(&self, arguments: &Arguments) -> Result<Response<Value>, ClientError> {
         let stream = UnixStream::connect(&self.path).map_err(|error| self.connect_error(error))?;
         let io = |error| self.io_error(error);
-        stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(io)?;
+        stream.set_read_timeout(Some(self.patience)).map_err(io)?;
+        stream.set_write_timeout(Some(self.patience)).map_err(io)?;
         let mut line = serde_json::to_vec(&Request::new(arguments))
             .map_err(|error| self.answer_error(error))?;
         line.push(b'\n');
@@ -103,7 +123,7 @@ impl Client {
             read.map_err(io)?;
             return Err(ClientError::NoAnswer {
                 path: self.path.clone(),
-                timed_out: false,
+                timed_out: None,
             });
         }
         serde_json::from_slice(&answer).map_err(|error| self.answer_error(error))
@@ -150,11 +170,11 @@ impl Client {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::NoAnswer {
                 path,
-                timed_out: true,
+                timed_out: Some(self.patience),
             },
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::NoAnswer {
                 path,
-                timed_out: false,
+                timed_out: None,
             },
             _ => ClientError::Io { path, error },
         }

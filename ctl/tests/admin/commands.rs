@@ -145,6 +145,26 @@ fn ctl_says_what_went_wrong() {
 }
 
 #[test]
+fn ctl_waits_as_long_as_it_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("silent.sock");
+    // It takes the connection and says nothing.
+    let _silent = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
+    let output = ctl(&socket, &["--timeout", "1", "version"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        format!(
+            "katran-xsk: {} gave no answer within 1 s; wait longer with --timeout, or look at the \
+             balancer's log\n",
+            socket.display()
+        )
+    );
+    let output = ctl(&socket, &["--timeout", "0", "version"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn ctl_watches_until_the_balancer_goes() {
     let mut served = Served::new();
     let mut child = katran_xsk("ctl", &served.path)
