@@ -46,7 +46,7 @@ fn unnumbered(text: &str) -> String {
 }
 
 /// VIPs that are addresses of this host although none of their packets reaches what listens here, and
-/// VIPs that are not although some do.
+/// VIPs that are not although some do; and reals that are this host and not said to be.
 fn address_warnings(config: &Config, own: &HashSet<IpAddr>) -> Vec<String> {
     let warning = |vip: &VipSpec| {
         let delivers =
@@ -66,7 +66,21 @@ fn address_warnings(config: &Config, own: &HashSet<IpAddr>) -> Vec<String> {
             _ => None,
         }
     };
-    config.vips.iter().filter_map(warning).collect()
+    let own_reals = config.vips.iter().flat_map(|vip| {
+        let reals = vip.reals.iter();
+        reals
+            .filter(|real| !real.local && own.contains(&real.address))
+            .map(|real| {
+                format!(
+                    "real {} of VIP {} is an address of this host and not local: its packets leave in a tunnel \
+                     and come back at best; give it local = true and the VIP the flag local-vip, or another \
+                     address",
+                    real.address, vip.key
+                )
+            })
+    });
+    let of_vips = config.vips.iter().filter_map(warning);
+    of_vips.chain(own_reals).collect()
 }
 
 fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {
@@ -107,6 +121,28 @@ mod tests {
             assert_eq!(warnings.is_empty(), word.is_empty(), "{warnings}");
             assert!(warnings.contains(word), "{warnings}");
         }
+    }
+
+    #[test]
+    fn a_real_that_is_this_host_should_be_local() {
+        let config = |local: bool| {
+            let text = format!(
+                "[[vip]]\naddress = \"203.0.113.10\"\nport = 80\nprotocol = \"tcp\"\nreals = [\n\
+                 {{ address = \"198.51.100.11\", local = {local} }}, {{ address = \"198.51.100.12\" }}]\n"
+            );
+            Config::parse(&text, "lb.toml").unwrap()
+        };
+        let own = HashSet::from(["198.51.100.11".parse().unwrap()]);
+        let [warning] = &address_warnings(&config(false), &own)[..] else {
+            panic!("one warning")
+        };
+        assert!(
+            warning.starts_with(
+                "real 198.51.100.11 of VIP 203.0.113.10:80/tcp is an address of this host"
+            ),
+            "{warning}"
+        );
+        assert!(address_warnings(&config(true), &own).is_empty());
     }
 
     #[test]

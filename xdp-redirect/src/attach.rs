@@ -89,7 +89,7 @@ fn refusal(interface: &str, index: u32, mode: AttachedMode, error: ProgramError)
         _ => AttachError::Refused {
             interface: interface.to_owned(),
             mode,
-            reason: reason(mode, number, link.mtu, &error),
+            reason: reason(interface, mode, number, link.mtu, &error),
             source: Box::new(error),
         },
     }
@@ -97,6 +97,7 @@ fn refusal(interface: &str, index: u32, mode: AttachedMode, error: ProgramError)
 
 /// What an error number means when a program is attached, and what helps.
 fn reason(
+    interface: &str,
     mode: AttachedMode,
     number: Option<i32>,
     mtu: Option<u32>,
@@ -114,8 +115,8 @@ fn reason(
              `ethtool -K` the offload off, or use generic mode ({said})"
         ),
         (AttachedMode::Native, Some(libc::ENOSPC)) => format!(
-            "the driver has too few queues for it; use fewer RX queues (`ethtool -L`), \
-             or generic mode ({said})"
+            "the driver has too few queues for it; give a veth as many RX queues as its peer has TX queues \
+             (`ethtool -L {interface} rx N`), another interface fewer RX queues, or use generic mode ({said})"
         ),
         (AttachedMode::Native, _) => format!("{said}; the kernel's log may say more"),
         (AttachedMode::Generic, _) => said,
@@ -136,11 +137,19 @@ mod tests {
 
     #[test]
     fn reasons_name_the_knob() {
-        let said = |number, mtu| reason(AttachedMode::Native, Some(number), mtu, &syscall(number));
+        let said = |number, mtu| {
+            reason(
+                "lb0",
+                AttachedMode::Native,
+                Some(number),
+                mtu,
+                &syscall(number),
+            )
+        };
         assert!(said(libc::ERANGE, Some(9000)).contains("its MTU of 9000 is too large"));
         assert!(said(libc::EINVAL, None).contains("its MTU is too large"));
         assert!(said(libc::EOPNOTSUPP, None).contains("use generic mode"));
-        assert!(said(libc::ENOSPC, None).contains("ethtool -L"));
+        assert!(said(libc::ENOSPC, None).contains("ethtool -L lb0 rx N"));
         assert!(said(libc::EIO, None).contains("Input/output error"));
     }
 

@@ -118,6 +118,11 @@ async fn balance(
         }
     };
     warnings.extend(datapath.warnings().iter().cloned());
+    if let (mode, Some(reason)) = datapath.xdp_mode() {
+        warnings.push(format!(
+            "XDP runs in the network stack ({mode}), which is slow, because native mode failed: {reason}"
+        ));
+    }
 
     let reloaded = Arc::new(Notify::new());
     let mut follower = Follower {
@@ -411,7 +416,10 @@ impl Follower {
             }
             return;
         };
-        self.lost = false;
+        // Somebody was told that it is not known: at the start, or since.
+        if std::mem::replace(&mut self.lost, false) || self.last.is_none() {
+            tracing::info!(gateway = %gateway.address, %mac, "the next hop is known");
+        }
         if self.last.and_then(|last| last.mac) == Some(mac) {
             return;
         }

@@ -74,6 +74,23 @@ fn the_interface_is_left_as_found() -> Result<()> {
 }
 
 #[test]
+fn the_slow_xdp_mode_is_warned_of() -> Result<()> {
+    require!(the_slow_xdp_mode_is_warned_of);
+    let lab = Lab::new(LabOptions {
+        reals: 1,
+        ..LabOptions::default()
+    })?;
+    let mut launch = launch(&lab, &[vip(0, false, PORT, "tcp", [0])])?;
+    // The loopback interface runs no program by itself.
+    launch.interface = "lo".to_owned();
+    let balancer = launch.start(&lab)?;
+    let warning = " WARN XDP runs in the network stack (generic), which is slow, because native mode failed: ";
+    wait_until("the warning", TIMEOUT, || {
+        Ok(balancer.log().contains(warning))
+    })
+}
+
+#[test]
 fn wrong_starts_are_explained() -> Result<()> {
     require!(wrong_starts_are_explained);
     let lab = Lab::new(LabOptions {

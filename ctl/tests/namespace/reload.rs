@@ -157,5 +157,23 @@ fn the_next_hop_is_followed_once_the_file_names_none() -> Result<()> {
     }
     wait_until("the other route's next hop", TIMEOUT, || {
         Ok(next_hop()? == lasting)
-    })
+    })?;
+
+    // It goes and comes back, and the log says both.
+    for (words, said) in [
+        ("route del default", "the next hop is lost"),
+        (
+            "route add default via 192.0.2.252 dev lb0 onlink",
+            "the next hop is known",
+        ),
+    ] {
+        let before = balancer.log().len();
+        output(program(lab.balancer(), "ip")?.args(words.split(' ')))?;
+        wait_until(
+            said,
+            TIMEOUT,
+            || Ok(balancer.log()[before..].contains(said)),
+        )?;
+    }
+    Ok(())
 }
