@@ -19,6 +19,7 @@ use dataplane::{
     service::{Protocol, RealId, ServiceControl},
     xsk::HEAD_ROOM,
 };
+use workload::RandomFlows;
 use xdp_redirect::Tag;
 
 use crate::bench::{
@@ -66,7 +67,8 @@ pub(crate) struct Userspace {
     next_new: u64,
     /// Whether the table has no place left but those of other flows.
     is_full: bool,
-    random: Random,
+    /// In an order that prefetchers do not learn.
+    known: RandomFlows,
     now_ns: u64,
     clock_ns: f64,
 }
@@ -117,7 +119,7 @@ impl Userspace {
             flows,
             next_new: flows,
             is_full: false,
-            random: Random(0x5eed),
+            known: RandomFlows::below(flows),
             now_ns: 1_000_000_000_000,
             clock_ns: clock_cost(),
         };
@@ -157,8 +159,7 @@ impl Userspace {
         for _ in 0..bursts {
             match case {
                 Case::Hit => {
-                    let flows = self.flows;
-                    self.prepare(|random| random.below(flows));
+                    self.prepare(|known| known.next().unwrap_or_default());
                 }
                 Case::New => self.prepare_new(),
             }
@@ -218,7 +219,7 @@ impl Userspace {
     }
 
     /// Makes the frames what they are when they arrive.
-    fn prepare(&mut self, mut flow: impl FnMut(&mut Random) -> u64) {
+    fn prepare(&mut self, mut flow: impl FnMut(&mut RandomFlows) -> u64) {
         let Restore { bytes, received } = &self.restore;
         let room = bytes.len() - 14;
         for chunk in &mut self.chunks {
@@ -227,7 +228,7 @@ impl Userspace {
             frame::set_flow(
                 &mut buffer[room..*received],
                 self.family,
-                flow(&mut self.random),
+                flow(&mut self.known),
             );
         }
     }
@@ -286,22 +287,6 @@ fn clock_cost() -> f64 {
     costs.min().unwrap_or_default() as f64
 }
 
-/// `SplitMix64` (Steele, Lea and Flood, 2014): good enough to visit flows in no order that a prefetcher
-/// learns, and as cheap as it gets.
-struct Random(u64);
-
-impl Random {
-    #[inline]
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        ((u128::from(z) * u128::from(limit)) >> 64) as u64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,18 +302,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn random_numbers_cover_their_range() {
-        let mut random = Random(1);
-        let mut seen = [0_u32; 10];
-        for _ in 0..10_000 {
-            seen[random.below(10) as usize] += 1;
-        }
-        assert!(
-            seen.iter().all(|&count| (800..1200).contains(&count)),
-            "{seen:?}"
-        );
     }
 }

@@ -109,7 +109,8 @@ impl Rig {
         for _ in 0..INTRODUCTION_ROUNDS {
             let account = self.send_every_flow(rate)?;
             account.check()?;
-            result = account.check_hits();
+            // Each queue has decided half of the flows at least, else nobody knows what its table has.
+            result = ensure_few_lost(&account, self.flows / 2).and_then(|()| account.check_hits());
             if result.is_ok() {
                 break;
             }
@@ -119,7 +120,7 @@ impl Rig {
         }
         result.with_context(|| {
             format!(
-                "{} does not know {} flows after {INTRODUCTION_ROUNDS} packets of each",
+                "{} is not known to have {} flows after {INTRODUCTION_ROUNDS} packets of each",
                 self.datapath, self.flows
             )
         })
@@ -128,17 +129,23 @@ impl Rig {
     /// Sends a packet of every flow to every queue.
     fn send_every_flow(&mut self, rate: u64) -> Result<Account> {
         let before = self.drained()?;
-        let wanted = self.flows * self.cpus.senders.len() as u64;
+        let sent_before = self.sender.sent_by_each()?;
+        let wanted = self.flows;
+        let threads = sent_before.len() as f64;
         self.sender.set_pace(Pace::Rate(rate))?;
         let deadline = Instant::now()
             + Duration::from_secs(10)
-            + Duration::from_secs_f64(4.0 * wanted as f64 / rate as f64);
-        while self.sender.sent()? - before.sent < wanted {
+            + Duration::from_secs_f64(4.0 * threads * wanted as f64 / rate as f64);
+        let is_done = |sent: Vec<u64>| {
+            let mut both = sent.iter().zip(&sent_before);
+            both.all(|(now, then)| now - then >= wanted)
+        };
+        while !is_done(self.sender.sent_by_each()?) {
             self.sender.check()?;
             self.device.check()?;
             ensure!(
                 Instant::now() < deadline,
-                "the generator does not get {wanted} packets sent"
+                "the generator does not get {wanted} packets sent on each of its CPUs"
             );
             thread::sleep(Duration::from_millis(5));
         }
@@ -258,6 +265,15 @@ impl Rig {
             asked: counted.asked,
         })
     }
+}
+
+fn ensure_few_lost(account: &Account, most: u64) -> Result<()> {
+    let lost = account.lost();
+    ensure!(
+        lost <= most,
+        "{lost} packets were lost, at most {most} may be ({account:?})"
+    );
+    Ok(())
 }
 
 #[cfg(test)]

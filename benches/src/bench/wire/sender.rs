@@ -91,6 +91,12 @@ impl Sender {
         Ok(self.generator.sent()?)
     }
 
+    /// Packets that each thread has sent so far.
+    pub(crate) fn sent_by_each(&self) -> Result<Vec<u64>> {
+        let counts = self.cpus.iter().map(|&cpu| self.generator.sent_on(cpu));
+        Ok(counts.collect::<Result<_, _>>()?)
+    }
+
     /// Fails when a thread has ended that should be sending.
     pub(crate) fn check(&self) -> Result<()> {
         if self.threads.iter().any(JoinHandle::is_finished) {
