@@ -11,7 +11,10 @@ use anyhow::{Context as _, Error, Result};
 /// Change of a count, either way, that is left alone.
 pub(super) const TOLERANCE_PERCENT: f64 = 5.0;
 
-/// Instructions of a packet, by case.
+/// What a packet of a small burst may take, as a multiple of one of a full burst.
+const SMALL_BURST_LIMIT: f64 = 1.5;
+
+/// Instructions of a packet, by case. The case `X-burst-N` is `X` in bursts of N packets.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Counts(BTreeMap<String, f64>);
 
@@ -19,7 +22,7 @@ pub(super) struct Counts(BTreeMap<String, f64>);
 pub(super) struct Report {
     /// A line for each case.
     pub(super) text: String,
-    /// Every case is in both, and nearly the same.
+    /// Every case is in both, and nearly the same, and small bursts do not cost too much.
     pub(super) is_same: bool,
 }
 
@@ -57,7 +60,24 @@ impl Counts {
             };
             let _ = writeln!(report.text, "{line}");
         }
+        for (case, ratio) in now.small_bursts() {
+            if ratio > SMALL_BURST_LIMIT {
+                report.is_same = false;
+                let _ = writeln!(
+                    report.text,
+                    "{case:<18} {ratio:.2} times a full burst's, more than {SMALL_BURST_LIMIT}"
+                );
+            }
+        }
         report
+    }
+
+    /// Cases of small bursts, each as a multiple of the same in full bursts.
+    fn small_bursts(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().filter_map(|(case, instructions)| {
+            let (whole, _) = case.split_once("-burst-")?;
+            Some((case.as_str(), instructions / self.0.get(whole)?))
+        })
     }
 }
 
@@ -121,6 +141,17 @@ mod tests {
             ("hit 400\nnew 1\n", false),
         ] {
             let report = stored.compare(&counts(now));
+            assert_eq!(report.is_same, is_same, "{now}: {}", report.text);
+        }
+    }
+
+    #[test]
+    fn small_bursts_may_take_half_as_much_again() {
+        for (now, is_same) in [
+            ("hit 400\nhit-burst-1 599\n", true),
+            ("hit 400\nhit-burst-1 601\n", false),
+        ] {
+            let report = counts(now).compare(&counts(now));
             assert_eq!(report.is_same, is_same, "{now}: {}", report.text);
         }
     }
