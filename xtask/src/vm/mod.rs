@@ -14,7 +14,8 @@ mod report;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File, TryLockError},
+    io::Write as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -87,6 +88,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         !options.keep || pairs.len() == 1,
         "--keep takes one kernel and one card: add --kernel NAME --nic NAME"
     );
+    if options.faults {
+        are_broken(&options.cards)?;
+    }
+    // Found out before the machines have run for minutes.
+    let json = options
+        .json
+        .as_ref()
+        .map(|path| {
+            File::create(path).with_context(|| format!("--json: cannot write {}", path.display()))
+        })
+        .transpose()?;
     let pairs = if options.instructions {
         counted(pairs, options.cards.is_empty())?
     } else {
@@ -116,14 +128,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let rows = Workshop::new(Parts::get(&pairs)?, profile)?.rows(&pairs, plan)?;
     println!("\n{}", table(&rows));
-    if let Some(path) = &options.json {
+    if let Some(mut file) = json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
         let text = serde_json::to_string_pretty(&json!({"rows": rows}))?;
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        writeln!(file, "{text}").context("--json: cannot be written")?;
     }
     let failed = rows.iter().filter(|row| !row.ok()).count();
     if failed > 0 {
         bail!("{failed} of {} machines are not as expected", rows.len());
+    }
+    Ok(())
+}
+
+/// Fails if cards were named of which none is broken: faults are about sockets that the driver uses.
+fn are_broken(cards: &[String]) -> Result<()> {
+    let broken: Vec<_> = CARDS
+        .iter()
+        .filter(|card| card.has_zero_copy())
+        .map(|card| card.name)
+        .collect();
+    if let Some(other) = cards.iter().find(|name| !broken.contains(&name.as_str())) {
+        bail!(
+            "--faults breaks cards that have zero-copy ({}), and {other} has none: leave out --faults, \
+             or --nic {other}",
+            broken.join(", ")
+        );
     }
     Ok(())
 }
@@ -253,6 +282,8 @@ pub(crate) fn test() -> Result<Tested> {
 
 /// What machines are made of and this repository does not hold.
 struct Parts {
+    /// Held as long as the machines run: they have the same files from run to run.
+    _lock: File,
     cache: PathBuf,
     qemu: Qemu,
     /// By name.
@@ -269,6 +300,7 @@ impl Parts {
         );
         let cache = shell::root().join(".cache/vm");
         fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+        let lock = locked(&cache.join("lock"))?;
         let qemu = Qemu::get(&cache)?;
         let suites: Vec<&str> = KERNELS.iter().map(|kernel| kernel.suite).collect();
         let mut apt = || Apt::new(cache.join("apt"), &Archive::of_this_machine()?, &suites);
@@ -279,11 +311,27 @@ impl Parts {
             }
         }
         Ok(Self {
+            _lock: lock,
             cache,
             qemu,
             kernels,
         })
     }
+}
+
+/// Takes the lock of a file, which the kernel gives back with the process; says so if that takes time.
+fn locked(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            eprintln!("vm: another run uses {}; waiting for its end", shown(path));
+        }
+        Err(TryLockError::Error(_)) => {}
+    }
+    file.lock()
+        .with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }
 
 /// What machines are made of.
@@ -458,5 +506,17 @@ mod tests {
             assert!(CARDS.iter().any(|known| known.name == card), "{card}");
         }
         assert!(SELECTION.contains(&BROKEN));
+    }
+
+    #[test]
+    fn only_cards_with_zero_copy_are_broken() {
+        let named = |names: &[&str]| {
+            are_broken(&names.iter().copied().map(str::to_owned).collect::<Vec<_>>())
+        };
+        named(&[]).expect("those that have it");
+        named(&[BROKEN.1]).expect("it has it");
+        let error = named(&[BROKEN.1, "e1000e"]).expect_err("it has none");
+        assert!(error.to_string().contains("e1000e has none"), "{error}");
+        assert!(error.to_string().contains("igb, virtio-iommu"), "{error}");
     }
 }

@@ -222,10 +222,11 @@ const COUNTING: [&str; 8] = [
 
 impl Machine<'_> {
     fn command(&self, qemu: &Qemu, limit: Option<Duration>) -> Result<Command> {
-        let mut command = match self.card.wiring {
-            Wiring::Hub => qemu.command(&[]),
-            Wiring::Taps => qemu.command(&behind_taps(qemu.libraries(), limit)?),
-        };
+        let mut before = ending_with_this_process();
+        if self.card.wiring == Wiring::Taps {
+            before.extend(behind_taps(qemu.libraries(), limit)?);
+        }
+        let mut command = qemu.command(&before);
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-no-reboot", "-machine", "q35", "-m", "1024"]);
@@ -310,6 +311,17 @@ impl Machine<'_> {
         let mut running = Running(child);
         running.follow(self.report, limit, heard)
     }
+}
+
+/// What makes a program end when this process does, however that ends: the words before its own.
+fn ending_with_this_process() -> Vec<String> {
+    const SETPRIV: &str = "setpriv";
+    let words: &[&str] = if shell::has_program(SETPRIV) {
+        &[SETPRIV, "--pdeathsig", "TERM"]
+    } else {
+        &[]
+    };
+    words.iter().copied().map(str::to_owned).collect()
 }
 
 /// What makes a program run with TAP devices, and for `limit` at most: the words before its own.
