@@ -286,3 +286,26 @@ fn room_that_was_opened_is_not_part_of_what_goes_up() {
     assert_eq!(bench.last.verdict, Verdict::Pass);
     assert_eq!(bench.counters.payload_moves.get(), 0);
 }
+
+/// As the flows that a removed real keeps.
+#[test]
+fn a_removed_local_real_stays_local_for_its_flows_and_its_server_id() {
+    let mut spec = mixed(Tcp, VipFlags::LOCAL_VIP);
+    spec.vips[0].reals.retain(|real| real.local);
+    spec.server_ids = vec![ServerIdSpec {
+        id: 7,
+        real: HERE.parse().unwrap(),
+        valid: true,
+    }];
+    let mut bench = Bench::new(&spec);
+    let frame = tcp("192.0.2.10:40000", "203.0.113.10:80", Segment::Ack);
+    assert_eq!(bench.send(&frame), Err(NotSent::Passed));
+    spec.vips[0].reals = vec![common::real(V4_REALS[0], 1)];
+    bench.apply(&spec);
+    assert_eq!(bench.send(&frame), Err(NotSent::Passed));
+    assert_eq!(bench.last.selection, Selection::Table);
+    // A VIP can say that it is not.
+    spec.vips[0].reals.push(common::real(HERE, 1));
+    bench.apply(&spec);
+    assert!(bench.send(&frame).is_ok());
+}

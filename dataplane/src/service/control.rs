@@ -193,7 +193,7 @@ impl State {
         let mut server_ids = HashMap::default();
         let mut named_reals = Vec::with_capacity(spec.server_ids.len());
         for server_id in &spec.server_ids {
-            let index = self.acquire_real(server_id.real, &local, || {
+            let index = self.acquire_real(server_id.real, None, || {
                 format!("server_id {}, real {}", server_id.id, server_id.real)
             })?;
             named_reals.push(index);
@@ -204,8 +204,8 @@ impl State {
         self.decap = spec.decap.iter().map(|own| (own.address, *own)).collect();
         self.put_global_table(spec)?;
         let routes = RouteReals {
-            v4: self.acquire_route_reals(&spec.source_routes, true, &local)?,
-            v6: self.acquire_route_reals(&spec.source_routes, false, &local)?,
+            v4: self.acquire_route_reals(&spec.source_routes, true)?,
+            v6: self.acquire_route_reals(&spec.source_routes, false)?,
         };
         let old_routes = std::mem::replace(&mut self.route_reals, routes);
         released.extend(old_routes.v4.iter().chain(&*old_routes.v6));
@@ -259,7 +259,7 @@ impl State {
             .reals
             .iter()
             .map(|real| {
-                self.acquire_real(real.address, local, || {
+                self.acquire_real(real.address, Some(local.contains(&real.address)), || {
                     format!("vip {}, real {}", spec.key, real.address)
                 })
             })
@@ -372,27 +372,27 @@ impl State {
         &mut self,
         routes: &SourceRoutes,
         of_v4: bool,
-        local: &HashSet<IpAddr>,
     ) -> Result<Arc<[u16]>, ServiceError> {
         let reals = routes.reals(of_v4).iter();
         reals
-            .map(|real| self.acquire_real(*real, local, || format!("source_route, real {real}")))
+            .map(|real| self.acquire_real(*real, None, || format!("source_route, real {real}")))
             .collect()
     }
 
-    /// Takes a reference to the real with this address; `field` names it in an error.
+    /// Takes a reference to the real with this address; `field` names it in an error. VIPs say whether
+    /// the real is local. Server ids and source routes do not: it stays what it was, as flows of a VIP
+    /// that no longer has it may still go there.
     fn acquire_real(
         &mut self,
         address: IpAddr,
-        local: &HashSet<IpAddr>,
+        local: Option<bool>,
         field: impl Fn() -> String,
     ) -> Result<u16, ServiceError> {
-        let local = local.contains(&address);
         if let Some(&index) = self.real_numbers.get(&address)
             && let Some(slot) = &mut self.reals[usize::from(index)]
         {
             slot.references += 1;
-            slot.real.local = local;
+            slot.real.local = local.unwrap_or(slot.real.local);
             return Ok(index);
         }
         let index = self.take_free_index().ok_or_else(|| {
@@ -412,7 +412,7 @@ impl State {
             real: Real {
                 address,
                 id: RealId::new(index, epoch),
-                local,
+                local: local.unwrap_or(false),
             },
             references: 1,
         });
