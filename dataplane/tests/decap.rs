@@ -177,6 +177,7 @@ fn egress_sends_what_gue_carries_back_and_leaves_ipip_alone() {
 #[test]
 fn the_last_hop_ends_here_and_zero_wraps() {
     let mut bench = Bench::new(&every_kind_of_vip(settings()));
+    let mut taken_apart = 0;
     for (hops, kept) in [(0, Some(255)), (1, None), (2, Some(1)), (255, Some(254))] {
         let v4 = patched(stranger(), 22, &[hops]);
         let (header, _) = Ipv4Header::from_slice(&v4[14..]).expect("IPv4");
@@ -193,6 +194,7 @@ fn the_last_hop_ends_here_and_zero_wraps() {
                 continue;
             };
             assert_eq!(sent, Err(NotSent::Passed), "{name}");
+            taken_apart += 1;
             let headers = PacketHeaders::from_ethernet_slice(&bench.passed).expect("whole");
             match headers.net.expect("IP") {
                 etherparse::NetHeaders::Ipv4(header, _) => {
@@ -206,6 +208,8 @@ fn the_last_hop_ends_here_and_zero_wraps() {
             }
         }
     }
+    // Those that expired are none of them.
+    assert_eq!(bench.counters.decap.packets.get(), taken_apart);
 }
 
 /// The carry goes round: a little-endian sum of 0xffff becomes 1.

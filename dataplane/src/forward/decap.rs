@@ -32,10 +32,10 @@ pub(super) fn unmatched(
     let mut recirculations = 0;
     while let Some((tunnel, egress)) = own_tunnel(stage, packet) {
         let counters = &stage.counters.decap;
-        counters.packets.add(1);
         if let Err(reason) = strip(packet, &tunnel, counters) {
             return Outcome::new(Verdict::Drop(reason));
         }
+        counters.packets.add(1);
         let of_family = |v4: &Counter, v6: &Counter| {
             let counter = if tunnel.inner_is_v4 { v4 } else { v6 };
             counter.add(1);
