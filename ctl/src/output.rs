@@ -5,7 +5,11 @@ use std::{
     fmt::Write as _,
 };
 
-use dataplane::{counters::WorkerCounters, forward::Selection, service::Protocol};
+use dataplane::{
+    counters::{DropReason, WorkerCounters},
+    forward::Selection,
+    service::Protocol,
+};
 
 use crate::{
     admin::report::{
@@ -801,6 +805,9 @@ fn flow_counts(counts: &FlowCounts) -> String {
 
 fn explained(result: &Explained) -> String {
     let mut text = match (&result.vip, result.real, result.reason.as_deref()) {
+        (Some(vip), Some(real), Some(reason)) if reason == DropReason::NoNextHop.name() => format!(
+            "{vip} selects {real}, and the next hop is not known: dropped; see `show config`\n"
+        ),
         (Some(vip), Some(real), Some(_)) => {
             format!("{vip} selects {real}, which is this host: passed to the kernel\n")
         }

@@ -6,6 +6,7 @@
 use std::{cell::Cell, sync::Arc};
 
 use dataplane::{
+    counters::DropReason,
     forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
     service::{Protocol, ServerIdForm, ServiceTable, Vip, VipFlags, VipKey},
     worker::now_ns,
@@ -20,6 +21,9 @@ use super::{
     },
 };
 use crate::control::{NoAnswer, View, Worker};
+
+/// Verdict of a packet that is sent to its real.
+const TRANSMIT: &str = "transmit";
 
 /// Table slots visited per step: some microseconds of a worker's time.
 pub(super) const STEP: usize = 256;
@@ -306,8 +310,14 @@ impl FlowsRemoved {
 /// `flow purge`.
 pub(super) fn purge(view: &View, filter: &FlowFilter) -> Result<FlowsRemoved, AdminError> {
     let matcher = Matcher::new(view, filter)?;
-    let mut result = FlowsRemoved::default();
-    for worker in chosen(view, filter.worker)? {
+    let workers = chosen(view, filter.worker)?;
+    // First, so that no worker takes a flow back from there behind the walk; and again at the end, as a
+    // worker puts there what it still has.
+    let mut result = FlowsRemoved {
+        global: purge_global(view, filter, &matcher),
+        ..FlowsRemoved::default()
+    };
+    for worker in workers {
         let mut removed = 0;
         let step = |cursor| -> Step<usize> {
             let matcher = matcher.clone();
@@ -324,15 +334,20 @@ pub(super) fn purge(view: &View, filter: &FlowFilter) -> Result<FlowsRemoved, Ad
             result.failed.push(failure(worker, &error));
         }
     }
-    // The workers removed those that they had themselves.
-    if filter.worker.is_none() {
-        let left = view.table.global_flows();
-        result.global = left
-            .filter(|record| matcher.matches(record))
-            .filter(|record| view.table.remove_global_flow(&record.id))
-            .count();
-    }
+    result.global += purge_global(view, filter, &matcher);
     Ok(result)
+}
+
+/// Removes flows from the table that the workers share.
+fn purge_global(view: &View, filter: &FlowFilter, matcher: &Matcher) -> usize {
+    if filter.worker.is_some() {
+        return 0;
+    }
+    view.table
+        .global_flows()
+        .filter(|record| matcher.matches(record))
+        .filter(|record| view.table.remove_global_flow(&record.id))
+        .count()
 }
 
 /// `flow count`.
@@ -400,7 +415,7 @@ pub(super) fn explain(
         });
         match answer {
             Ok((explanation, entry)) => {
-                let mut answer = explained(&explanation);
+                let mut answer = explained(&explanation).held_to_next_hop(&view.table);
                 answer.passed_over = passed_over(view, id, entry.as_ref()).map(str::to_owned);
                 answers.push((owner(worker), answer));
             }
@@ -462,6 +477,18 @@ fn passed_over(view: &View, id: FlowId, entry: Option<&FlowRecord>) -> Option<&'
 }
 
 impl Explained {
+    /// Nothing can be sent while the next hop is not known.
+    fn held_to_next_hop(self, table: &ServiceTable) -> Self {
+        if self.verdict != TRANSMIT || table.next_hop_mac().is_some() {
+            return self;
+        }
+        Self {
+            verdict: "drop".into(),
+            reason: Some(DropReason::NoNextHop.name().into()),
+            ..self
+        }
+    }
+
     fn add_other(&mut self, worker: Option<u32>, answer: Self) {
         let alike = self.others.iter_mut().find(|other| {
             (&other.verdict, other.real, &other.by) == (&answer.verdict, answer.real, &answer.by)
@@ -532,7 +559,7 @@ fn explained(explanation: &Explanation) -> Explained {
             hash,
             outer_source,
         } => Explained {
-            verdict: if *local { "pass" } else { "transmit" }.into(),
+            verdict: if *local { "pass" } else { TRANSMIT }.into(),
             reason: local.then(|| "local-real".into()),
             vip: Some(vip.to_string()),
             real: Some(*real),

@@ -126,6 +126,21 @@ fn explain_says_nothing_of_workers_that_agree() {
 }
 
 #[test]
+fn explain_says_that_nothing_leaves_without_a_next_hop() {
+    let config = CONFIG.replace("next_hop_mac", "# next_hop_mac");
+    let served = Served::with(Rig::with_config(&config, 1), Limits::default());
+    let explained = served.connect().result(&format!("explain {FLOW}"));
+    assert_eq!(explained["verdict"], "drop", "{explained}");
+    assert_eq!(explained["reason"], "no-next-hop");
+    assert!(explained["real"].is_string(), "{explained}");
+    let text = stdout(&served, &format!("explain {FLOW}"));
+    assert!(
+        text.contains("the next hop is not known: dropped"),
+        "{text}"
+    );
+}
+
+#[test]
 fn explain_says_what_a_server_id_does() {
     let served = Served::with(Rig::with_config(SERVER_IDS, 1), Limits::default());
     let check = |words: &str, by: &str, state: &str, line: &str| {

@@ -103,6 +103,13 @@ fn a_thousand_changes_break_no_connection() -> Result<()> {
         })
         .collect::<Result<Vec<_>>>()?;
     let before: Vec<_> = held.iter().map(HeldConnections::verify).collect();
+    for report in &before {
+        let alive: u64 = report.by_server.values().sum();
+        ensure!(
+            report.broken == 0 && alive == CONNECTIONS as u64,
+            "before any change: {report:?}"
+        );
+    }
 
     let mut admin = Admin::connect(&balancer)?;
     let mut spare_vips = Vec::new();
