@@ -42,7 +42,7 @@ struct Meaning {
 #[derive(Debug, Serialize)]
 struct Interface {
     name: Option<String>,
-    queues: Option<String>,
+    queues: String,
     mode: &'static str,
     xdp_mode: String,
     /// `None`: resolved from the default route.
@@ -243,7 +243,7 @@ fn meaning(args: &CheckArgs, config: &Config, table: &ServiceTable) -> anyhow::R
         workers,
         interface: Interface {
             name: interface.name.clone(),
-            queues: interface.queues.as_ref().map(ToString::to_string),
+            queues: interface.queues.clone().unwrap_or(Queues::All).to_string(),
             mode: interface.mode.name(),
             xdp_mode: interface.xdp_mode.to_string(),
             next_hop_mac: interface.next_hop_mac.map(|mac| mac.to_string()),
@@ -433,7 +433,7 @@ impl fmt::Display for Meaning {
             f,
             "interface      {}, queues {}, {}, XDP {}",
             or(&self.interface.name, "to be given with --iface"),
-            or(&self.interface.queues, "all"),
+            self.interface.queues,
             match self.workers {
                 Some(_) => format!("sockets {}", self.interface.mode),
                 None => "no sockets".to_owned(),

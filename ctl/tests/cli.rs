@@ -224,6 +224,7 @@ fn check_says_how_workers_would_run() {
     let (stdout, _) = run(&["check", "--json", "--config", &file.path()], 0);
     let meaning: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(meaning["datapath"], "xsk");
+    assert_eq!(meaning["interface"]["queues"], "all");
     assert_eq!(meaning["workers"]["priority"], "normal");
     assert_eq!(meaning["workers"]["priority_reason"], "spin_us is set");
     assert_eq!(meaning["workers"]["cpus"], "4000");
