@@ -114,7 +114,7 @@ async fn balance(
         )?),
         Start::Kernel { warning } => {
             warnings.extend(warning);
-            Box::new(KernelBalancer::start(&config, &name)?)
+            Box::new(KernelBalancer::start(&config, &name, interface.index())?)
         }
     };
     warnings.extend(datapath.warnings().iter().cloned());

@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 use xdp_redirect::{PassProgram, XdpMode};
 
 use super::support::{
-    FAMILIES, FLOWS, PORT, TIMEOUT, assert_nothing_dropped, exchanges, launch, real_address,
-    require, servers, vip, wait_until,
+    FAMILIES, FLOWS, PORT, TIMEOUT, assert_nothing_dropped, exchanges, launch, output, program,
+    real_address, require, servers, vip, wait_until,
 };
 
 const CONNECTIONS: usize = 200;
@@ -221,4 +221,21 @@ fn what_the_kernel_cannot_do_keeps_it_from_starting() -> Result<()> {
     wait_until("the warning", TIMEOUT, || {
         Ok(balancer.log().contains(warning))
     })
+}
+
+#[test]
+fn the_kernels_balancer_ends_with_its_interface() -> Result<()> {
+    require!(the_kernels_balancer_ends_with_its_interface, "ip");
+    let lab = Lab::new(LabOptions {
+        reals: 1,
+        ..LabOptions::default()
+    })?;
+    let vips = [vip(0, false, PORT, "tcp", [0])];
+    let balancer = in_kernel(&lab, &vips)?.start(&lab)?;
+    output(program(lab.balancer(), "ip")?.args(["link", "del", BALANCER_INTERFACE]))?;
+    let (status, log) = balancer.wait(TIMEOUT)?;
+    assert!(!status.success(), "{log}");
+    let told = format!("interface {BALANCER_INTERFACE} was removed");
+    assert!(log.contains(&told), "{log}");
+    Ok(())
 }
