@@ -603,25 +603,14 @@ impl Control {
         }
         let mtu_warning = self.hold_to_mtu(&config)?;
         memory::refuse_global_table(&self.config, &config, memory::available())?;
-        let mut services = self.services.clone();
-        let spec = self.spec(&config);
-        let refusals = self.sink.refusals(&spec).into_iter();
-        if let Some(error) = AdminError::all(refusals.map(AdminError::from)) {
-            return Err(error);
-        }
-        let table = services.apply(&spec)?;
-        let old = self.services.table();
-        self.refresh(&table);
-        let mut baselines = Baselines::clone(&self.baselines);
-        baselines.follow(&old, &table, &self.workers);
-
-        let stale_probes = self.apply_health_checks(&config)?;
-        self.publish(Arc::clone(&table));
-        if let Err(error) = self.sink.apply(&table) {
-            return Err(self.withdraw(services, &error));
-        }
-
-        let mut changes = difference::compare(&self.config, &config, table.generation());
+        let mut changes = difference::compare(&self.config, &config);
+        let stale_probes = if self.is_running && changes.is_empty() {
+            // Without a new table; probes that could not be sent may be possible by now.
+            self.apply_health_checks(&config)?
+        } else {
+            self.put_into_force(&config)?
+        };
+        changes.generation = self.services.table().generation();
         // What the start is to warn of, whoever starts it has seen.
         if self.is_running {
             changes.warnings = self.warnings(&config);
@@ -632,13 +621,36 @@ impl Control {
         for warning in &changes.warnings {
             tracing::warn!("{warning}");
         }
-        self.services = services;
         self.config = config;
-        self.baselines = Arc::new(baselines);
         if let Some((_, fit)) = self.mtu() {
             self.mtu_told = fit;
         }
         Ok(changes)
+    }
+
+    /// Compiles a configuration and hands it to the health-check path, the workers and the XDP program,
+    /// or leaves all of them as they were. Returns what probes suffer from already.
+    fn put_into_force(&mut self, config: &Config) -> Result<Option<String>, AdminError> {
+        let mut services = self.services.clone();
+        let spec = self.spec(config);
+        let refusals = self.sink.refusals(&spec).into_iter();
+        if let Some(error) = AdminError::all(refusals.map(AdminError::from)) {
+            return Err(error);
+        }
+        let table = services.apply(&spec)?;
+        let old = self.services.table();
+        self.refresh(&table);
+        let mut baselines = Baselines::clone(&self.baselines);
+        baselines.follow(&old, &table, &self.workers);
+
+        let stale_probes = self.apply_health_checks(config)?;
+        self.publish(Arc::clone(&table));
+        if let Err(error) = self.sink.apply(&table) {
+            return Err(self.withdraw(services, &error));
+        }
+        self.services = services;
+        self.baselines = Arc::new(baselines);
+        Ok(stale_probes)
     }
 
     /// What the change to a configuration is to warn of.

@@ -146,12 +146,9 @@ impl Changes {
     }
 }
 
-/// The difference between two configurations.
-pub(super) fn compare(old: &Config, new: &Config, generation: u32) -> Changes {
-    let mut changes = Changes {
-        generation,
-        ..Changes::default()
-    };
+/// The difference between two configurations, whatever generation it has.
+pub(super) fn compare(old: &Config, new: &Config) -> Changes {
+    let mut changes = Changes::default();
     for (key, same) in settings(old, new) {
         if !same {
             changes.settings.push(|| key.to_owned());

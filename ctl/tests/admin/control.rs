@@ -340,6 +340,28 @@ fn wrong_changes_name_the_field_and_change_nothing() {
 }
 
 #[test]
+fn what_changes_nothing_makes_no_new_table() {
+    let rig = Rig::new();
+    let generation = view(&rig).table.generation();
+    let same = real("198.51.100.11", 1).address;
+    let changes = lock(&rig.control).set_weight(&key(WEB), &same, 1);
+    let changes = changes.expect("a valid change");
+    assert!(changes.is_empty(), "{changes:?}");
+    assert_eq!(changes.generation, generation);
+
+    // The order of a file is kept for a dump, and means nothing.
+    let (head, vips) = CONFIG.split_once("[[vip]]").expect("VIPs");
+    let (first, second) = vips.split_once("[[vip]]").expect("two of them");
+    rig.write_file(format!("{head}[[vip]]{second}[[vip]]{first}"));
+    let changes = lock(&rig.control).reload().expect("a valid file");
+    assert!(changes.is_empty(), "{changes:?}");
+    assert_eq!(changes.generation, generation);
+    assert_eq!(config(&rig).vips[0].key, key(DNS));
+    assert_eq!(view(&rig).table.generation(), generation);
+    assert_eq!(rig.program.applied(), 1, "only the start wrote the maps");
+}
+
+#[test]
 fn a_reload_applies_the_difference() {
     let rig = Rig::new();
     let old = view(&rig).table;
