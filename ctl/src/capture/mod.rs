@@ -142,19 +142,23 @@ impl Captures {
         Ok(current.insert(session).report())
     }
 
-    /// Ends the capture, if it has not ended yet, once all that was captured is written.
+    /// Ends the capture, once all that was captured is written. One that has ended by itself is told of
+    /// once.
     ///
     /// # Errors
     ///
-    /// There has been none.
+    /// There has been none, or it was stopped before.
     pub fn stop(&self) -> Result<CaptureReport, AdminError> {
+        let nothing = |problem| AdminError::new("capture", problem, "`capture start` starts one");
         let Some(session) = self.last() else {
-            return Err(AdminError::new(
-                "capture",
-                "there is none to stop",
-                "`capture start` starts one",
-            ));
+            return Err(nothing("there is none to stop".to_owned()));
         };
+        if !session.is_running() && session.progress().stop_requested() {
+            return Err(nothing(format!(
+                "there is none to stop: that into {} was stopped before",
+                session.request().file.display()
+            )));
+        }
         session.request_stop();
         if !session.wait(STOP_PATIENCE) {
             tracing::warn!(

@@ -253,8 +253,9 @@ fn a_capture_ends_at_its_limit_over_all_workers() {
         assert_eq!(packet.bytes.len(), arrived.len().min(60));
         assert_eq!(packet.original_len as usize, arrived.len());
     }
-    // To stop it again changes nothing.
+    // Who stops it need not know that it has its packets already.
     assert_eq!(lab.admin.result("capture stop"), report);
+    assert_eq!(lab.admin.error("capture stop")["field"], "capture");
     assert_eq!(lab.admin.result("capture status"), report);
 }
 
@@ -316,6 +317,10 @@ fn one_capture_runs_at_a_time_and_outlives_its_client() {
     assert!(!path.exists());
     assert_eq!(lab.admin.result("capture status")["state"], "running");
     lab.admin.result("capture stop");
+    let error = lab.admin.error("capture stop");
+    let problem = error["problem"].as_str().expect("text");
+    assert!(problem.contains("was stopped before"), "{error}");
+    assert!(problem.contains("/a"), "{error}");
     lab.admin.result(&start);
     lab.admin.result("capture stop");
     assert_eq!(read(&path).packets, []);
