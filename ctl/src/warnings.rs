@@ -68,8 +68,10 @@ fn address_warnings(config: &Config, own: &HashSet<IpAddr>) -> Vec<String> {
     };
     let own_reals = config.vips.iter().flat_map(|vip| {
         let reals = vip.reals.iter();
+        // Loopback addresses are warned of without a host.
         reals
-            .filter(|real| !real.local && own.contains(&real.address))
+            .filter(|real| !real.local && !real.address.is_loopback())
+            .filter(|real| own.contains(&real.address))
             .map(|real| {
                 format!(
                     "real {} of VIP {} is an address of this host and not local: its packets leave in a tunnel \
@@ -143,6 +145,15 @@ mod tests {
             "{warning}"
         );
         assert!(address_warnings(&config(true), &own).is_empty());
+
+        let loopback = "[[vip]]\naddress = \"203.0.113.10\"\nport = 80\nprotocol = \"tcp\"\n\
+                        reals = [{ address = \"127.0.0.1\" }]\n";
+        let loopback = Config::parse(loopback, "lb.toml").unwrap();
+        let own = HashSet::from(["127.0.0.1".parse().unwrap()]);
+        let [warning] = &of(&loopback, Some(&own))[..] else {
+            panic!("one warning")
+        };
+        assert!(warning.contains("a loopback address"), "{warning}");
     }
 
     #[test]

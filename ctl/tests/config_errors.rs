@@ -945,6 +945,42 @@ fn warnings_are_not_errors() {
         )),
         [""; 0]
     );
+    for address in ["127.0.0.2", "::1"] {
+        let own = format!("reals = [{{ address = \"{address}\" }}]");
+        let [warning] = &warnings(&vip(&own))[..] else {
+            panic!("one warning")
+        };
+        assert!(
+            warning.ends_with(&format!(
+                ".reals[0].address: {address} is a loopback address, to which nobody forwards packets; \
+                 give the real's own address"
+            )),
+            "{warning}"
+        );
+    }
+    let named = "[[server_id]]\nid = 7\nreal = \"198.51.100.11\"\n";
+    let read_by = |flags: &str, protocol: &str, balancer: &str| {
+        let vip = vip(&format!(
+            "flags = [{flags}]\nreals = [{{ address = \"198.51.100.11\" }}]"
+        ));
+        let vip = vip.replace("\"tcp\"", protocol);
+        warnings(&format!("{balancer}{vip}\n{named}")).concat()
+    };
+    let tcp_option = "[balancer]\ntcp_server_id = true\n";
+    for (flags, protocol, balancer, warned) in [
+        ("", "\"tcp\"", "", true),
+        ("", "\"udp\"", tcp_option, true),
+        ("\"udp-stable-routing\"", "\"udp\"", "", false),
+        ("\"quic\"", "\"udp\"", "", false),
+        ("", "\"tcp\"", tcp_option, false),
+    ] {
+        let warnings = read_by(flags, protocol, balancer);
+        assert_eq!(
+            warnings.contains("server_id[0].id: no VIP reads server ids"),
+            warned,
+            "{warnings}"
+        );
+    }
     assert_eq!(
         warnings(&vip("reals = [{ address = \"203.0.113.10\" }]")),
         [

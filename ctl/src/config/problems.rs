@@ -549,6 +549,22 @@ impl Checker<'_> {
         }
     }
 
+    /// Ids serve VIPs that read them only.
+    fn server_id_warning(&mut self) {
+        let readers = VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING;
+        let option = self.config.balancer.tcp_server_id;
+        let reads = |vip: &VipSpec| {
+            vip.flags.intersects(readers) || option && vip.key.protocol == Protocol::Tcp
+        };
+        if !self.config.server_ids.is_empty() && !self.config.vips.iter().any(reads) {
+            self.report(
+                Place::ServerId(0, "id"),
+                "no VIP reads server ids, so they name no packet's real",
+                "give a VIP the flag quic or udp-stable-routing, or set tcp_server_id in [balancer]",
+            );
+        }
+    }
+
     fn decap(&mut self) {
         let mut addresses: HashMap<IpAddr, usize> = HashMap::new();
         for (index, decap) in self.config.decap.iter().enumerate() {
@@ -752,6 +768,7 @@ impl Checker<'_> {
             .map(|(index, vip)| (vip.key.address, index))
             .collect();
         self.source_route_warnings();
+        self.server_id_warning();
         for (index, vip) in config.vips.iter().enumerate() {
             // A ring that was there before is kept only while the balancer runs.
             let fate = if config.balancer.keep_last_ring {
@@ -778,6 +795,16 @@ impl Checker<'_> {
                         Place::Real(index, position, "address"),
                         format!(
                             "{} is also the address of vip[{looping}]: packets may come back",
+                            real.address
+                        ),
+                        "give the real's own address",
+                    );
+                }
+                if real.address.is_loopback() && !real.local {
+                    self.report(
+                        Place::Real(index, position, "address"),
+                        format!(
+                            "{} is a loopback address, to which nobody forwards packets",
                             real.address
                         ),
                         "give the real's own address",
