@@ -14,6 +14,7 @@ mod difference;
 mod health_check;
 mod kernel;
 mod server_ids;
+pub(crate) mod settings;
 mod sink;
 mod worker;
 
@@ -312,6 +313,21 @@ impl Control {
         };
         let config = source().map_err(|error| from_config_error(&error))?;
         difference::refuse_fixed(&self.config, &config)?;
+        difference::refuse_longer_frames(self.chunk_size, &config)?;
+        self.commit(config)
+    }
+
+    /// Gives a setting another value, by its key in the file; `None` is its default.
+    ///
+    /// # Errors
+    ///
+    /// No such setting, one that is fixed at the start, or a value that does not fit.
+    pub fn change_setting(
+        &mut self,
+        key: &str,
+        value: Option<&str>,
+    ) -> Result<Changes, AdminError> {
+        let config = settings::with(&self.config, key, value)?;
         difference::refuse_longer_frames(self.chunk_size, &config)?;
         self.commit(config)
     }

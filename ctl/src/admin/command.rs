@@ -258,6 +258,13 @@ pub enum Command {
         /// The marks.
         marks: Vec<u32>,
     },
+    /// A setting has another value, or its default.
+    Set {
+        /// Its key in the file.
+        key: String,
+        /// The value, as in the file; quotes may be left out.
+        value: Option<String>,
+    },
     /// Reads the file again.
     Reload,
     /// The running configuration as TOML.
@@ -552,6 +559,14 @@ impl Arguments {
             }),
             Verb::HcDel => Command::HcDel {
                 marks: self.many("mark", value::parse_mark)?,
+            },
+            Verb::Set => Command::Set {
+                key: self.required("key", value::parse_text)?,
+                value: Some(self.required("value", value::parse_text)?),
+            },
+            Verb::Unset => Command::Set {
+                key: self.required("key", value::parse_text)?,
+                value: None,
             },
             Verb::Reload => Command::Reload,
             Verb::Dump => Command::Dump,

@@ -213,6 +213,9 @@ impl Engine {
             Command::HcList { page } => Answer::HealthChecks(health_check_list(&control(), page)?),
             Command::HcAdd(check) => self.changed(control().set_health_check(check)?),
             Command::HcDel { marks } => self.changed(control().delete_health_checks(&marks)?),
+            Command::Set { key, value } => {
+                self.changed(control().change_setting(&key, value.as_deref())?)
+            }
             Command::Reload => self.reload()?,
             Command::Dump => Answer::Dump(Dump {
                 toml: control().dump(),

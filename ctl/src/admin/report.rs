@@ -85,6 +85,8 @@ impl Answer {
             | Verb::SidDel
             | Verb::SidInvalidate
             | Verb::SidRevalidate
+            | Verb::Set
+            | Verb::Unset
             | Verb::Reload => Self::Changes(serde_json::from_value(value)?),
             Verb::SrcRouteList => Self::SourceRoutes(serde_json::from_value(value)?),
             Verb::SrcRouteGet => Self::SourceRoute(serde_json::from_value(value)?),

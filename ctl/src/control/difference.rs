@@ -300,7 +300,7 @@ fn compare_vip(old: &VipSpec, new: &VipSpec, changes: &mut Changes) {
 }
 
 /// Keys that can change while packets flow, and whether they are the same on both sides.
-fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 14] {
+pub(super) fn settings(old: &Config, new: &Config) -> [(&'static str, bool); 14] {
     let (a, b) = (&old.balancer, &new.balancer);
     [
         (

@@ -19,4 +19,5 @@ mod rig;
 mod scale;
 mod server;
 mod server_ids;
+mod settings;
 mod source_routes;

@@ -6,6 +6,8 @@ use dataplane::{
     service::{HashFunction, Protocol, VipFlags},
 };
 
+use crate::control::settings;
+
 use super::{
     ArgumentSpec, COMMANDS, CommandSpec, Kind, split_words,
     words::{self, Given},
@@ -167,6 +169,7 @@ fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<S
         Kind::Protocol => names(&[Protocol::Tcp.name(), Protocol::Udp.name()]),
         Kind::RealFlag => names(&["local"]),
         Kind::Bool => names(&["true", "false"]),
+        Kind::Setting => names(&settings::keys()),
         Kind::Command => COMMANDS
             .iter()
             .flat_map(|spec| spec.name.split(' '))
@@ -185,6 +188,7 @@ fn values(argument: &ArgumentSpec, vip: Option<&str>, live: &impl Live) -> Vec<S
         | Kind::Client
         | Kind::Prefix
         | Kind::File
+        | Kind::Value
         | Kind::NewAddress => Vec::new(),
         Kind::Mark => live.marks(),
     }

@@ -48,6 +48,8 @@ pub enum Verb {
     SidInvalidate,
     SidRevalidate,
     HcDel,
+    Set,
+    Unset,
     Reload,
     Dump,
     Help,
@@ -93,6 +95,10 @@ pub enum Kind {
     File,
     /// A socket's mark: a number, in hexadecimal after `0x`.
     Mark,
+    /// A setting's key in the file.
+    Setting,
+    /// A setting's value.
+    Value,
     /// Words of a command.
     Command,
 }
@@ -116,6 +122,8 @@ impl Kind {
             Self::Event => "EVENT,…",
             Self::File => "FILE",
             Self::Mark => "MARK",
+            Self::Setting => "KEY",
+            Self::Value => "VALUE",
             Self::Command => "COMMAND",
         }
     }
@@ -264,6 +272,11 @@ const MARK: ArgumentSpec = ArgumentSpec::positional(
     "mark",
     Kind::Mark,
     "the probes' SO_MARK: 1 to 4294967295, as 7 or 0x7",
+);
+const SETTING: ArgumentSpec = ArgumentSpec::positional(
+    "key",
+    Kind::Setting,
+    "its key in the file, such as balancer.max_frame",
 );
 const HASH: ArgumentSpec = ArgumentSpec::named(
     "hash",
@@ -727,6 +740,23 @@ pub static COMMANDS: &[CommandSpec] = &[
         summary: "Remove marks",
         details: "What has them leaves unchanged from then on.",
         arguments: &[MARK.repeated()],
+    },
+    CommandSpec {
+        name: "set",
+        verb: Verb::Set,
+        summary: "Give a setting of [balancer] or [health_check_path] another value",
+        details: "KEY and VALUE are as in the file; quotes around VALUE may be left out. The file stays as it is.",
+        arguments: &[
+            SETTING,
+            ArgumentSpec::positional("value", Kind::Value, "its value"),
+        ],
+    },
+    CommandSpec {
+        name: "unset",
+        verb: Verb::Unset,
+        summary: "Give a setting its default",
+        details: "The file stays as it is.",
+        arguments: &[SETTING],
     },
     CommandSpec {
         name: "reload",

@@ -262,6 +262,11 @@ pub(super) fn parse_event(text: &str) -> Result<Event, Invalid> {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the others are")]
+pub(super) fn parse_text(text: &str) -> Result<String, Invalid> {
+    Ok(text.to_owned())
+}
+
 pub(super) fn parse_bool(text: &str) -> Result<bool, Invalid> {
     text.parse()
         .map_err(|_| Invalid::new("is neither true nor false", "write true or false"))

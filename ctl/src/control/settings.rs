@@ -1,0 +1,124 @@
+//! Settings by their key in the file.
+
+use dataplane::service::SourceRoutes;
+use toml::{Table, Value};
+
+use super::difference;
+use crate::{admin::AdminError, config::Config};
+
+/// What errors would call the text that is read, had they a place in it.
+const SOURCE: &str = "set";
+
+/// Keys that `set` and `unset` take: those that change while packets flow. The next hop is not among
+/// them: whoever follows it looks at the file.
+pub(crate) fn keys() -> Vec<&'static str> {
+    let nothing = Config::default();
+    difference::settings(&nothing, &nothing)
+        .into_iter()
+        .map(|(key, _)| key)
+        .filter(|key| !key.starts_with("interface."))
+        .collect()
+}
+
+/// The configuration with another value of a key, or without one. The value is TOML or, if it is none,
+/// a string.
+pub(super) fn with(config: &Config, key: &str, value: Option<&str>) -> Result<Config, AdminError> {
+    let keys = keys();
+    let known = keys.iter().find(|known| **known == key);
+    let (section, name) = known
+        .and_then(|known| known.split_once('.'))
+        .ok_or_else(|| {
+            AdminError::new(
+                "key",
+                format!("`{key}` is no setting that can be changed here"),
+                format!(
+                    "give one of {}; others are read at the start",
+                    keys.join(", ")
+                ),
+            )
+        })?;
+    let settings = Config {
+        vips: Vec::new(),
+        server_ids: Vec::new(),
+        source_routes: SourceRoutes::default(),
+        decap: Vec::new(),
+        health_checks: Vec::new(),
+        ..config.clone()
+    };
+    let unreadable = |error: toml::de::Error| {
+        AdminError::new(
+            key,
+            format!("the running configuration cannot be read: {error}"),
+            "report this error",
+        )
+    };
+    let mut file: Table = settings.to_toml().parse().map_err(unreadable)?;
+    if let Value::Table(section) = file
+        .entry(section)
+        .or_insert_with(|| Value::Table(Table::new()))
+    {
+        match value {
+            Some(value) => section.insert(name.to_owned(), read(value)),
+            None => section.remove(name),
+        };
+    }
+    let changed = Config::parse(&file.to_string(), SOURCE).map_err(|error| {
+        let problems = error.problems.iter();
+        let errors = problems.map(|problem| {
+            AdminError::new(
+                &problem.field,
+                problem.problem.clone(),
+                problem.remedy.clone(),
+            )
+        });
+        AdminError::all(errors)
+            .unwrap_or_else(|| AdminError::new(key, error.to_string(), "give another value"))
+    })?;
+    Ok(Config {
+        vips: config.vips.clone(),
+        server_ids: config.server_ids.clone(),
+        source_routes: config.source_routes.clone(),
+        decap: config.decap.clone(),
+        health_checks: config.health_checks.clone(),
+        ..changed
+    })
+}
+
+fn read(value: &str) -> Value {
+    format!("value = {value}")
+        .parse::<Table>()
+        .ok()
+        .filter(|table| table.len() == 1)
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_toml_or_a_string() {
+        for (text, value) in [
+            ("1500", Value::Integer(1500)),
+            ("true", Value::Boolean(true)),
+            ("\"gue\"", Value::String("gue".to_owned())),
+            ("gue", Value::String("gue".to_owned())),
+            ("192.0.2.1", Value::String("192.0.2.1".to_owned())),
+            ("2001:db8::1", Value::String("2001:db8::1".to_owned())),
+            ("::1", Value::String("::1".to_owned())),
+            ("1\nother = 2", Value::String("1\nother = 2".to_owned())),
+            ("", Value::String(String::new())),
+        ] {
+            assert_eq!(read(text), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_key_can_be_read_back() {
+        for key in keys() {
+            let config = with(&Config::default(), key, None).expect(key);
+            assert_eq!(config, Config::default(), "{key}");
+        }
+    }
+}
