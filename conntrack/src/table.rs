@@ -89,7 +89,7 @@ struct Place {
 #[derive(Clone, Copy, Debug)]
 struct Slot(u32);
 
-/// Where a flow probably is, in the table that said so. Given to a smaller table it may panic.
+/// Where a flow probably is, in the table that said so. To another table it is only a wrong guess.
 #[derive(Clone, Copy, Debug)]
 pub struct Hint(Slot);
 
@@ -190,7 +190,9 @@ impl<K: FlowKey> FlowTable<K> {
     #[inline]
     pub fn prefetch_entry(&self, Hint(slot): Hint, hash: u64) -> Hint {
         let bucket = slot.bucket();
-        let group = &self.groups[bucket];
+        let Some(group) = self.groups.get(bucket) else {
+            return Hint(slot);
+        };
         let way = group.bucket.with_tag(Bucket::tag(hash as u16)).next();
         let way = way.unwrap_or_else(|| self.prefetch_for_new(bucket, hash));
         group.prefetch_entry(way);
@@ -216,12 +218,12 @@ impl<K: FlowKey> FlowTable<K> {
         now: u64,
         timeout: Option<u64>,
     ) -> Lookup {
-        let group = &self.groups[slot.bucket()];
         let way = slot.way();
-        if group.bucket.is_used(way) && group.entries[way].is_of(key) {
-            self.use_at(slot, now, timeout)
-        } else {
-            self.lookup(hash, key, now, timeout)
+        match self.groups.get(slot.bucket()) {
+            Some(group) if group.bucket.is_used(way) && group.entries[way].is_of(key) => {
+                self.use_at(slot, now, timeout)
+            }
+            _ => self.lookup(hash, key, now, timeout),
         }
     }
 
@@ -459,6 +461,24 @@ mod tests {
             protocol: 17,
             ..FlowKeyV4::default()
         }
+    }
+
+    #[test]
+    fn a_hint_of_another_table_is_only_a_wrong_guess() {
+        let large = table(100_000);
+        let mut small = table(1);
+        let hints = (0..100).map(|n| (n, large.prefetch(large.hash(&key(n)))));
+        let (n, hint) = hints
+            .into_iter()
+            .find(|(_, Hint(slot))| slot.bucket() >= small.groups.len())
+            .unwrap();
+        let hash = small.hash(&key(n));
+        small.insert(hash, key(n), 7, 0);
+        let hint = small.prefetch_entry(hint, hash);
+        assert_eq!(
+            small.lookup_at(hint, hash, &key(n), 0, None),
+            Lookup::Hit(7)
+        );
     }
 
     #[test]
