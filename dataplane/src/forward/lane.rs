@@ -152,20 +152,16 @@ impl<A: Family> Lane<A> {
             let pending = &self.pending[place];
             let slot = usize::from(pending.slot);
             let packet = &mut burst[slot];
-            let mut found = None;
-            if pending.is_plain {
-                match express::resolve(&mut self.flows, stage, pending, packet) {
-                    Ok(outcome) => {
-                        outcomes[slot] = outcome;
-                        continue;
-                    }
-                    Err(otherwise) => found = otherwise,
-                }
-            }
-            let pending = *pending;
             outcomes[slot] = if pending.is_plain {
-                self.resolve_new(stage, &pending, packet, found)
+                match express::resolve(&mut self.flows, stage, pending, packet) {
+                    Ok(outcome) => outcome,
+                    Err(found) => {
+                        let pending = *pending;
+                        self.resolve_new(stage, &pending, packet, found)
+                    }
+                }
             } else {
+                let pending = *pending;
                 self.resolve_any(stage, &pending, packet)
             };
         }
