@@ -68,7 +68,7 @@ pub struct Engine<P: QueuePort, D = Balance> {
     received: ArrayVec<Received<P::Chunk>, BURST>,
     /// Frames for the TX ring, and beside each the bytes it arrived with.
     outgoing: ArrayVec<Outgoing<P::Chunk>, BURST>,
-    arrived_bytes: ArrayVec<u64, BURST>,
+    arrived_bytes: ArrayVec<u32, BURST>,
     outcomes: [Outcome; BURST],
     activity: Activity,
     /// Chunks whose frames have left.
@@ -84,7 +84,7 @@ pub struct Engine<P: QueuePort, D = Balance> {
 /// What becomes of a chunk once nothing refers to its bytes any more.
 #[derive(Clone, Copy)]
 enum Fate {
-    Transmit { len: u16, arrived_bytes: u64 },
+    Transmit { len: u16, arrived_bytes: u32 },
     Recycle,
 }
 
@@ -235,7 +235,7 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
     }
 
     /// Decides about the received frames and counts all but those to be sent.
-    fn decide(&mut self) -> [Fate; BURST] {
+    fn decide(&mut self) -> ArrayVec<Fate, BURST> {
         let Self {
             port,
             forwarder,
@@ -246,10 +246,11 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
             ..
         } = self;
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
-        let mut fates = [Fate::Recycle; BURST];
+        let mut fates = ArrayVec::new();
         // Which received frame each packet is.
         let mut numbers = ArrayVec::<u8, BURST>::new();
         for (number, frame) in received.iter_mut().enumerate() {
+            fates.push(Fate::Recycle);
             if let Some(packet) = Packet::tagged(port.bytes(&mut frame.chunk), frame.len) {
                 packets.push(packet);
                 numbers.push(number as u8);
@@ -268,7 +269,7 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
                 Verdict::Transmit { len } => {
                     fates[usize::from(number)] = Fate::Transmit {
                         len,
-                        arrived_bytes: bytes,
+                        arrived_bytes: bytes as u32,
                     };
                 }
                 Verdict::Pass if pass.pass(packet.frame()).is_ok() => counters.passed.count(bytes),
@@ -309,7 +310,7 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
         let counters: &WorkerCounters = self.forwarder.counters();
         for (frame, bytes) in self.outgoing.drain(..).zip(self.arrived_bytes.drain(..)) {
             self.port.recycle(frame.chunk);
-            counters.drop(DropReason::TxStalled, bytes);
+            counters.drop(DropReason::TxStalled, bytes.into());
         }
         result
     }
@@ -318,9 +319,9 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
     fn transmit(&mut self) -> io::Result<()> {
         let accepted = self.port.transmit(&mut self.outgoing);
         let counters = self.forwarder.counters();
-        for bytes in self.arrived_bytes.drain(..accepted) {
-            counters.transmitted.count(bytes);
-        }
+        let bytes = self.arrived_bytes.drain(..accepted).map(u64::from).sum();
+        counters.transmitted.packets.add(accepted as u64);
+        counters.transmitted.bytes.add(bytes);
         self.port.flush()
     }
 

@@ -225,21 +225,23 @@ impl QueuePort for XskPort {
         // anything is done with it.
         let count = unsafe { self.rx.consume(&mut self.scratch[..wanted]) };
         let before = out.len();
-        for descriptor in &mut self.scratch[..count] {
+        for &descriptor in &self.scratch[..count] {
             let len = descriptor.lengths().data();
             match self.ledger.receive(descriptor.addr(), len) {
                 Arrival::Good => {
+                    prefetch_headers(&self.umem, &descriptor);
+                    // On a copy: what is written by parts and then read as a whole has to wait for the cache.
+                    let mut descriptor = descriptor;
                     descriptor.set_options(0);
-                    prefetch_headers(&self.umem, descriptor);
                     let chunk = Chunk {
-                        descriptor: *descriptor,
+                        descriptor,
                         port: self.number,
                     };
                     out.push(Received { chunk, len });
                 }
                 Arrival::BadLength => {
                     self.activity.invalid_descriptors += 1;
-                    self.free.push(*descriptor);
+                    self.free.push(descriptor);
                 }
                 Arrival::Unknown => self.activity.invalid_descriptors += 1,
             }
@@ -271,11 +273,13 @@ impl QueuePort for XskPort {
         let accepted = frames.len().min(room);
         for (frame, slot) in frames.iter_mut().zip(&mut self.scratch[..accepted]) {
             frame.chunk.check_owner(self.number);
+            // On a copy, as in `receive`.
+            let mut descriptor = frame.chunk.descriptor;
             // SAFETY: as in `bytes`: a chunk in the worker's hands, borrowed mutably. Only the
             // length in the descriptor is changed.
-            let mut data = unsafe { self.umem.data_mut(&mut frame.chunk.descriptor) };
+            let mut data = unsafe { self.umem.data_mut(&mut descriptor) };
             data.cursor().set_pos(usize::from(frame.len));
-            *slot = frame.chunk.descriptor;
+            *slot = descriptor;
         }
         // SAFETY: the descriptors are of this UMEM, and the chunks they name are given up below: the
         // worker's tokens end here and the ledger has the kernel as their holder.
