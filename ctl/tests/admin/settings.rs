@@ -94,7 +94,11 @@ fn what_cannot_be_set_is_refused_and_named() {
             "does not fit the memory",
         ),
         // GUE needs a source.
-        ("set balancer.encapsulation gue", "balancer.encapsulation", "needs an outer source"),
+        (
+            "set balancer.encapsulation gue",
+            "balancer.encapsulation",
+            "needs an outer source",
+        ),
         ("set balancer.icmp_too_big", "value", "missing"),
         ("unset balancer", "key", "`balancer` is no setting"),
     ] {
