@@ -129,8 +129,8 @@ pub struct Control {
     sink: Box<dyn ServiceSink>,
     health_checks: Box<dyn HealthCheckSink>,
     mtu: Option<MtuSource>,
-    /// What the MTU meant for the running configuration when somebody was told last.
-    mtu_told: Fit,
+    /// The MTU that was looked at last, and what it means for the running configuration.
+    mtu_told: Option<(u32, Fit)>,
     own_addresses: Option<AddressSource>,
     workers: Arc<[Worker]>,
     baselines: Arc<Baselines>,
@@ -237,7 +237,7 @@ impl Control {
             sink: parts.sink,
             health_checks: parts.health_checks,
             mtu: None,
-            mtu_told: Ok(None),
+            mtu_told: None,
             own_addresses: parts.own_addresses,
             workers: parts.workers.into(),
             baselines: Arc::default(),
@@ -248,9 +248,7 @@ impl Control {
         control.commit(config)?;
         control.mtu = parts.mtu;
         control.is_running = true;
-        if let Some((_, fit)) = control.mtu() {
-            control.mtu_told = fit;
-        }
+        control.mtu_told = control.mtu();
         Ok(control)
     }
 
@@ -638,9 +636,7 @@ impl Control {
             tracing::warn!("{warning}");
         }
         self.config = config;
-        if let Some((_, fit)) = self.mtu() {
-            self.mtu_told = fit;
-        }
+        self.mtu_told = self.mtu();
         Ok(changes)
     }
 
@@ -713,18 +709,22 @@ impl Control {
     /// Looks at the MTU, which anybody may change, and puts it into the log if it came to mean something
     /// else for the running configuration.
     pub fn watch_mtu(&mut self) {
-        let Some((mtu, fit)) = self.mtu() else {
+        let Some(mtu) = self.read_mtu() else {
             return;
         };
-        if fit == self.mtu_told {
+        // What it means takes a walk over all reals, and this is asked all the time.
+        if self.mtu_told.as_ref().is_some_and(|(told, _)| *told == mtu) {
             return;
         }
-        match &fit {
-            Ok(None) => tracing::info!(mtu, "all packets fit the MTU again"),
-            Ok(Some(warning)) => tracing::warn!("{warning}"),
-            Err(error) => tracing::error!("{}", unfit(error)),
+        let fit = self.fit(&self.config, mtu);
+        if self.mtu_told.as_ref().is_none_or(|(_, told)| *told != fit) {
+            match &fit {
+                Ok(None) => tracing::info!(mtu, "all packets fit the MTU again"),
+                Ok(Some(warning)) => tracing::warn!("{warning}"),
+                Err(error) => tracing::error!("{}", unfit(error)),
+            }
         }
-        self.mtu_told = fit;
+        self.mtu_told = Some((mtu, fit));
     }
 
     fn read_mtu(&self) -> Option<u32> {
@@ -745,7 +745,7 @@ impl Control {
         };
         match self.fit(config, mtu) {
             Err(error) if self.fit(&self.config, mtu).is_err() => Ok(Some(unfit(&error))),
-            fit if fit == self.mtu_told => Ok(None),
+            fit if self.mtu_told.as_ref().is_some_and(|(_, told)| *told == fit) => Ok(None),
             fit => fit,
         }
     }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::param::clock_ticks_per_second;
 
 /// Time between two looks at a process that is awaited.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -101,29 +100,28 @@ impl Process {
     }
 }
 
-/// CPU time that the threads of a process have used: fields 14 and 15 (utime and stime) of their
-/// stat files. Threads that have ended do not count.
+/// CPU time that the threads of a process have used, by the nanoseconds that the scheduler gave them:
+/// the first field of their schedstat files. Threads that have ended do not count.
+///
+/// The times in their stat files are whole ticks for each thread, of which a handful are chance.
 pub fn cpu_time(process: u32) -> Result<Duration> {
-    let mut ticks = 0;
+    let mut spent = Duration::ZERO;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        let stat = match fs::read_to_string(task?.path().join("stat")) {
-            Ok(stat) => stat,
+        let task = task?.path();
+        let times = match fs::read_to_string(task.join("schedstat")) {
+            Ok(times) => times,
             // It has ended since the folder was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) if !task.exists() => continue,
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error).context("CPU time cannot be read"),
         };
-        // The name in brackets may hold blanks; behind it comes field 3, the state.
-        let (_, fields) = stat
-            .rsplit_once(')')
-            .context("a stat file without the thread's name")?;
-        for field in fields.split_whitespace().skip(11).take(2) {
-            ticks += field.parse::<u64>()?;
-        }
+        let ran = times
+            .split_whitespace()
+            .next()
+            .context("an empty schedstat file")?;
+        spent += Duration::from_nanos(ran.parse()?);
     }
-    Ok(Duration::from_secs_f64(
-        ticks as f64 / clock_ticks_per_second() as f64,
-    ))
+    Ok(spent)
 }
 
 impl Drop for Process {

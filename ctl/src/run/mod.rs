@@ -59,6 +59,8 @@ use summary::Summary;
 
 /// How often workers are looked after.
 const CARE: Duration = Duration::from_millis(500);
+/// How often the interface's MTU is looked at.
+const MTU_LOOK: Duration = Duration::from_secs(2);
 /// How long the start waits for the next hop.
 const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause before netlink is tried again.
@@ -114,7 +116,7 @@ async fn balance(
         )?),
         Start::Kernel { warning } => {
             warnings.extend(warning);
-            Box::new(KernelBalancer::start(&config, &name, interface.index())?)
+            Box::new(KernelBalancer::start(&config, &name)?)
         }
     };
     warnings.extend(datapath.warnings().iter().cloned());
@@ -278,6 +280,8 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let mut care = interval(CARE);
     care.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = interval(MTU_LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // One reload at a time; a signal that comes meanwhile is answered after it.
     let mut reload = JoinSet::new();
     loop {
@@ -292,8 +296,8 @@ async fn serve(
                 Ok(result) => report_reload(result),
                 Err(error) => tracing::error!(%error, "the configuration was not read again"),
             },
-            _ = care.tick() => {
-                datapath.care()?;
+            _ = care.tick() => datapath.care()?,
+            _ = look.tick() => {
                 // While a reload has it there is time until the next tick.
                 if let Ok(mut control) = control.try_lock() {
                     control.watch_mtu();
