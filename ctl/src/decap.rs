@@ -28,10 +28,12 @@ use tokio::{
 };
 use xdp_redirect::{Decap, DecapCounters, DecapOptions};
 
-use crate::cli::DecapArgs;
+use crate::{cli::DecapArgs, interface::Presence};
 
 /// Changes of addresses come in groups: they are read once for those within this time.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How often is looked whether the interface is still there.
+const LOOK: Duration = Duration::from_secs(1);
 /// Addresses are read again after this time without a change, in case that a message was lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -66,6 +68,7 @@ async fn decap(args: &DecapArgs) -> anyhow::Result<ExitCode> {
         destinations,
         any_destination: args.any_destination,
     };
+    let presence = Presence::of(&args.iface)?;
     let mut decap = Decap::attach(&args.iface, args.xdp_mode, &options)?;
     say(&format!("{}\n", summary(args, &decap, follows, count)));
 
@@ -75,12 +78,16 @@ async fn decap(args: &DecapArgs) -> anyhow::Result<ExitCode> {
         // The first tick is at once.
         report.tick().await;
     }
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = show.recv() => print_counters(&decap)?,
             () = tick(report.as_mut()) => print_counters(&decap)?,
+            // The program goes with the interface, and nothing here notices by itself.
+            _ = look.tick() => presence.check()?,
             // There is always a sender, so this waits for ever when nothing is followed.
             Some(destinations) = changes.recv() => follow(&mut decap, &destinations),
         }

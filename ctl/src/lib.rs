@@ -16,6 +16,7 @@ pub mod control;
 pub mod ctl;
 pub mod decap;
 pub mod demo;
+mod interface;
 pub mod memory;
 mod mtu;
 pub mod output;

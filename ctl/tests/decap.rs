@@ -222,6 +222,40 @@ fn only_named_destinations_are_stripped() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn decapsulation_ends_with_its_interface() -> Result<()> {
+    if !requirements::met_or_skip("decapsulation_ends_with_its_interface", &["ip"]) {
+        return Ok(());
+    }
+    let rig = Rig::new()?;
+    let Decap {
+        mut process,
+        stdout: _stdout,
+        stderr,
+        ..
+    } = Decap::start(&rig, &[])?;
+    let ip = requirements::find_program("ip").context("ip is not installed")?;
+    let mut ip = rig.lab.real(0).command(ip);
+    let removed = ip.args(["link", "del", UPLINK]).status()?;
+    ensure!(removed.success(), "ip: {removed}");
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = process.try_wait()? {
+            break status;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "it goes on without its interface"
+        );
+        thread::sleep(Duration::from_millis(20));
+    };
+    let log = fs::read_to_string(stderr)?;
+    assert_eq!(status.code(), Some(1), "{log}");
+    let told = format!("interface {UPLINK} was removed");
+    assert!(log.contains(&told), "{log}");
+    Ok(())
+}
+
 /// How often a process has written, in vain included.
 fn writes(process: u32) -> Result<u64> {
     let io = fs::read_to_string(format!("/proc/{process}/io"))?;

@@ -6,9 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use dataplane::service::{Publisher, ServiceControl};
-use nix::net::if_::if_nameindex;
 use xdp_redirect::{Balancer, BalancerOptions};
 
 use super::{
@@ -18,6 +17,7 @@ use super::{
 use crate::{
     config::Config,
     control::{KernelDatapath, ServiceSink, Worker},
+    interface::Presence,
     memory::Bytes,
 };
 
@@ -30,13 +30,12 @@ pub(super) struct KernelBalancer {
     workers: Vec<Worker>,
     warnings: Vec<String>,
     memory: usize,
-    /// Name and index of the interface.
-    interface: (String, u32),
+    interface: Presence,
 }
 
 impl KernelBalancer {
     /// Loads the program and attaches it. No packet is balanced before VIPs are put into its maps.
-    pub(super) fn start(config: &Config, name: &str, index: u32) -> anyhow::Result<Self> {
+    pub(super) fn start(config: &Config, name: &str) -> anyhow::Result<Self> {
         let services = ServiceControl::new();
         let publisher = Arc::new(Publisher::new(services.table()));
         let options = BalancerOptions {
@@ -63,7 +62,7 @@ impl KernelBalancer {
             publisher,
             warnings: Vec::new(),
             memory: memory(config)?,
-            interface: (name.to_owned(), index),
+            interface: Presence::of(name)?,
         })
     }
 
@@ -125,13 +124,7 @@ impl Datapath for KernelBalancer {
     /// The program goes with the interface, and nothing here notices by itself.
     fn care(&self) -> anyhow::Result<()> {
         self.publisher.collect();
-        let (name, index) = &self.interface;
-        let interfaces = if_nameindex().context("the interfaces cannot be listed")?;
-        ensure!(
-            interfaces.iter().any(|other| other.index() == *index),
-            "interface {name} was removed; restart once it is back"
-        );
-        Ok(())
+        self.interface.check()
     }
 
     fn stop(mut self: Box<Self>) -> Report {
