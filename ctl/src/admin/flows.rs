@@ -362,7 +362,9 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
     for worker in chosen(view, filter.worker)? {
         let mut flows = 0;
         let counted = if filter.is_all() {
-            worker.flow_count().map(|count| flows = count)
+            worker
+                .ask(|forwarder, _| forwarder.flow_count() as u64)
+                .map(|count| flows = count)
         } else {
             let step = |cursor| -> Step<u64> {
                 let matcher = matcher.clone();

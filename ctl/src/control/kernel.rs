@@ -249,15 +249,6 @@ impl KernelCpu {
         Copy::new(self.clone(), table, &flows)
     }
 
-    /// How many flows there are, about: while packets flow, some may be counted twice or not at all.
-    pub(super) fn flow_count(&self) -> Result<u64, NoAnswer> {
-        let balancer = self.datapath.balancer();
-        let mut flows = balancer.flows();
-        flows
-            .try_fold(0, |count, flow| flow.map(|_| count + 1))
-            .map_err(kernel)
-    }
-
     /// A copy of all flows, whichever CPU made them.
     pub(super) fn copy_flows(&self) -> Result<Copy, NoAnswer> {
         let table = self.datapath.publisher.current();

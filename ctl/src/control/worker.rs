@@ -165,14 +165,6 @@ impl Worker {
         }
     }
 
-    /// How many flows it has. The kernel's are counted one by one, not copied.
-    pub fn flow_count(&self) -> Result<u64, NoAnswer> {
-        match &self.0 {
-            Kind::Thread { .. } => self.ask(|forwarder, _| forwarder.flow_count() as u64),
-            Kind::Kernel(kernel) => kernel.flow_count(),
-        }
-    }
-
     /// Has it copy packets for a capture, or stop to; returns the monitor it had.
     pub fn set_monitor(
         &self,

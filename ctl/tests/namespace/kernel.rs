@@ -132,14 +132,6 @@ fn the_kernel_balances_and_obeys_the_admin_socket() -> Result<()> {
     let datagrams = balancer.ctl(["flow", "count", &udp[0].name()])?;
     assert_eq!(datagrams["total"], 0, "{datagrams}");
     balancer.ctl(["flow", "analyze"])?;
-    // Without a filter the maps are counted as they are, not as a copy.
-    let mut by_vip = 0;
-    for vip in &vips {
-        let counts = balancer.ctl(["flow", "count", &vip.name()])?;
-        by_vip += counts["total"].as_u64().unwrap_or(0);
-    }
-    let all = balancer.ctl(["flow", "count"])?;
-    assert_eq!(all["total"], by_vip, "{all}");
 
     // What it cannot do it says, and nothing changes.
     let before = balancer.ctl(["dump"])?;
