@@ -380,8 +380,8 @@ impl State {
     }
 
     /// Takes a reference to the real with this address; `field` names it in an error. VIPs say whether
-    /// the real is local. Server ids and source routes do not: it stays what it was, as flows of a VIP
-    /// that no longer has it may still go there.
+    /// the real is local. Server ids and source routes do not: while something refers to it, it stays
+    /// what it was, as flows of a VIP that no longer has it may still go there.
     fn acquire_real(
         &mut self,
         address: IpAddr,
@@ -391,8 +391,8 @@ impl State {
         if let Some(&index) = self.real_numbers.get(&address)
             && let Some(slot) = &mut self.reals[usize::from(index)]
         {
+            slot.real.local = local.unwrap_or(slot.real.local && slot.references > 0);
             slot.references += 1;
-            slot.real.local = local.unwrap_or(slot.real.local);
             return Ok(index);
         }
         let index = self.take_free_index().ok_or_else(|| {
