@@ -451,11 +451,15 @@ fn summary(answers: Vec<(Option<u32>, Explained)>) -> Option<Explained> {
     let is_by_table = |answer: &Explained| answer.by.as_deref() == by_table;
     let first = answers.iter().position(|(_, answer)| is_by_table(answer));
     let mut summary = answers.get(first.unwrap_or(0))?.1.clone();
-    for (worker, answer) in answers {
+    for (worker, mut answer) in answers {
+        let passed_over = answer.passed_over.take();
         let same = (&answer.verdict, answer.real) == (&summary.verdict, summary.real);
         if !same {
             summary.add_other(worker, answer);
-        } else if is_by_table(&answer) {
+            continue;
+        }
+        summary.passed_over = summary.passed_over.or(passed_over);
+        if is_by_table(&answer) {
             summary.workers.extend(worker);
         }
     }

@@ -243,7 +243,7 @@ fn explain_says_why_a_table_does_not_decide() {
 
 #[test]
 fn explain_says_when_a_flow_leaves_a_real_that_is_down() {
-    let served = Served::with(Rig::with_config(SERVER_IDS, 1), Limits::default());
+    let served = Served::with(Rig::with_config(SERVER_IDS, 2), Limits::default());
     let mut admin = served.connect();
     let vip = "203.0.113.10:445/udp";
     admin.result(&format!("vip set {vip} flags=udp-flow-migration"));
@@ -254,7 +254,7 @@ fn explain_says_when_a_flow_leaves_a_real_that_is_down() {
     builder
         .write(&mut frame, &[0; 8])
         .expect("the packet is valid");
-    served.rig.send_frame(0, &frame).expect("it leaves");
+    served.rig.send_frame(1, &frame).expect("it leaves");
     let words = format!("explain {CLIENT} 203.0.113.10:445 udp");
     assert_eq!(admin.result(&words)["by"], "table");
     admin.result(&format!("real down {vip} 198.51.100.11"));
