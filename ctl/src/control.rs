@@ -136,6 +136,8 @@ pub struct Control {
     baselines: Arc<Baselines>,
     /// Frames that the sockets' memory was made for.
     chunk_size: Option<usize>,
+    /// The XDP program's maps have what is in force; not after a change and its withdrawal both failed.
+    maps_follow: bool,
     /// The configuration that it starts with is in force.
     is_running: bool,
     started: Instant,
@@ -242,6 +244,7 @@ impl Control {
             workers: parts.workers.into(),
             baselines: Arc::default(),
             chunk_size: chunk_size(config.balancer.max_frame),
+            maps_follow: true,
             is_running: false,
             started: Instant::now(),
         };
@@ -615,10 +618,12 @@ impl Control {
         if let Some(error) = from_problems(&config.problems()) {
             return Err(error);
         }
-        let mtu_warning = self.hold_to_mtu(&config)?;
+        let mtu = self.read_mtu();
+        let mtu_warning = mtu.map(|mtu| self.hold_to_mtu(&config, mtu));
+        let mtu_warning = mtu_warning.transpose()?.flatten();
         memory::refuse_global_table(&self.config, &config, memory::available())?;
         let mut changes = difference::compare(&self.config, &config);
-        let stale_probes = if self.is_running && changes.is_empty() {
+        let stale_probes = if self.is_running && self.maps_follow && changes.is_empty() {
             // Without a new table; probes that could not be sent may be possible by now.
             self.apply_health_checks(&config)?
         } else {
@@ -636,7 +641,7 @@ impl Control {
             tracing::warn!("{warning}");
         }
         self.config = config;
-        self.mtu_told = self.mtu();
+        self.mtu_told = mtu.map(|mtu| (mtu, self.fit(&self.config, mtu)));
         Ok(changes)
     }
 
@@ -662,6 +667,7 @@ impl Control {
         }
         self.services = services;
         self.baselines = Arc::new(baselines);
+        self.maps_follow = true;
         Ok(stale_probes)
     }
 
@@ -739,10 +745,7 @@ impl Control {
 
     /// Holds a change to the MTU. What the running configuration suffers from already is no reason to
     /// refuse the change, and to warn again only if it keeps even small packets from leaving.
-    fn hold_to_mtu(&self, config: &Config) -> Result<Option<String>, AdminError> {
-        let Some(mtu) = self.read_mtu() else {
-            return Ok(None);
-        };
+    fn hold_to_mtu(&self, config: &Config, mtu: u32) -> Result<Option<String>, AdminError> {
         match self.fit(config, mtu) {
             Err(error) if self.fit(&self.config, mtu).is_err() => Ok(Some(unfit(&error))),
             fit if self.mtu_told.as_ref().is_some_and(|(_, told)| *told == fit) => Ok(None),
@@ -758,6 +761,7 @@ impl Control {
     /// something else. A VIP that the withdrawn table did not have comes back under another number.
     fn withdraw(&mut self, failed: ServiceControl, error: &anyhow::Error) -> AdminError {
         let problem = format!("the XDP program's maps could not be changed: {error:#}");
+        self.maps_follow = false;
         self.restore_health_checks();
         let mut services = failed;
         let table = match services.apply(&self.spec(&self.config)) {
@@ -772,15 +776,19 @@ impl Control {
         self.services = services;
         self.publish(Arc::clone(&table));
         match self.sink.apply(&table) {
-            Ok(()) => AdminError::new(
-                "xdp",
-                problem,
-                "the old configuration is still in force; correct the cause and try again",
-            ),
+            Ok(()) => {
+                self.maps_follow = true;
+                AdminError::new(
+                    "xdp",
+                    problem,
+                    "the old configuration is still in force; correct the cause and try again",
+                )
+            }
             Err(second) => AdminError::new(
                 "xdp",
                 format!("{problem}; nor could the old state be written back: {second:#}"),
-                "the workers use the old configuration; restart to make the maps match it",
+                "the workers use the old configuration; `reload` tries to make the maps match it, a \
+                 restart does",
             ),
         }
     }

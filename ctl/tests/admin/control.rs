@@ -89,7 +89,7 @@ fn a_change_reaches_workers_and_maps() {
 fn maps_that_fail_leave_the_old_configuration_running() {
     let rig = Rig::new();
     let (before, maps, old) = (config(&rig), rig.program.vips(), view(&rig).table);
-    rig.program.set_failing(true);
+    rig.program.fail(1);
     let error = lock(&rig.control)
         .add_vip(
             key("203.0.113.99:443/tcp"),
@@ -145,7 +145,7 @@ fn what_a_withdrawn_change_numbered_stays_numbered() {
             .map(|real| real.id)
     };
     let kept = id_of("198.51.100.11");
-    rig.program.set_failing(true);
+    rig.program.fail(1);
     lock(&rig.control)
         .add_reals(&key(WEB), vec![real("198.51.100.44", 1)])
         .expect_err("the maps fail");
@@ -160,10 +160,34 @@ fn what_a_withdrawn_change_numbered_stays_numbered() {
 }
 
 #[test]
+fn a_reload_mends_maps_that_could_not_be_put_back() {
+    let rig = Rig::new();
+    // The VIP comes back under another number.
+    let held = || {
+        let mut vips = rig.program.vips();
+        vips.sort_unstable();
+        vips
+    };
+    let maps = held();
+    rig.program.fail(2);
+    let error = lock(&rig.control)
+        .delete_vip(&key(WEB))
+        .expect_err("the maps fail");
+    assert!(error.problem.contains("nor could"), "{error}");
+    assert_ne!(held(), maps);
+    lock(&rig.control).reload().expect("the file is as it was");
+    assert_eq!(held(), maps);
+    // After that there is nothing to do.
+    let applied = rig.program.applied();
+    lock(&rig.control).reload().expect("the file is as it was");
+    assert_eq!(rig.program.applied(), applied);
+}
+
+#[test]
 fn a_vip_whose_removal_fails_still_forwards_and_counts() {
     let rig = Rig::new();
     let generation = view(&rig).table.generation();
-    rig.program.set_failing(true);
+    rig.program.fail(1);
     lock(&rig.control)
         .delete_vip(&key(WEB))
         .expect_err("the maps fail");

@@ -135,7 +135,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
         let problem = refused(&served, line);
         assert!(problem.contains(part), "{line}: {problem}");
     }
-    served.rig.program.set_failing(true);
+    served.rig.program.fail(1);
     let problem = refused(&served, "decap add 198.18.5.3");
     assert!(problem.contains("no space left in the map"), "{problem}");
     assert_eq!(done(&served, "dump"), before);

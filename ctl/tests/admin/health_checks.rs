@@ -146,7 +146,7 @@ fn a_refused_change_changes_nothing() {
     assert_eq!(changes.warnings, ["health checks: the interface is gone"]);
     change(&rig, "real weight 203.0.113.10:80/tcp 198.51.100.11 1");
     // Another part of the change fails.
-    rig.program.set_failing(true);
+    rig.program.fail(1);
     let more = config(&(check(7, "198.51.100.12") + &check(9, "198.51.100.13")));
     rig.write_file(more);
     ask(&rig, "reload").expect_err("the maps fail");

@@ -63,14 +63,14 @@ reals = [{ address = "2001:db8::5", weight = 1 }]
 pub(crate) struct FakeProgram {
     vips: Arc<Mutex<Vec<VipEntry>>>,
     tunnels: Arc<Mutex<Tunnels>>,
-    fails: Arc<AtomicBool>,
+    failures: Arc<AtomicUsize>,
     applied: Arc<AtomicUsize>,
 }
 
 impl FakeProgram {
-    /// Whether the next changes fail, after half of each was made.
-    pub(crate) fn set_failing(&self, fails: bool) {
-        self.fails.store(fails, Ordering::Relaxed);
+    /// The next changes fail, so many of them, after half of each was made.
+    pub(crate) fn fail(&self, changes: usize) {
+        self.failures.store(changes, Ordering::Relaxed);
     }
 
     /// What the maps hold.
@@ -99,8 +99,9 @@ impl FakeProgram {
 impl ServiceSink for FakeProgram {
     fn apply(&mut self, table: &ServiceTable) -> anyhow::Result<()> {
         self.applied.fetch_add(1, Ordering::Relaxed);
-        // Fails once, so that putting the old state back works.
-        if self.fails.swap(false, Ordering::Relaxed) {
+        let left = self.failures.load(Ordering::Relaxed);
+        if left > 0 {
+            self.failures.store(left - 1, Ordering::Relaxed);
             let mut held = self.vips.lock().unwrap();
             let half = held.len() / 2;
             held.truncate(half);
