@@ -110,7 +110,7 @@ pub struct FlowKeyV6 {
 impl FlowKey for FlowKeyV6 {
     type Tuple = [u32; 9];
 
-    /// 83 % of the slots are used; one flow in ten thousand finds no room.
+    /// 83 % of the slots are used; two flows in ten thousand find no room.
     const BYTES_PER_FLOW: usize = 63;
 
     #[inline]

@@ -68,8 +68,8 @@ async fn decap(args: &DecapArgs) -> anyhow::Result<ExitCode> {
         destinations,
         any_destination: args.any_destination,
     };
-    let presence = Presence::of(&args.iface)?;
     let mut decap = Decap::attach(&args.iface, args.xdp_mode, &options)?;
+    let presence = Presence::of(&args.iface)?;
     say(&format!("{}\n", summary(args, &decap, follows, count)));
 
     let mut report = args.interval.map(interval);
