@@ -18,7 +18,7 @@ mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser, error::ErrorKind};
 
 /// Development tasks of katran-xsk.
 #[derive(Parser)]
@@ -70,12 +70,23 @@ fn main() -> ExitCode {
         Task::Instructions { update } => instructions::run(update),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Dist => dist::run(),
-        Task::Vm(options) => vm::run(&options),
+        Task::Vm(options) => match options.machines() {
+            Ok(chosen) => vm::run(&options, &chosen),
+            Err(why) => usage("vm", &why),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
+}
+
+/// Ends with the status of a wrong command line.
+fn usage(task: &str, why: &str) -> ! {
+    let mut command = Task::command();
+    command.build();
+    let command = command.find_subcommand_mut(task).expect("a task");
+    command.error(ErrorKind::ArgumentConflict, why).exit()
 }
 
 fn report(error: &anyhow::Error) -> ExitCode {
@@ -86,7 +97,6 @@ fn report(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn command_line_is_consistent() {

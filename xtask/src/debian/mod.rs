@@ -1,6 +1,7 @@
 //! Debian's packages, fetched through package lists of our own: the machine's configuration, lists
 //! and packages stay as they are, and suites that it does not use can be read.
 
+mod reach;
 mod sources;
 
 use std::{
@@ -9,8 +10,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
+pub(crate) use reach::OutOfReach;
 pub(crate) use sources::Archive;
 
 use crate::shell;
@@ -23,10 +25,9 @@ pub(crate) struct Apt {
 impl Apt {
     /// Reads the package lists of some suites, in a folder that is created.
     pub(crate) fn new(folder: PathBuf, archive: &Archive, suites: &[&str]) -> Result<Self> {
-        ensure!(
-            shell::has_program("apt-get") && shell::has_program("dpkg-deb"),
-            "apt-get and dpkg-deb are not installed"
-        );
+        if !shell::has_program("apt-get") {
+            return Err(OutOfReach("this computer has no apt-get".to_owned()).into());
+        }
         for part in ["lists/partial", "cache/archives/partial"] {
             let part = folder.join(part);
             fs::create_dir_all(&part)
@@ -36,14 +37,21 @@ impl Apt {
         let lines: String = suites.iter().map(|suite| archive.line(suite)).collect();
         fs::write(&list, lines).with_context(|| format!("cannot write {}", list.display()))?;
         let apt = Self { folder };
-        shell::run(apt.command("apt-get").args(["-qq", "update"]))?;
+        // Without the option, lists that cannot be fetched are no failure.
+        reach::run(apt.command("apt-get").args([
+            "-o",
+            "APT::Update::Error-Mode=any",
+            "-qq",
+            "update",
+        ]))?;
         Ok(apt)
     }
 
     /// A command of apt that reads these lists.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = shell::command(program);
-        command.current_dir(&self.folder);
+        // What it says is read.
+        command.current_dir(&self.folder).env("LC_ALL", "C");
         for (option, value) in [
             ("Dir::Etc::sourcelist", self.folder.join("sources.list")),
             ("Dir::Etc::sourceparts", PathBuf::from("-")),
@@ -66,7 +74,7 @@ impl Apt {
         for old in packages(&self.folder)? {
             fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
         }
-        shell::run(self.command("apt-get").args([
+        reach::run(self.command("apt-get").args([
             "-qq",
             "download",
             &format!("{package}={version}"),
@@ -82,7 +90,7 @@ impl Apt {
         suite: &str,
         names: &[&str],
     ) -> Result<Vec<PathBuf>> {
-        shell::run(
+        reach::run(
             self.command("apt-get")
                 .args(["-qq", "-y", "--download-only", "--no-install-recommends"])
                 .args(["-t", suite, "install"])

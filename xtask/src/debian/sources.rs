@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use super::OutOfReach;
 
 /// A Debian archive that the machine uses.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,11 +15,14 @@ pub(crate) struct Archive {
 
 impl Archive {
     /// The first Debian archive among the machine's package sources.
-    pub(crate) fn of_this_machine() -> Result<Self> {
-        Self::find().context(
-            "no Debian archive among the package sources in /etc/apt: add the line of a Debian mirror, such as \
-             `deb http://deb.debian.org/debian trixie main`, or run this on Debian",
-        )
+    pub(crate) fn of_this_machine() -> Result<Self, OutOfReach> {
+        Self::find().ok_or_else(|| {
+            OutOfReach(
+                "no Debian archive among the package sources in /etc/apt: add the line of a Debian mirror, such \
+                 as `deb http://deb.debian.org/debian trixie main`, or run this on Debian"
+                    .to_owned(),
+            )
+        })
     }
 
     fn find() -> Option<Self> {

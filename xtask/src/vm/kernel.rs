@@ -8,9 +8,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::matrix::{Kernel, Version, Wanted};
+use super::{
+    matrix::{Kernel, Version, Wanted},
+    store,
+};
 use crate::{
-    debian::{self, Apt},
+    debian::{self, Apt, Archive, OutOfReach},
     shell,
 };
 
@@ -35,42 +38,35 @@ pub(super) struct Bootable {
     pub(super) modules: PathBuf,
 }
 
-/// The kernel, from the cache if it is there. `apt` is asked for package lists only when needed.
-pub(super) fn get(
-    kernel: &Kernel,
-    cache: &Path,
-    apt: &mut impl FnMut() -> Result<Apt>,
-) -> Result<Bootable> {
+/// The kernel, from the cache if it is there and whole, else fetched.
+pub(super) fn get(kernel: &Kernel, cache: &Path) -> Result<Bootable> {
     let folder = cache.join("kernels").join(kernel.name);
-    let cached = release_in(&folder);
-    if !cached.as_ref().is_ok_and(|(_, age)| is_fresh(kernel, *age)) {
-        let fetched = apt().and_then(|apt| fetch(kernel, &folder, &apt));
-        match fetched {
+    let known = if store::is_whole(&folder)? {
+        let (release, age) = release_in(&folder)?;
+        Some(age).filter(|_| {
+            let version = release.parse();
+            version.is_ok_and(|version| kernel.version.takes(version))
+        })
+    } else {
+        None
+    };
+    if !known.is_some_and(|age| is_fresh(kernel, age)) {
+        match fetch(kernel, cache, &folder) {
             Ok(()) => {}
-            Err(error) if cached.is_ok() => {
+            Err(error) if known.is_some() && OutOfReach::is(&error) => {
                 eprintln!(
                     "vm: going on with an older kernel {}: {error:#}",
                     kernel.name
                 );
             }
             Err(error) => {
-                return Err(error.context(format!(
-                    "kernel {} is not to be had: is Debian's archive within reach?",
-                    kernel.name
-                )));
+                return Err(error.context(format!("kernel {} is not to be had", kernel.name)));
             }
         }
     }
     let (release, _) = release_in(&folder)?;
-    let version = release.parse()?;
-    ensure!(
-        kernel.version.takes(version),
-        "{} holds kernel {release}, which is not {}: remove that folder",
-        folder.display(),
-        kernel.name
-    );
     Ok(Bootable {
-        version,
+        version: release.parse()?,
         release,
         image: folder.join("vmlinuz"),
         modules: folder.join("modules"),
@@ -100,19 +96,11 @@ fn release_in(folder: &Path) -> Result<(String, Duration)> {
 }
 
 /// Fetches the suite's kernel and puts it in the place of what `folder` held.
-fn fetch(kernel: &Kernel, folder: &Path, apt: &Apt) -> Result<()> {
-    let partial = folder.with_file_name(format!("{}.partial", kernel.name));
-    if partial.exists() {
-        // Of a fetch that was interrupted.
-        fs::remove_dir_all(&partial)
-            .with_context(|| format!("cannot remove {}", partial.display()))?;
-    }
-    unpack(kernel, &partial, apt)?;
-    if folder.exists() {
-        fs::remove_dir_all(folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    fs::rename(&partial, folder).with_context(|| format!("cannot create {}", folder.display()))
+fn fetch(kernel: &Kernel, cache: &Path, folder: &Path) -> Result<()> {
+    // Lists of its own: a suite that is out of reach does not keep the others from being read.
+    let lists = cache.join("apt").join(kernel.suite);
+    let apt = Apt::new(lists, &Archive::of_this_machine()?, &[kernel.suite])?;
+    store::fill(folder, |folder| unpack(kernel, folder, &apt))
 }
 
 fn unpack(kernel: &Kernel, folder: &Path, apt: &Apt) -> Result<()> {

@@ -42,6 +42,13 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
+    /// The oldest that does.
+    pub(super) const fn least(self) -> Version {
+        match self {
+            Self::Is(version) | Self::AtLeast(version) => version,
+        }
+    }
+
     pub(super) fn takes(self, version: Version) -> bool {
         match self {
             Self::Is(wanted) => version == wanted,
@@ -175,12 +182,19 @@ impl fmt::Display for Modes {
     }
 }
 
-impl Card {
-    /// Whether it has zero-copy under some kernel.
-    pub(super) const fn has_zero_copy(&self) -> bool {
-        self.zero_copy_from.is_some()
-    }
+/// Whether the card has zero-copy under a kernel.
+pub(super) fn has_zero_copy((kernel, card): &(Kernel, Card)) -> bool {
+    card.expected(kernel.version.least()).zero_copy
+}
 
+/// All pairs, kernel by kernel.
+pub(super) fn pairs() -> impl Iterator<Item = (Kernel, Card)> {
+    KERNELS
+        .into_iter()
+        .flat_map(|kernel| CARDS.map(|card| (kernel, card)))
+}
+
+impl Card {
     /// What must come out under a kernel.
     pub(super) fn expected(&self, kernel: Version) -> Modes {
         let since = |first: Option<Version>| first.is_some_and(|first| kernel >= first);

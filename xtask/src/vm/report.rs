@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::matrix::Modes;
+use super::{
+    accelerator::Accelerator,
+    initramfs::{CONNECTIONS, DATAGRAMS},
+    matrix::{Card, Modes, Version},
+    plan::{Limit, Work},
+};
 
 /// One thing that had to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +23,7 @@ pub(super) struct Check {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     facts: BTreeMap<String, Value>,
-    pub(super) checks: Vec<Check>,
+    checks: Vec<Check>,
     ended: bool,
 }
 
@@ -98,22 +103,35 @@ pub(super) struct Row {
     pub(super) kernel: String,
     pub(super) card: &'static str,
     pub(super) expected: Modes,
+    pub(super) work: Work,
     pub(super) heard: Heard,
+    /// Why it cannot run on this computer.
+    pub(super) lacks: Option<String>,
     /// Why the machine did not run to its end.
     pub(super) error: Option<String>,
     pub(super) elapsed: Duration,
 }
 
 impl Row {
-    /// A machine that cannot be started.
-    pub(super) fn unable(kernel: &str, card: &'static str, expected: Modes, why: String) -> Self {
+    /// A machine that has not run yet.
+    pub(super) fn new(kernel: &str, version: Version, card: &Card, work: Work) -> Self {
         Self {
             kernel: kernel.to_owned(),
-            card,
-            expected,
+            card: card.name,
+            expected: card.expected(version),
+            work,
             heard: Heard::default(),
-            error: Some(why),
+            lacks: None,
+            error: None,
             elapsed: Duration::ZERO,
+        }
+    }
+
+    /// The same of a machine that cannot run here.
+    pub(super) fn lacking(self, why: String) -> Self {
+        Self {
+            lacks: Some(why),
+            ..self
         }
     }
 
@@ -130,6 +148,9 @@ impl Row {
 
     /// What is not as expected.
     pub(super) fn problems(&self) -> Vec<String> {
+        if let Some(why) = &self.lacks {
+            return vec![why.clone()];
+        }
         let mut problems: Vec<String> = self
             .heard
             .checks
@@ -148,17 +169,38 @@ impl Row {
         if self.heard.checks.is_empty() {
             problems.push("nothing was checked".to_owned());
         }
-        // A machine that did not get so far has told so already.
-        if let Some(kernel) = self.heard.fact("kernel").as_str()
-            && kernel != self.kernel
-        {
+        problems.extend(self.unserved());
+        let kernel = self.heard.text("kernel");
+        if kernel != self.kernel {
             problems.push(format!("the machine runs kernel {kernel}"));
         }
+        problems
+    }
+
+    /// Connections and datagrams that were not sent or not served, or not at once where the driver must
+    /// not lose any.
+    fn unserved(&self) -> Vec<String> {
+        if self.work == Work::Count {
+            return Vec::new();
+        }
+        let wanted = [("connections", CONNECTIONS), ("datagrams", DATAGRAMS)];
+        let unserved = wanted.into_iter().filter(|(what, wanted)| {
+            ["sent", "served"]
+                .iter()
+                .any(|end| self.heard.fact(&format!("{what}-{end}")) != *wanted)
+        });
+        let mut problems: Vec<String> = unserved
+            .map(|(what, wanted)| {
+                let share = self.heard.share(what);
+                format!("{share} {what} were served, {wanted}/{wanted} were expected")
+            })
+            .collect();
         match self.heard.resent() {
+            None => problems.push("nobody says what was sent again".to_owned()),
             Some(resent) if resent > 0 && self.expected.zero_copy => {
                 problems.push(format!("{resent} were answered only when sent again"));
             }
-            _ => {}
+            Some(_) => {}
         }
         problems
     }
@@ -176,6 +218,7 @@ impl Row {
             "kernel": self.kernel,
             "card": self.card,
             "driver": self.heard.fact("driver"),
+            "broken": self.is_broken(),
             "expected": {"xdp": self.expected.xdp(), "socket": self.expected.socket()},
             "seen": {"xdp": self.heard.fact("xdp"), "sockets": self.heard.fact("modes")},
             "connections": {
@@ -195,8 +238,17 @@ impl Row {
         })
     }
 
-    fn cells(&self) -> [String; 9] {
+    fn is_broken(&self) -> bool {
+        matches!(self.work, Work::Break { .. })
+    }
+
+    fn cells(&self) -> [String; 10] {
         let (held, all) = self.held();
+        let result = match (&self.lacks, self.ok()) {
+            (Some(_), _) => "not run",
+            (None, true) => "ok",
+            (None, false) => "FAILED",
+        };
         [
             self.kernel.clone(),
             self.card.to_owned(),
@@ -207,18 +259,61 @@ impl Row {
             self.heard
                 .resent()
                 .map_or_else(|| "–".to_owned(), |resent| resent.to_string()),
+            if self.is_broken() { "yes" } else { "no" }.to_owned(),
             format!("{held}/{all}"),
-            format!(
-                "{} ({:.0} s)",
-                if self.ok() { "ok" } else { "FAILED" },
-                self.elapsed.as_secs_f64()
-            ),
+            format!("{result} ({:.0} s)", self.elapsed.as_secs_f64()),
         ]
     }
 }
 
-/// The matrix, a line for each row, and below it what is not as expected.
-pub(super) fn table(rows: &[Row]) -> String {
+/// What came of machines.
+pub(super) struct Run {
+    pub(super) rows: Vec<Row>,
+    pub(super) elapsed: Duration,
+    pub(super) limit: Limit,
+    /// Unknown if none needed it.
+    pub(super) accelerator: Option<Accelerator>,
+}
+
+impl Run {
+    /// The rows, what is not as expected, and the time.
+    pub(super) fn table(&self) -> String {
+        let mut text = table(&self.rows);
+        let accelerator = self.accelerator.map_or_else(
+            || "TCG, instructions counted".to_owned(),
+            |accelerator| accelerator.to_string(),
+        );
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "{} machines ({accelerator}) in {:.0} s",
+            self.rows.len(),
+            self.elapsed.as_secs_f64()
+        );
+        if let Limit::Together(limit) = self.limit {
+            let _ = write!(text, ", {} s were allowed", limit.as_secs());
+        }
+        text.push('\n');
+        text
+    }
+
+    /// For programs.
+    pub(super) fn json(&self) -> Value {
+        let rows: Vec<_> = self.rows.iter().map(Row::json).collect();
+        json!({
+            "rows": rows,
+            "seconds": self.elapsed.as_secs_f64(),
+            "limit_seconds": match self.limit {
+                Limit::Together(limit) => Some(limit.as_secs()),
+                Limit::Each(_) | Limit::None => None,
+            },
+            "accelerator": self.accelerator.map(|accelerator| accelerator.to_string()),
+        })
+    }
+}
+
+/// A line for each row, and below it what is not as expected.
+fn table(rows: &[Row]) -> String {
     let mut cells = vec![
         [
             "kernel",
@@ -228,6 +323,7 @@ pub(super) fn table(rows: &[Row]) -> String {
             "connections",
             "datagrams",
             "resent",
+            "broken",
             "checks",
             "result",
         ]
@@ -269,11 +365,15 @@ mod tests {
 {"fact":"connections-sent","value":200}
 {"fact":"connections-served","value":200}
 {"fact":"connections-resent","value":0}
+{"check":"connections","ok":true,"detail":"200"}
 {"fact":"datagrams-sent","value":2000}
 {"fact":"datagrams-served","value":2000}
 {"fact":"datagrams-resent","value":0}
-{"fact":"figure link, seconds","value":0.5}
 {"check":"frames","ok":true,"detail":"all"}
+{"check":"insist","ok":true,"detail":"zero-copy"}
+{"check":"busy poll","ok":true,"detail":"served"}
+{"fact":"figure link, seconds","value":0.5}
+{"check":"link","ok":true,"detail":"0.5 s"}
 {"end":true}
 "#;
 
@@ -289,7 +389,9 @@ mod tests {
                 native: true,
                 zero_copy: true,
             },
+            work: Work::Break { cycles: 100 },
             heard,
+            lacks: None,
             error: None,
             elapsed: Duration::from_secs(9),
         }
@@ -297,7 +399,7 @@ mod tests {
 
     /// The only problem of a machine that says this instead of that.
     fn problem(that: &str, this: &str) -> String {
-        assert!(GOOD.contains(that), "{that}");
+        assert_eq!(GOOD.matches(that).count(), 1, "{that}");
         let row = row(&GOOD.replace(that, this));
         assert!(!row.ok());
         let mut problems = row.problems();
@@ -309,18 +411,36 @@ mod tests {
     fn a_good_machine_has_no_problems() {
         let row = row(GOOD);
         assert_eq!(row.problems(), [""; 0]);
-        let table = table(std::slice::from_ref(&row));
-        let line = table.lines().nth(1).expect("a line");
-        let words: Vec<_> = line.split_whitespace().collect();
-        assert_eq!(
-            words.join(" "),
-            "7.3.4 igb native, zero-copy native, zero-copy 200/200 2000/2000 0 1/1 ok (9 s)"
-        );
         let json = row.json();
         assert_eq!(json["ok"], true);
+        assert_eq!(json["broken"], true);
         assert_eq!(json["resent"], 0);
         assert_eq!(json["datagrams"]["served"], 2000);
         assert_eq!(json["figures"]["link, seconds"], 0.5);
+
+        let run = Run {
+            rows: vec![row],
+            elapsed: Duration::from_secs(10),
+            limit: Limit::Together(Duration::from_mins(10)),
+            accelerator: Some(Accelerator::Tcg),
+        };
+        let table = run.table();
+        let words: Vec<_> = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(
+            words,
+            [
+                "7.3.4 igb native, zero-copy native, zero-copy 200/200 2000/2000 0 yes 5/5 ok (9 s)",
+                "1 machines (TCG) in 10 s, 600 s were allowed"
+            ]
+        );
+        let json = run.json();
+        assert_eq!(json["seconds"], 10.0);
+        assert_eq!(json["limit_seconds"], 600);
+        assert_eq!(json["rows"][0]["ok"], true);
     }
 
     #[test]
@@ -337,13 +457,32 @@ mod tests {
                 r#"["zero-copy","copy"]"#,
                 "zero-copy and copy",
             ),
-            (r#""ok":true"#, r#""ok":false"#, "frames: all"),
             (
-                r#"{"check":"frames","ok":true,"detail":"all"}"#,
-                "",
-                "nothing was checked",
+                r#""ok":true,"detail":"all""#,
+                r#""ok":false,"detail":"all""#,
+                "frames: all",
             ),
             (r#""7.3.4""#, r#""7.3.5""#, "runs kernel 7.3.5"),
+            (
+                r#"connections-sent","value":200"#,
+                r#"connections-sent","value":100"#,
+                "200/100 connections were served, 200/200",
+            ),
+            (
+                r#"datagrams-sent","value":2000"#,
+                r#"datagrams-sent","value":1000"#,
+                "2000/1000 datagrams",
+            ),
+            (
+                r#"datagrams-served","value":2000"#,
+                r#"datagrams-served","value":1999"#,
+                "1999/2000 datagrams were served",
+            ),
+            (
+                r#"{"fact":"datagrams-served","value":2000}"#,
+                "",
+                "–/2000 datagrams were served",
+            ),
             (
                 r#"datagrams-resent","value":0"#,
                 r#"datagrams-resent","value":3"#,
@@ -353,6 +492,20 @@ mod tests {
             let problem = problem(that, this);
             assert!(problem.contains(words), "{problem}");
         }
+    }
+
+    #[test]
+    fn who_counts_instructions_serves_nobody() {
+        let said = r#"
+{"fact":"kernel","value":"7.3.4"}
+{"fact":"xdp","value":"native"}
+{"fact":"modes","value":["zero-copy"]}
+{"check":"instructions","ok":true,"detail":""}
+{"end":true}
+"#;
+        let mut row = row(said);
+        row.work = Work::Count;
+        assert_eq!(row.problems(), [""; 0]);
     }
 
     #[test]
@@ -368,14 +521,11 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_could_not_start_says_why() {
-        let modes = Modes {
-            native: true,
-            zero_copy: false,
-        };
-        let row = Row::unable("7.3.4", "virtio", modes, "no TAP devices".to_owned());
+    fn a_machine_that_cannot_run_here_says_why_and_nothing_else() {
+        let row = row("").lacking("no TAP devices".to_owned());
         assert!(!row.ok());
-        assert!(row.problems().contains(&"no TAP devices".to_owned()));
+        assert_eq!(row.problems(), ["no TAP devices"]);
+        assert!(table(&[row]).contains("not run"));
     }
 
     #[test]
