@@ -678,7 +678,10 @@ impl Control {
             tracing::warn!(%error, "this host's addresses cannot be read");
             None
         });
-        warnings::of_change(&self.config, config, own.as_ref())
+        let mut warnings = warnings::of_change(&self.config, config, own.as_ref());
+        let table = self.services.table();
+        warnings.extend(warnings::of_hash_change(&self.config, config, &table));
+        warnings
     }
 
     /// Puts the health-check path of a configuration into force, before anything else of it. If that
@@ -764,7 +767,7 @@ impl Control {
         self.maps_follow = false;
         self.restore_health_checks();
         let mut services = failed;
-        let table = match services.apply(&self.spec(&self.config)) {
+        let table = match services.withdraw(&self.spec(&self.config), &self.services) {
             Ok(table) => table,
             Err(error) => {
                 tracing::error!(%error, "the running configuration no longer compiles");

@@ -1,9 +1,13 @@
 //! What is allowed and probably not meant. Start, changes and reload take their warnings from here, so
 //! that all of them know the same ones; `check` shows those that need no host.
 
-use std::{collections::HashSet, io, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::IpAddr,
+};
 
-use dataplane::service::{VipFlags, VipKey, VipSpec};
+use dataplane::service::{ServiceTable, VipFlags, VipKey, VipSpec};
 use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 
 use crate::config::Config;
@@ -30,6 +34,47 @@ pub(crate) fn of_change(old: &Config, new: &Config, own: Option<&HashSet<IpAddr>
     let mut warnings = of(new, own);
     warnings.retain(|text| !before.contains(&unnumbered(text)));
     warnings
+}
+
+/// Drained reals that get new flows because only the hash function of their VIP changed, in the table
+/// that was made of the new configuration.
+pub(crate) fn of_hash_change(old: &Config, new: &Config, table: &ServiceTable) -> Vec<String> {
+    let with_another_hash = new.vips.iter().filter(|vip| {
+        let mut old = old.vips.iter();
+        old.any(|old| old.key == vip.key && old.hash != vip.hash)
+    });
+    with_another_hash
+        .filter_map(|vip| drained_in_ring(vip, table))
+        .collect()
+}
+
+fn drained_in_ring(vip: &VipSpec, table: &ServiceTable) -> Option<String> {
+    const NAMED: usize = 10;
+    let ring = &table.find(&vip.key)?.ring;
+    let slots: HashMap<IpAddr, u32> = ring
+        .shares()
+        .into_iter()
+        .filter_map(|(number, slots)| Some((table.real(usize::from(number))?.address, slots)))
+        .collect();
+    let drained = vip.reals.iter().filter(|real| real.weight == 0);
+    let served: Vec<String> = drained
+        .filter_map(|real| Some(format!("{} {}", real.address, slots.get(&real.address)?)))
+        .collect();
+    let more = match served.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let named = &served[..served.len().min(NAMED)];
+    (!named.is_empty()).then(|| {
+        format!(
+            "VIP {}: reals with weight 0 get new flows, as in Katran after a change of the hash function \
+             alone; slots of {}: {}{more}; the next change of the VIP's reals or of a weight takes them out, \
+             as `real del` of such a real does",
+            vip.key,
+            ring.len(),
+            named.join(", ")
+        )
+    })
 }
 
 /// The text without positions, which move when something in front of them goes: `vip[] (…).reals[]`.

@@ -3,13 +3,16 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Bench, NotSent, frames::udp, real, settings, vip};
 use dataplane::{
     counters::DropReason,
     forward::Selection,
     service::{
-        Encapsulation, HashFunction, MAX_REALS, Protocol, RealSpec, ServiceControl, ServiceSpec,
-        VipFlags,
+        Encapsulation,
+        HashFunction::{self, MaglevV1, MaglevV2},
+        MAX_REALS, Protocol, RealSpec, ServiceControl, ServiceSpec, ServiceTable, VipFlags,
     },
 };
 
@@ -153,32 +156,145 @@ fn a_kept_ring_is_held_to_the_encapsulation() {
     );
 }
 
+const DRAINED: &str = "198.51.100.12";
+
+fn with_hash(hash: HashFunction, weights: [u32; 3]) -> ServiceSpec {
+    let addresses = ["198.51.100.11", DRAINED, GONE];
+    let reals = addresses.iter().zip(weights);
+    let mut spec = services(
+        false,
+        reals.map(|(real_, weight)| real(real_, weight)).collect(),
+    );
+    spec.vips[0].hash = hash;
+    spec
+}
+
+/// Slots of each of the VIP's reals.
+fn slots(table: &ServiceTable) -> Vec<(String, u32)> {
+    let vip = table.vips().next().unwrap();
+    let shares = vip.ring.shares().into_iter();
+    shares
+        .map(|(number, slots)| {
+            let real = table.real(usize::from(number)).unwrap();
+            (real.address.to_string(), slots)
+        })
+        .collect()
+}
+
+fn slots_of_drained(table: &ServiceTable) -> u32 {
+    let mut slots = slots(table).into_iter();
+    let drained = slots.find(|(address, _)| address == DRAINED);
+    drained.map_or(0, |(_, slots)| slots)
+}
+
 #[test]
-fn another_hash_function_gives_a_drained_real_nothing() {
-    let reals = || {
-        vec![
-            real("198.51.100.11", 1),
-            real("198.51.100.12", 0),
-            real(GONE, 1),
-        ]
-    };
+fn a_change_of_the_hash_function_alone_filters_no_real() {
+    let mut control = ServiceControl::new();
+    let mut apply = |spec: &ServiceSpec| control.apply(spec).unwrap();
     for hash in HashFunction::ALL {
-        let mut bench = Bench::new(&services(false, reals()));
-        let mut changed = services(false, reals());
-        changed.vips[0].hash = hash;
-        bench.apply(&changed);
-        let table = bench.forwarder.table();
-        let drained = table
-            .reals()
-            .find(|real| real.address == "198.51.100.12".parse::<std::net::IpAddr>().unwrap())
-            .unwrap();
-        let vip = table.vips().next().unwrap();
-        assert_eq!(vip.ring.shares().len(), 2);
-        assert!(
-            !vip.ring
-                .slots()
-                .iter()
-                .any(|slot| usize::from(*slot) == drained.id.index())
-        );
+        // Added so, whatever the function: no change.
+        let mut fresh = ServiceControl::new();
+        let table = fresh.apply(&with_hash(hash, [1, 0, 1])).unwrap();
+        assert_eq!(slots_of_drained(&table), 0, "{hash}");
+    }
+    apply(&with_hash(MaglevV2, [1, 0, 1]));
+    let table = apply(&with_hash(MaglevV1, [1, 0, 1]));
+    assert_eq!(slots_of_drained(&table), 21_845);
+    let ring = Arc::clone(&table.vips().next().unwrap().ring);
+
+    // What leaves reals and function alone leaves the ring alone.
+    let mut others = with_hash(MaglevV1, [1, 0, 1]);
+    others.vips[0].reals.reverse();
+    others.vips[0].reals[0].down = true;
+    others.vips[0].flags |= VipFlags::NO_SRC_PORT;
+    others.settings.max_frame = 1400;
+    others.vips.push(vip(
+        "203.0.113.11",
+        53,
+        Protocol::Udp,
+        VipFlags::empty(),
+        &[GONE],
+    ));
+    let table = apply(&others);
+    assert!(Arc::ptr_eq(&ring, &table.vips().next().unwrap().ring));
+
+    // Any change of the reals filters again; with V2 there was nothing to filter.
+    assert_eq!(slots_of_drained(&apply(&with_hash(MaglevV1, [2, 0, 1]))), 0);
+    assert_eq!(slots_of_drained(&apply(&with_hash(MaglevV2, [2, 0, 1]))), 0);
+    assert!(slots_of_drained(&apply(&with_hash(MaglevV1, [2, 0, 1]))) > 0);
+    // A change of both is a change of the reals.
+    assert_eq!(slots_of_drained(&apply(&with_hash(MaglevV2, [1, 0, 1]))), 0);
+    assert_eq!(slots_of_drained(&apply(&with_hash(MaglevV1, [1, 0, 2]))), 0);
+}
+
+#[test]
+fn reals_that_are_all_drained_share_the_ring_of_another_hash_function() {
+    for keep in [false, true] {
+        for (from, to) in [(MaglevV1, MaglevV2), (MaglevV2, MaglevV1)] {
+            let spec = |hash, weights| {
+                let mut spec = with_hash(hash, weights);
+                spec.settings.keep_last_ring = keep;
+                spec
+            };
+            let mut bench = Bench::new(&spec(from, [1, 0, 0]));
+            bench.apply(&spec(from, [0; 3]));
+            let kept = if keep {
+                Ok(by_ring("198.51.100.11"))
+            } else {
+                NO_REAL
+            };
+            assert_eq!(send(&mut bench), kept);
+            bench.apply(&spec(to, [0; 3]));
+            let of = |bench: &Bench| slots(bench.forwarder.table());
+            let each: Vec<u32> = of(&bench).into_iter().map(|(_, slots)| slots).collect();
+            assert_eq!(each.len(), 3, "{to}");
+            assert!(
+                each.iter().all(|slots| (21_845..=21_846).contains(slots)),
+                "{each:?}"
+            );
+            let answer = send(&mut bench);
+            assert!(answer.is_ok(), "{answer:?}");
+            // A change elsewhere is no reason to filter.
+            let mut elsewhere = spec(to, [0; 3]);
+            elsewhere.settings.max_frame = 1400;
+            bench.apply(&elsewhere);
+            assert_eq!(send(&mut bench), answer);
+        }
+    }
+}
+
+#[test]
+fn a_change_that_is_withdrawn_leaves_every_ring_as_it_was() {
+    for (running, failed) in [
+        // The withdrawal changes the function alone; nothing was drained by the change before it.
+        (
+            vec![with_hash(MaglevV1, [1, 0, 1])],
+            with_hash(MaglevV2, [1, 0, 1]),
+        ),
+        (
+            vec![with_hash(MaglevV1, [0; 3])],
+            with_hash(MaglevV2, [0; 3]),
+        ),
+        // And it changes reals of a ring that was not filtered.
+        (
+            vec![
+                with_hash(MaglevV2, [1, 0, 1]),
+                with_hash(MaglevV1, [1, 0, 1]),
+            ],
+            with_hash(MaglevV1, [1, 0, 5]),
+        ),
+    ] {
+        let mut control = ServiceControl::new();
+        for spec in &running {
+            control.apply(spec).unwrap();
+        }
+        let before = slots(&control.table());
+        let mut withdrawn = control.clone();
+        withdrawn.apply(&failed).unwrap();
+        let last = running.last().unwrap();
+        let as_one_more_change = withdrawn.clone().apply(last).unwrap();
+        assert_ne!(slots(&as_one_more_change), before);
+        let table = withdrawn.withdraw(last, &control).unwrap();
+        assert_eq!(slots(&table), before);
     }
 }

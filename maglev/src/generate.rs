@@ -12,14 +12,13 @@ const BATCH: usize = 4096;
 /// Purchases are rare when fewer than one in so many endpoints buys in a pass.
 const RARE: u64 = 16;
 
-/// Fills `ring`, which holds only zeros and has a valid size, for endpoints with valid numbers.
+/// Fills `ring`, which holds only zeros and has a valid size, for endpoints with valid numbers, none of
+/// which is left out.
 ///
-/// Endpoints with weight 0 are left out. Turns go in ascending order of the hash; endpoints with
-/// equal hashes (in practice the same address twice) take theirs in ascending order of their
-/// numbers, where upstream leaves the order undefined.
+/// Turns go in ascending order of the hash; endpoints with equal hashes (in practice the same address
+/// twice) take theirs in ascending order of their numbers, where upstream leaves the order undefined.
 pub(crate) fn fill(ring: &mut [u16], function: HashFunction, endpoints: &[Endpoint]) {
-    let usable = endpoints.iter().filter(|e| e.weight > 0);
-    let mut order: Vec<Endpoint> = usable.copied().collect();
+    let mut order = endpoints.to_vec();
     order.sort_unstable_by_key(|e| (e.hash, e.number));
     let Some(first) = order.first() else {
         return;
@@ -52,7 +51,7 @@ fn take_turns(search: impl Search, function: HashFunction, weights: &[u32]) -> b
     }
 }
 
-/// The first turn is worth `weight` slots, every later one a single slot.
+/// The first turn is worth `weight` slots, every later one a single slot, also to a weight of 0.
 fn take_turns_v1(mut search: impl Search, weights: &[u32]) -> bool {
     // Who has no slot left to offer has none on the rest of its turns.
     let most = search.left();
@@ -82,7 +81,8 @@ fn take_equal_turns(mut search: impl Search, count: usize) -> bool {
     true
 }
 
-/// A turn adds the weight to the endpoint's credit; a credit of the largest weight buys one slot.
+/// A turn adds the weight to the endpoint's credit; a credit of the largest weight buys one slot. So a
+/// weight of 0 buys none, unless all are 0.
 fn take_turns_v2(search: impl Search, weights: &[u32]) -> bool {
     let price = weights.iter().copied().max().unwrap_or(0);
     if weights.iter().all(|&weight| weight == price) {
@@ -128,7 +128,10 @@ fn take_rare_turns(mut search: impl Search, weights: &[u32], price: u32) -> bool
     let price = u64::from(price);
     let sum: u64 = weights.iter().copied().map(u64::from).sum();
     let window = (BATCH as u64 * price / sum).max(1);
-    let pass = |purchase: u64, weight: u32| (purchase * price).div_ceil(u64::from(weight));
+    let pass = |purchase: u64, weight: u32| match u64::from(weight) {
+        0 => u64::MAX,
+        weight => (purchase * price).div_ceil(weight),
+    };
     let mut next: Vec<(u64, u64)> = weights.iter().map(|&weight| (1, pass(1, weight))).collect();
     let mut last = 0;
     let mut purchases = Vec::with_capacity(2 * BATCH);
@@ -160,7 +163,7 @@ mod tests {
 
     /// Generation word by word as it is defined, with divisions.
     fn naive(function: HashFunction, endpoints: &[Endpoint]) -> Vec<u16> {
-        let mut order: Vec<_> = endpoints.iter().filter(|e| e.weight > 0).collect();
+        let mut order: Vec<_> = endpoints.iter().collect();
         order.sort_by_key(|e| (e.hash, e.number));
         let largest = order.iter().map(|e| e.weight).max().unwrap();
         let mut ring = vec![0; SIZE];
@@ -216,6 +219,7 @@ mod tests {
             (17, |n| 70_000 * (n % 2)),
             (200, |n| n % 7),
             (1000, |n| 1 + n % 3 * 1000),
+            (5, |_| 0),
             // Few buy in a pass of V2.
             (300, |n| if n == 7 { 1000 } else { n % 20 }),
             (40, |n| if n == 7 { u32::MAX } else { 1 + n }),

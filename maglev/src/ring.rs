@@ -49,8 +49,7 @@ impl std::error::Error for BuildError {}
 
 /// A filled ring.
 ///
-/// Either every slot holds the number of an endpoint or, when no endpoint has a weight above 0,
-/// every slot holds 0.
+/// Either every slot holds the number of an endpoint or, when it was built of none, every slot holds 0.
 #[derive(Clone)]
 pub struct Ring {
     slots: Box<[u16]>,
@@ -67,24 +66,33 @@ impl Ring {
         ring_size: u32,
         endpoints: &[Endpoint],
     ) -> Result<Self, BuildError> {
-        if !(MIN_RING_SIZE..=MAX_RING_SIZE).contains(&ring_size) {
-            return Err(BuildError::SizeOutOfRange(ring_size));
-        }
-        if !is_prime(ring_size) {
-            return Err(BuildError::SizeNotPrime(ring_size));
-        }
-        if let Some(endpoint) = endpoints
-            .iter()
-            .find(|e| !(1..=MAX_NUMBER).contains(&e.number))
-        {
-            return Err(BuildError::Number(endpoint.number));
-        }
+        validate(ring_size, endpoints)?;
+        let weighted = endpoints.iter().filter(|e| e.weight > 0);
+        let weighted: Vec<Endpoint> = weighted.copied().collect();
+        Ok(Self::filled(function, ring_size, &weighted))
+    }
+
+    /// As [`build`](Self::build), with the endpoints of weight 0 taking part: Katran's ring after a
+    /// change of the hash function alone.
+    ///
+    /// With V1 they take one slot in each pass but the first; with V2 none, unless all weights are 0, and
+    /// then as many as any other.
+    pub fn build_unfiltered(
+        function: HashFunction,
+        ring_size: u32,
+        endpoints: &[Endpoint],
+    ) -> Result<Self, BuildError> {
+        validate(ring_size, endpoints)?;
+        Ok(Self::filled(function, ring_size, endpoints))
+    }
+
+    fn filled(function: HashFunction, ring_size: u32, endpoints: &[Endpoint]) -> Self {
         let mut slots = vec![0; ring_size as usize].into_boxed_slice();
         fill(&mut slots, function, endpoints);
-        Ok(Self {
+        Self {
             slots,
             modulus: Modulus::new(ring_size),
-        })
+        }
     }
 
     /// The number of the real that a flow's hash selects, or 0 if the ring is empty.
@@ -147,6 +155,20 @@ impl fmt::Debug for Ring {
             .field("len", &self.len())
             .field("shares", &self.shares())
             .finish()
+    }
+}
+
+fn validate(ring_size: u32, endpoints: &[Endpoint]) -> Result<(), BuildError> {
+    if !(MIN_RING_SIZE..=MAX_RING_SIZE).contains(&ring_size) {
+        return Err(BuildError::SizeOutOfRange(ring_size));
+    }
+    if !is_prime(ring_size) {
+        return Err(BuildError::SizeNotPrime(ring_size));
+    }
+    let mut numbers = endpoints.iter().map(|endpoint| endpoint.number);
+    match numbers.find(|number| !(1..=MAX_NUMBER).contains(number)) {
+        Some(number) => Err(BuildError::Number(number)),
+        None => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use dataplane::service::{MacAddress, RealSpec, VipFlags, VipKey};
+use dataplane::service::{HashFunction, MacAddress, RealSpec, VipFlags, VipKey};
 use katran_xsk::{
     admin::command::parse_vip,
     config::{Config, ConfigError, Problem},
@@ -230,6 +230,45 @@ fn changes_warn_of_what_a_file_would_be_warned_of() {
     };
     assert!(warning.contains("QUIC is UDP"), "{warning}");
     assert!(reload().is_empty(), "told once");
+}
+
+#[test]
+fn a_change_of_the_hash_function_warns_of_drained_reals_that_get_flows() {
+    let rig = Rig::new();
+    let web = "203.0.113.44:80/tcp";
+    let mut control = lock(&rig.control);
+    let reals = vec![real("198.51.100.44", 1), real("198.51.100.45", 0)];
+    let (v1, v2) = (Some(HashFunction::MaglevV1), Some(HashFunction::MaglevV2));
+    let none = VipFlags::empty();
+    let changes = control.add_vip(key(web), v2, none, reals).expect("valid");
+    assert!(changes.warnings.is_empty(), "{changes:?}");
+    let changes = control
+        .change_vip(&key(web), v1, none, none)
+        .expect("valid");
+    assert_eq!(
+        changes.warnings,
+        [
+            "VIP 203.0.113.44:80/tcp: reals with weight 0 get new flows, as in Katran after a change of the \
+             hash function alone; slots of 65537: 198.51.100.45 32768; the next change of the VIP's reals or \
+             of a weight takes them out, as `real del` of such a real does"
+        ]
+    );
+    let other: IpAddr = "198.51.100.44".parse().expect("an address");
+    let changes = control.set_weight(&key(web), &other, 2).expect("valid");
+    assert!(changes.warnings.is_empty(), "{changes:?}");
+    let shares = control
+        .view()
+        .table
+        .find(&key(web))
+        .expect("it is there")
+        .ring
+        .shares();
+    assert_eq!(shares.len(), 1);
+    // With V2 a drained real gets nothing.
+    let changes = control
+        .change_vip(&key(web), v2, none, none)
+        .expect("valid");
+    assert!(changes.warnings.is_empty(), "{changes:?}");
 }
 
 #[test]

@@ -65,8 +65,68 @@ struct RealSlot {
     references: u32,
 }
 
-/// Ring inputs of one VIP, in the order of `VipSpec::reals`.
-type RingInputs = (HashFunction, Vec<(IpAddr, u32)>);
+/// What a VIP's ring is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RingInputs {
+    hash: HashFunction,
+    /// Address, weight and number of each real, sorted, as the order of listing does not count.
+    reals: Vec<(IpAddr, u32, u16)>,
+    /// Reals with weight 0 take part.
+    unfiltered: bool,
+}
+
+impl RingInputs {
+    /// As the ring is after the last change. One of the hash function alone filters nothing, as in Katran
+    /// (katran-compat section 3.6), and what leaves hash function and reals alone leaves the ring alone.
+    fn new(spec: &VipSpec, numbers: &[u16], old: Option<&Self>) -> Self {
+        let reals = spec.reals.iter().zip(numbers);
+        let mut reals: Vec<_> = reals
+            .map(|(real, number)| (real.address, real.weight, *number))
+            .collect();
+        reals.sort_unstable();
+        let mut new = Self {
+            hash: spec.hash,
+            reals,
+            unfiltered: false,
+        };
+        new.unfiltered = old
+            .filter(|old| old.weights().eq(new.weights()))
+            .is_some_and(|old| old.hash != new.hash || old.unfiltered);
+        new
+    }
+
+    fn weights(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        let reals = self.reals.iter();
+        reals.map(|(address, weight, _)| (*address, *weight))
+    }
+
+    /// Whether some real gets slots.
+    fn is_usable(&self) -> bool {
+        self.weights()
+            .any(|(_, weight)| self.unfiltered || weight > 0)
+    }
+
+    fn build(&self, vip: &VipKey) -> Result<Arc<Ring>, ServiceError> {
+        let reals = self.reals.iter();
+        let endpoints: Vec<Endpoint> = reals
+            .map(|(address, weight, number)| Endpoint::new(u32::from(*number), *weight, *address))
+            .collect();
+        let build = if self.unfiltered {
+            Ring::build_unfiltered
+        } else {
+            Ring::build
+        };
+        build(self.hash, DEFAULT_RING_SIZE, &endpoints)
+            .map(Arc::new)
+            .map_err(|error| {
+                ServiceError::new(
+                    format!("vip {vip}"),
+                    format!("its ring cannot be built: {error}"),
+                    "correct the list of reals",
+                )
+            })
+    }
+}
 
 #[derive(Clone, Debug)]
 struct VipSlot {
@@ -156,16 +216,39 @@ impl ServiceControl {
     /// Makes a table of the desired state.
     ///
     /// VIPs that stay keep their number, reals that stay keep their index, and a VIP whose reals,
-    /// weights and hash function stay shares its ring with the previous table.
+    /// weights and hash function stay shares its ring with the previous table. A VIP of which the hash
+    /// function alone changes has its reals of weight 0 in the ring until its reals change too.
     ///
     /// # Errors
     ///
     /// The first thing in `spec` that cannot be served; the previous table stays the newest.
     pub fn apply(&mut self, spec: &ServiceSpec) -> Result<Arc<ServiceTable>, ServiceError> {
+        self.make(spec, None)
+    }
+
+    /// As [`apply`](Self::apply), to withdraw the change that made `self` of `running`: the rings are
+    /// filled by the same rules as in `running`, whose desired state `spec` is.
+    ///
+    /// # Errors
+    ///
+    /// As of [`apply`](Self::apply).
+    pub fn withdraw(
+        &mut self,
+        spec: &ServiceSpec,
+        running: &Self,
+    ) -> Result<Arc<ServiceTable>, ServiceError> {
+        self.make(spec, Some(&running.state))
+    }
+
+    fn make(
+        &mut self,
+        spec: &ServiceSpec,
+        running: Option<&State>,
+    ) -> Result<Arc<ServiceTable>, ServiceError> {
         validate(spec)?;
         let generation = self.generation.wrapping_add(1).max(1);
         let mut state = self.state.clone();
-        state.apply(spec, generation)?;
+        state.apply(spec, running, generation)?;
         self.table = Arc::new(state.table(generation, spec.settings));
         self.state = state;
         self.generation = generation;
@@ -174,7 +257,13 @@ impl ServiceControl {
 }
 
 impl State {
-    fn apply(&mut self, spec: &ServiceSpec, generation: u32) -> Result<(), ServiceError> {
+    /// Rings are what `running` has, or, if it is not given, what a change of this state makes of them.
+    fn apply(
+        &mut self,
+        spec: &ServiceSpec,
+        running: Option<&Self>,
+        generation: u32,
+    ) -> Result<(), ServiceError> {
         let wanted: HashSet<VipKey> = spec.vips.iter().map(|vip| vip.key).collect();
         let mut released: Vec<u16> = Vec::new();
         for slot in &mut self.vips {
@@ -188,7 +277,7 @@ impl State {
         // References are taken before any is given back, so that a real which only moves between
         // VIPs keeps its index.
         for vip in &spec.vips {
-            released.extend(self.put_vip(vip, spec, &local, generation)?);
+            released.extend(self.put_vip(vip, spec, &local, running, generation)?);
         }
         let mut server_ids = HashMap::default();
         let mut named_reals = Vec::with_capacity(spec.server_ids.len());
@@ -222,6 +311,12 @@ impl State {
         Ok(())
     }
 
+    fn ring_inputs(&self, key: &VipKey) -> Option<&RingInputs> {
+        let number = self.vip_numbers.get(key)?;
+        let slot = self.vips[usize::from(*number)].as_ref()?;
+        Some(&slot.ring_inputs)
+    }
+
     /// Makes or drops the table that the workers share; one that stays keeps its flows.
     fn put_global_table(&mut self, spec: &ServiceSpec) -> Result<(), ServiceError> {
         let capacity = spec.settings.global_table_capacity;
@@ -253,6 +348,7 @@ impl State {
         spec: &VipSpec,
         all: &ServiceSpec,
         local: &HashSet<IpAddr>,
+        running: Option<&Self>,
         generation: u32,
     ) -> Result<Vec<u16>, ServiceError> {
         let reals = spec
@@ -275,25 +371,24 @@ impl State {
             })?,
         };
         let old = self.vips[usize::from(number)].take();
-        let ring_inputs: RingInputs = (
-            spec.hash,
-            spec.reals
-                .iter()
-                .map(|real| (real.address, real.weight))
-                .collect(),
-        );
-        let reusable = old
+        let before = match running {
+            Some(running) => running.ring_inputs(&spec.key),
+            None => old.as_ref().map(|old| &old.ring_inputs),
+        };
+        let ring_inputs = RingInputs::new(spec, &reals, before);
+        let last_ring = old.as_ref().filter(|old| !old.vip.ring.is_empty());
+        let last_ring = last_ring.filter(|_| !ring_inputs.is_usable());
+        let same = old
             .as_ref()
-            .filter(|old| old.ring_inputs == ring_inputs && old.reals == reals);
-        let is_usable = spec.reals.iter().any(|real| real.weight > 0);
-        let last_ring = old.as_ref().map(|old| &old.vip.ring);
-        let last_ring = last_ring.filter(|ring| !ring.is_empty() && !is_usable);
-        let (ring, kept) = match (last_ring, reusable) {
-            (Some(ring), _) if all.settings.keep_last_ring => {
-                (Arc::clone(ring), self.keep_reals(ring, spec, all)?)
+            .filter(|old| old.ring_inputs == ring_inputs && old.kept.is_empty());
+        let (ring, kept) = match (last_ring, same) {
+            (Some(old), _) if all.settings.keep_last_ring => {
+                let ring = Arc::clone(&old.vip.ring);
+                let kept = self.keep_reals(&ring, spec, all)?;
+                (ring, kept)
             }
-            (None, Some(old)) => (Arc::clone(&old.vip.ring), Vec::new()),
-            _ => (build_ring(spec, &reals)?, Vec::new()),
+            (_, Some(old)) => (Arc::clone(&old.vip.ring), Vec::new()),
+            _ => (ring_inputs.build(&spec.key)?, Vec::new()),
         };
         let detours = detours(spec, all);
         let vip = Vip {
@@ -551,24 +646,6 @@ fn down_reals(spec: &VipSpec, indices: &[u16], detours: Detours) -> Box<[u16]> {
         .collect();
     down.sort_unstable();
     down.into()
-}
-
-fn build_ring(spec: &VipSpec, reals: &[u16]) -> Result<Arc<Ring>, ServiceError> {
-    let endpoints: Vec<Endpoint> = spec
-        .reals
-        .iter()
-        .zip(reals)
-        .map(|(real, index)| Endpoint::new(u32::from(*index), real.weight, real.address))
-        .collect();
-    Ring::build(spec.hash, DEFAULT_RING_SIZE, &endpoints)
-        .map(Arc::new)
-        .map_err(|error| {
-            ServiceError::new(
-                format!("vip {}", spec.key),
-                format!("its ring cannot be built: {error}"),
-                "correct the list of reals",
-            )
-        })
 }
 
 fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
