@@ -1,7 +1,10 @@
 //! Any bytes as a capture for `replay`: an error, or a verdict for each packet and a capture that
 //! can be read again.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use dataplane::{
     counters::WorkerCounters,
@@ -74,5 +77,8 @@ fn run(input: &[u8]) {
 fn capture() {
     bolero::check!(name = "capture")
         .with_max_len(4096)
+        // Not by time: all committed inputs come before.
+        .with_iterations(1_000)
+        .with_test_time(Duration::MAX)
         .for_each(run);
 }

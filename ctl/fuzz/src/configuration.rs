@@ -1,6 +1,8 @@
 //! Any text as a configuration: refused with problems that name a line, or put into force and
 //! written back.
 
+use std::time::Duration;
+
 use dataplane::service::ServiceControl;
 use katran_xsk::config::Config;
 
@@ -41,5 +43,8 @@ fn run(input: &[u8]) {
 fn configuration() {
     bolero::check!(name = "configuration")
         .with_max_len(4096)
+        // Not by time: all committed inputs come before.
+        .with_iterations(5_000)
+        .with_test_time(Duration::MAX)
         .for_each(run);
 }

@@ -11,7 +11,11 @@ const HEAD: [u8; 3] = [0, 1, 0];
 /// Likewise, and the frame is aimed at a VIP, whose number stands for the last byte.
 const AIMED: [u8; 2] = [0, 0x81];
 /// VIPs that frames are aimed at; there are fewer.
-const VIPS: u8 = 32;
+const VIPS: u8 = 64;
+/// Changes of the services, one after the other; there are fewer.
+const CHANGES: usize = 7;
+/// One more change before a frame, in the first byte of its length.
+const CHANGE: u8 = 1 << 5;
 /// Longest frame that is aimed at every VIP.
 const SHORT: usize = 120;
 
@@ -32,8 +36,13 @@ pub(super) fn write(folder: &Path) -> Result<()> {
     for (kind, frame) in kinds {
         for vip in 0..VIPS {
             let [settings, control] = AIMED;
-            let name = format!("aimed-{kind:?}-{vip}");
-            fs::write(folder.join(name), input(&[settings, control, vip], &frame))?;
+            let once = input(&[settings, control, vip], &frame);
+            fs::write(folder.join(format!("aimed-{kind:?}-{vip}")), &once)?;
+            // The same flow while all changes.
+            let mut again = once[1..].to_vec();
+            again[2] |= CHANGE;
+            let always = [once, again.repeat(CHANGES)].concat();
+            fs::write(folder.join(format!("changes-{kind:?}-{vip}")), always)?;
         }
     }
     Ok(())
