@@ -40,7 +40,7 @@ use xdp_redirect::{Decap, DecapCounters, DecapOptions, XdpMode};
 
 pub use namespace::Namespace;
 pub use netlink::{LinkCounters, LinkState, Netlink, VethEnd};
-pub use process::{Process, cpu_time};
+pub use process::{Process, cpu_time, cpu_time_of};
 pub use scratch::Scratch;
 
 use plan::{BALANCER_INTERFACE, BALANCER_V4, BALANCER_V6, MAX_CLIENTS, MAX_REALS, UPLINK, VIPS};

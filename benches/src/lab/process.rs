@@ -100,21 +100,32 @@ impl Process {
     }
 }
 
-/// CPU time that the threads of a process have used, by the nanoseconds that the scheduler gave them:
-/// the first field of their schedstat files. Threads that have ended do not count.
+/// CPU time that the threads of a process have used. Threads that have ended do not count.
+pub fn cpu_time(process: u32) -> Result<Duration> {
+    cpu_time_of(process, |_| true)
+}
+
+/// The same of those threads whose name `counts`, by the nanoseconds that the scheduler gave them: the
+/// first field of their schedstat files.
 ///
 /// The times in their stat files are whole ticks for each thread, of which a handful are chance.
-pub fn cpu_time(process: u32) -> Result<Duration> {
+pub fn cpu_time_of(process: u32, counts: impl Fn(&str) -> bool) -> Result<Duration> {
     let mut spent = Duration::ZERO;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let task = task?.path();
-        let times = match fs::read_to_string(task.join("schedstat")) {
-            Ok(times) => times,
+        let read = |name: &str| match fs::read_to_string(task.join(name)) {
+            Ok(text) => Ok(Some(text)),
             // It has ended since the folder was listed.
-            Err(_) if !task.exists() => continue,
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
-            Err(error) => return Err(error).context("CPU time cannot be read"),
+            Err(_) if !task.exists() => Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            Err(error) => Err(error).context("CPU time cannot be read"),
         };
+        let (Some(name), Some(times)) = (read("comm")?, read("schedstat")?) else {
+            continue;
+        };
+        if !counts(name.trim_end()) {
+            continue;
+        }
         let ran = times
             .split_whitespace()
             .next()

@@ -7,8 +7,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use nix::time::{ClockId, clock_gettime};
 
 use dataplane::service::VipKey;
 use katran_xsk::control::lock;
@@ -21,6 +23,20 @@ const REALS_OF_VIP: u32 = 100;
 const ALLOWED: Duration = Duration::from_secs(2);
 
 const ATTEMPTS: usize = 5;
+
+/// What `work` gives, and the processor's time that it takes of this thread: what others take meanwhile
+/// does not count.
+fn cpu_time<R>(work: impl FnOnce() -> R) -> (R, Duration) {
+    let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock"));
+    let before = now();
+    let result = work();
+    (result, now().saturating_sub(before))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
 
 /// A configuration with this many VIPs of 100 reals each. The reals of neighbours overlap, and all
 /// VIPs together have as many as can be numbered. VIP 0 is the same, however many there are.
@@ -69,31 +85,27 @@ fn the_largest_configuration_applies_in_time_and_disturbs_no_packet() {
             sent
         })
     };
-    // More than once when other programs want the processor too.
-    let mut best = Duration::MAX;
+    let mut times = Vec::new();
     for _ in 0..ATTEMPTS {
         for vips in [VIPS, 1] {
             rig.write_file(configuration(vips));
-            let started = Instant::now();
-            let changes = lock(&rig.control).reload().expect("a valid file");
-            let took = started.elapsed();
+            let (changes, took) = cpu_time(|| lock(&rig.control).reload());
+            let changes = changes.expect("a valid file");
             if vips == VIPS {
                 assert_eq!(changes.vips_added.count, VIPS as usize - 1);
                 println!("{VIPS} VIPs with {REALS_OF_VIP} reals each applied in {took:?}");
-                best = best.min(took);
+                times.push(took);
             } else {
                 assert_eq!(changes.vips_removed.count, VIPS as usize - 1);
             }
-        }
-        if best < ALLOWED {
-            break;
         }
     }
     stop.store(true, Ordering::Release);
     let sent = traffic.join().expect("no packet was disturbed");
     let counters = rig.handles[0].counters();
     assert_eq!(counters.transmitted.packets.get(), sent);
-    assert!(best < ALLOWED, "{best:?}");
+    let median = median(times);
+    assert!(median < ALLOWED, "{median:?}");
 }
 
 #[test]
@@ -101,13 +113,12 @@ fn a_weight_among_the_most_vips_changes_one_ring() {
     let rig = Rig::with_config(&configuration(VIPS), 1);
     let table = || lock(&rig.control).view().table;
     let key: VipKey = table().vips().nth(300).expect("a VIP").key;
-    let mut best = Duration::MAX;
+    let mut times = Vec::new();
     for weight in 10..20 {
         let before = table();
         let real = lock(&rig.control).config().vips[300].reals[0].address;
-        let started = Instant::now();
-        let changed = lock(&rig.control).set_weight(&key, &real, weight);
-        best = best.min(started.elapsed());
+        let (changed, took) = cpu_time(|| lock(&rig.control).set_weight(&key, &real, weight));
+        times.push(took);
         assert_eq!(changed.expect("a real").reals_changed.count, 1);
         let after = table();
         for (old, new) in before.vips().zip(after.vips()) {
@@ -120,6 +131,7 @@ fn a_weight_among_the_most_vips_changes_one_ring() {
             );
         }
     }
-    println!("one weight among {VIPS} VIPs changed in {best:?}");
-    assert!(best < ALLOWED / 10, "{best:?}");
+    let median = median(times);
+    println!("one weight among {VIPS} VIPs changed in {median:?}");
+    assert!(median < ALLOWED / 10, "{median:?}");
 }

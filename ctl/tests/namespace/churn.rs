@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use benches::balancer::{Balancer, Vip, configuration};
-use benches::lab::{Lab, LabOptions};
+use benches::lab::{Lab, LabOptions, cpu_time_of};
 use benches::traffic::HeldConnections;
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
 use super::support::{
@@ -25,9 +26,16 @@ const CHANGES: u64 = 1_000;
 const CONNECTIONS: usize = 200;
 /// VIPs of a full table.
 const VIPS: u32 = 512;
-/// What the largest file may take, once in so many attempts.
+/// What the largest file may take: the median of so many attempts.
 const ALLOWED: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 5;
+
+/// Datagrams of one flow, and first ones of new flows, between two sleeps of a millisecond: up to 50,000 a
+/// second, so that a worker which is held up for long has more than its rings take.
+const DATAGRAMS: usize = 48;
+const NEW_FLOWS: usize = 2;
+/// Bytes that the real's socket can hold: what arrives in about a second.
+const ARRIVING: usize = 64 << 20;
 
 /// A connection to the admin socket.
 struct Admin(BufReader<UnixStream>);
@@ -148,21 +156,18 @@ fn leave_or_return(number: u64, vips: &[Vip], gone: &mut [Vec<IpAddr>; 2]) -> St
     format!("real del {name} {real}")
 }
 
-/// Sends a datagram every millisecond while `meanwhile` runs, for `least` at least; gives how many were
-/// sent and how many of them reached the real.
+/// Sends datagrams while `meanwhile` runs, for `least` at least; gives how many were sent and how many of
+/// them reached the real.
 fn steady(
     lab: &Lab,
     vip: &Vip,
     least: Duration,
     meanwhile: impl FnOnce() -> Result<()>,
 ) -> Result<(u64, u64)> {
-    let target = (vip.address, vip.port);
+    let target = SocketAddr::from((vip.address, vip.port));
     let sink = lab.real(0).run(|| UdpSocket::bind(target))??;
+    setsockopt(&sink, sockopt::RcvBufForce, &ARRIVING)?;
     sink.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let source = lab
-        .client(0)
-        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
-    source.connect(target)?;
     let arriving = thread::spawn(move || {
         let mut arrived = 0;
         // Until nothing has come for a second.
@@ -172,22 +177,37 @@ fn steady(
         arrived
     });
     let stop = Arc::new(AtomicBool::new(false));
-    let sending = thread::spawn({
+    let sending = lab.client(0).spawn_thread({
         let stop = Arc::clone(&stop);
         move || -> Result<u64> {
+            let connected = || -> Result<UdpSocket> {
+                let source = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+                source.connect(target)?;
+                Ok(source)
+            };
+            let source = connected()?;
             let started = Instant::now();
             let mut sent = 0;
             while !stop.load(Ordering::Acquire) || started.elapsed() < least {
-                source.send(b"steady")?;
-                sent += 1;
+                for _ in 0..DATAGRAMS {
+                    source.send(b"steady")?;
+                }
+                for _ in 0..NEW_FLOWS {
+                    connected()?.send(b"new")?;
+                }
+                sent += (DATAGRAMS + NEW_FLOWS) as u64;
                 thread::sleep(Duration::from_millis(1));
             }
+            println!(
+                "{:.0} datagrams a second",
+                sent as f64 / started.elapsed().as_secs_f64()
+            );
             Ok(sent)
         }
-    });
+    })?;
     let outcome = meanwhile();
     stop.store(true, Ordering::Release);
-    let sent = sending.join().expect("no panic")?;
+    let sent = sending.join().expect("no panic")??;
     let arrived = arriving.join().expect("no panic");
     outcome?;
     Ok((sent, arrived))
@@ -237,23 +257,23 @@ fn the_largest_file_applies_in_time_and_costs_no_packet() -> Result<()> {
     let least = Duration::from_secs(2);
     let (sent, arrived) = steady(&lab, &used, least, || Ok(()))?;
     let lost_without = sent - arrived;
-    let mut best = Duration::MAX;
+    // Without what other programs take meanwhile, and the workers for the datagrams.
+    let control_time = || cpu_time_of(balancer.id(), |thread| !thread.starts_with("kx-worker"));
+    let mut times = Vec::new();
     let (sent, arrived) = steady(&lab, &used, least, || {
-        // More than once when other programs want the processor too.
         for _ in 0..ATTEMPTS {
             for text in [&large, &small] {
                 fs::write(&file, text)?;
-                let started = Instant::now();
+                let (started, before) = (Instant::now(), control_time()?);
                 let changes = admin.ask("reload")?;
-                let took = started.elapsed();
+                let (waited, took) = (started.elapsed(), control_time()?.saturating_sub(before));
                 if text == &large {
                     ensure!(changes["vips_added"]["count"] == VIPS - 1, "{changes}");
-                    println!("{VIPS} VIPs of 100 reals applied in {took:?}");
-                    best = best.min(took);
+                    println!(
+                        "{VIPS} VIPs of 100 reals applied in {waited:?}, {took:?} of a processor"
+                    );
+                    times.push(took);
                 }
-            }
-            if best < ALLOWED {
-                break;
             }
         }
         Ok(())
@@ -268,6 +288,7 @@ fn the_largest_file_applies_in_time_and_costs_no_packet() -> Result<()> {
         sent - arrived
     );
     assert_nothing_dropped(&balancer)?;
-    ensure!(best < ALLOWED, "{best:?}");
+    times.sort_unstable();
+    ensure!(times[ATTEMPTS / 2] < ALLOWED, "{times:?}");
     Ok(())
 }
