@@ -486,7 +486,9 @@ impl Control {
             return Err(AdminError::new(
                 "real",
                 format!("no VIP has the real {real}"),
-                "`real list` names those there are",
+                format!(
+                    "`real list` names those there are; one to which only a source route or a server id                      sends can be added without a share: `real add VIP {real}@0 local=true`"
+                ),
             ));
         }
         self.commit(config)
@@ -813,7 +815,10 @@ fn real_position(vip: &VipSpec, address: &IpAddr) -> Result<usize, AdminError> {
             AdminError::new(
                 "real",
                 format!("{address} is not a real of {}", vip.key),
-                format!("`real list {}` names those there are", vip.key),
+                format!(
+                    "`real list {vip}` names those there are; one to which only a source route or a                      server id sends can be added without a share: `real add {vip} {address}@0`",
+                    vip = vip.key
+                ),
             )
         })
 }

@@ -54,6 +54,43 @@ fn services(list: &[(&str, u8, &str)]) -> ServiceSpec {
     }
 }
 
+#[test]
+fn the_real_of_a_route_is_down_or_local_as_one_of_the_vip_without_a_share() {
+    let mut spec = services(&[("192.0.2.0", 24, ROUTED)]);
+    let flags = VipFlags::SRC_ROUTING | VipFlags::UDP_FLOW_MIGRATION | VipFlags::LOCAL_VIP;
+    spec.vips = vec![vip("203.0.113.10", 80, Protocol::Udp, flags, V4_REALS)];
+    let mut bench = Bench::new(&spec);
+    let ring = |bench: &Bench| {
+        let vip = bench.forwarder.table().vips().next().expect("the VIP");
+        vip.ring.shares()
+    };
+    let before = ring(&bench);
+    let frame = udp("192.0.2.10:40000", VIP, b"x");
+    bench.send(&frame).expect("it is sent");
+    assert_eq!(bench.last_real(), ROUTED);
+
+    // The route is gone and the flow is known: only the mark makes it leave.
+    spec.source_routes = SourceRoutes::default();
+    spec.vips[0].reals.push(real(ROUTED, 0));
+    bench.apply(&spec);
+    bench.send(&frame).expect("it is sent");
+    assert_eq!(bench.last_real(), ROUTED);
+    spec.vips[0].reals[3].down = true;
+    bench.apply(&spec);
+    bench.send(&frame).expect("it is sent");
+    assert_eq!(bench.last.selection, Selection::Ring);
+    assert_ne!(bench.last_real(), ROUTED);
+    assert_eq!(bench.counters.udp_flow_migrations.get(), 1);
+    assert_eq!(ring(&bench), before);
+
+    spec.source_routes = routes(&[("192.0.2.0", 24, ROUTED)]);
+    spec.vips[0].reals[3].local = true;
+    bench.apply(&spec);
+    let other = udp("192.0.2.11:40000", VIP, b"x");
+    assert_eq!(bench.send(&other), Err(NotSent::Passed));
+    assert_eq!(bench.last.selection, Selection::SourceRoute);
+}
+
 fn send(bench: &mut Bench, client: &str, vip: &str, segment: Segment) -> (String, Selection) {
     bench
         .send_with_room(&tcp(client, vip, segment), 40)

@@ -41,6 +41,35 @@ fn reals_go_down_and_come_up() {
 }
 
 #[test]
+fn a_real_that_only_a_route_names_goes_down_as_the_refusal_says() {
+    let served = served();
+    let mut admin = served.connect();
+    let routed = "198.51.100.99";
+    admin.result(&format!("vip set {DNS} flags=src-routing"));
+    admin.result(&format!("src-route add {routed} 192.0.2.0/24"));
+    for command in [
+        format!("real down {DNS} {routed}"),
+        format!("real set {routed} local"),
+    ] {
+        let error = admin.error(&command);
+        let remedy = error["remedy"].as_str().expect("text");
+        assert!(remedy.contains(&format!("{routed}@0")), "{error}");
+    }
+    let shares = |admin: &mut Connection| -> Vec<Value> {
+        let list = admin.result(&format!("real list {DNS}"));
+        let rows = list["reals"].as_array().expect("a list");
+        rows.iter().map(|row| row["share"].clone()).collect()
+    };
+    let before = shares(&mut admin);
+    admin.result(&format!("real add {DNS} {routed}@0"));
+    admin.result(&format!("real down {DNS} {routed}"));
+    assert_eq!(down(&mut admin), [json!(false), json!(false), json!(true)]);
+    let after = shares(&mut admin);
+    assert_eq!(after[..2], before, "the ring is the same");
+    assert_eq!(after[2], json!(0.0));
+}
+
+#[test]
 fn the_mark_is_dumped_and_warned_of() {
     let served = served();
     let mut admin = served.connect();
