@@ -3,20 +3,26 @@
 //! Everything is seeded: the same calls make the same packets and the same table, on every machine.
 #![forbid(unsafe_code)]
 
-use std::{net::IpAddr, sync::Arc};
+pub mod routes;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use dataplane::{
+    capture::{Decided, Monitor},
     counters::WorkerCounters,
     forward::{BURST, Forwarder, ForwarderConfig, Outcome, Packet, Selection, Verdict},
     service::{
         HashFunction, MacAddress, Protocol, RealId, RealSpec, ServiceControl, ServiceSpec,
-        Settings, VipFlags, VipKey, VipSpec,
+        Settings, SourceRoutes, VipFlags, VipKey, VipSpec,
     },
 };
 use xdp_layout::Tag;
 
 /// Reals of the VIP.
-const REALS: u8 = 100;
+pub const REALS: u8 = 100;
 /// Frames lie in chunks of this size, as in a socket's memory.
 const CHUNK: usize = 2048;
 /// Where the kernel puts the Ethernet header.
@@ -63,13 +69,38 @@ impl IpVersion {
         }
     }
 
+    /// A real of the VIP; any number stands for one.
+    pub const fn real(self, number: u16) -> IpAddr {
+        self.address(101, 1 + (number % REALS as u16) as u8)
+    }
+
     /// Host `host` of a network of documentation addresses that its purpose has for itself.
-    fn address(self, network: u8, host: u8) -> IpAddr {
+    const fn address(self, network: u8, host: u8) -> IpAddr {
         match self {
-            Self::V4 => IpAddr::from([198, 51, network, host]),
-            Self::V6 => IpAddr::from([0x2001, 0xdb8, network.into(), 0, 0, 0, 0, u16::from(host)]),
+            Self::V4 => IpAddr::V4(Ipv4Addr::new(198, 51, network, host)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(
+                0x2001,
+                0xdb8,
+                network as u16,
+                0,
+                0,
+                0,
+                0,
+                host as u16,
+            )),
         }
     }
+}
+
+/// What the VIP has besides reals.
+#[derive(Clone, Debug, Default)]
+pub struct Services {
+    /// Its flags.
+    pub flags: VipFlags,
+    /// Source routes.
+    pub routes: SourceRoutes,
+    /// Clients of the flows, in turn; without any, flows have addresses of their own.
+    pub clients: Arc<[IpAddr]>,
 }
 
 /// A forwarder, the flows it knows and a memory of frames.
@@ -81,6 +112,7 @@ pub struct Workload {
     /// A chunk's bytes from its room to the end of the headers, before the flow is filled in.
     template: Vec<u8>,
     next_chunk: usize,
+    clients: Arc<[IpAddr]>,
     outcomes: [Outcome; BURST],
     now_ns: u64,
 }
@@ -98,6 +130,19 @@ impl Workload {
     /// # Panics
     /// The table does not fit into memory.
     pub fn new(version: IpVersion, capacity: usize) -> Self {
+        Self::with_services(version, capacity, Services::default())
+    }
+
+    /// As [`Self::new`], with services of these.
+    ///
+    /// # Panics
+    /// As [`Self::new`], or a route is for clients of a family without a real for it.
+    pub fn with_services(version: IpVersion, capacity: usize, services: Services) -> Self {
+        let Services {
+            flags,
+            routes,
+            clients,
+        } = services;
         let vip = version.address(100, 10);
         let spec = ServiceSpec {
             settings: Settings {
@@ -109,16 +154,17 @@ impl Workload {
             vips: vec![VipSpec {
                 key: VipKey::exact(vip, PORT, Protocol::Tcp),
                 hash: HashFunction::MaglevV2,
-                flags: VipFlags::empty(),
-                reals: (1..=REALS)
-                    .map(|host| RealSpec {
-                        address: version.address(101, host),
+                flags,
+                reals: (0..REALS)
+                    .map(|number| RealSpec {
+                        address: version.real(number.into()),
                         weight: 1,
                         local: false,
                         down: false,
                     })
                     .collect(),
             }],
+            source_routes: routes,
             ..ServiceSpec::default()
         };
         let table = ServiceControl::new()
@@ -146,6 +192,7 @@ impl Workload {
             memory: vec![0; CHUNKS * CHUNK].into_boxed_slice(),
             template,
             next_chunk: 0,
+            clients,
             outcomes: [Outcome {
                 verdict: Verdict::Pass,
                 vip: 0,
@@ -177,7 +224,12 @@ impl Workload {
             let start = (first_chunk + packets) * CHUNK + FRAME_AT - self.version.room();
             let bytes = &mut self.memory[start..start + self.template.len()];
             bytes.copy_from_slice(&self.template);
-            write_flow(self.version, &mut bytes[self.version.room() + 14..], flow);
+            let packet = &mut bytes[self.version.room() + 14..];
+            if self.clients.is_empty() {
+                write_flow(self.version, packet, flow);
+            } else {
+                write_client(packet, &self.clients, flow);
+            }
             packets += 1;
         }
         assert!(packets <= BURST, "a burst of {packets} packets");
@@ -205,6 +257,32 @@ impl Workload {
         self.now_ns += 1000;
         self.forwarder
             .process(self.now_ns, &mut packets, &mut self.outcomes);
+    }
+
+    /// As [`Self::decide`], with a capture's monitor where the worker's loop has it.
+    ///
+    /// # Panics
+    /// The burst is of another workload.
+    #[inline]
+    pub fn decide_watched(&mut self, burst: &Burst, monitor: &mut Monitor) {
+        let received = self.template.len();
+        let start = FRAME_AT - self.version.room();
+        let chunks = self.memory.chunks_exact_mut(CHUNK);
+        for chunk in chunks.skip(burst.first_chunk).take(burst.packets) {
+            monitor.arrives(&mut chunk[start..], received);
+        }
+        self.decide(burst);
+        monitor.decided(&Decided {
+            now_ns: self.now_ns,
+            forwarder: &self.forwarder,
+            outcomes: &self.outcomes,
+            stalled: 0,
+        });
+    }
+
+    /// Key of the VIP.
+    pub fn vip(&self) -> VipKey {
+        VipKey::exact(self.version.address(100, 10), PORT, Protocol::Tcp)
     }
 
     /// How many packets of the last burst got their real this way.
@@ -276,6 +354,23 @@ fn write_flow(version: IpVersion, packet: &mut [u8], flow: u64) {
     };
     packet[address..address + 4].copy_from_slice(&source);
     packet[port..port + 2].copy_from_slice(&[a, b]);
+}
+
+/// Makes source address and port those of a flow of one of the clients: the next one has the next flow,
+/// and in the next turn with another port.
+fn write_client(packet: &mut [u8], clients: &[IpAddr], flow: u64) {
+    let turn = flow / clients.len() as u64;
+    let port = (turn as u16).wrapping_mul(0x9e37).to_be_bytes();
+    match clients[(flow % clients.len() as u64) as usize] {
+        IpAddr::V4(client) => {
+            packet[12..16].copy_from_slice(&client.octets());
+            packet[20..22].copy_from_slice(&port);
+        }
+        IpAddr::V6(client) => {
+            packet[8..24].copy_from_slice(&client.octets());
+            packet[40..42].copy_from_slice(&port);
+        }
+    }
 }
 
 /// Numbers of flows in random order, the same in every run.

@@ -1,5 +1,7 @@
 //! Packets of VIPs whose flags ask for more than flow table, ring and encapsulation.
 
+use std::hint;
+
 use super::{
     family::Family,
     lane::{self, Lane, Pending, Stage, Storing},
@@ -76,6 +78,23 @@ impl<A: Family> Lane<A> {
             self.publish(stage, pending, real);
         }
         (real, selection)
+    }
+
+    /// Brings what the routes of the burst's new flows take into the caches. One by one, between other
+    /// work, each look-up would wait for memory several times; without anything between them they overlap.
+    #[inline(never)]
+    pub(super) fn load_routes(&self, stage: &Stage<'_>) {
+        for pending in &self.pending {
+            let vip = stage.table.vip(pending.vip);
+            if !vip.is_some_and(|vip| vip.detours.contains(Detours::SOURCE_ROUTE)) {
+                continue;
+            }
+            let flow = &pending.flow;
+            let is_known = || self.flows.peek(pending.table_hash, &A::key(flow)).is_some();
+            if lane::is_syn(flow) || !is_known() {
+                hint::black_box(flow.source.source_route(stage.table));
+            }
+        }
     }
 
     /// The real of the client's prefix, or of the ring where there is none and in a flood; it enters

@@ -21,7 +21,7 @@ use crate::{
         parse::{Data, FlowTuple, IpPacket, Kind, tcp_flags},
         protocol,
     },
-    service::{Real, RealId, ServiceTable, Vip, VipFlags},
+    service::{Detours, Real, RealId, ServiceTable, Vip, VipFlags},
 };
 
 /// A UDP flow that was idle for longer has ended (katran-compat section 1).
@@ -63,7 +63,9 @@ pub(super) struct Storing {
 #[derive(Debug)]
 pub(super) struct Lane<A: Family> {
     pub(super) flows: FlowTable<A::Key>,
-    pending: ArrayVec<Pending<A>, BURST>,
+    pub(super) pending: ArrayVec<Pending<A>, BURST>,
+    /// A packet of the burst is for a VIP that follows source routes.
+    has_routed: bool,
 }
 
 /// What the stages of a burst share.
@@ -89,6 +91,7 @@ impl<A: Family> Lane<A> {
         Self {
             flows,
             pending: ArrayVec::new(),
+            has_routed: false,
         }
     }
 
@@ -101,6 +104,7 @@ impl<A: Family> Lane<A> {
             length: ip.length,
         };
         let is_error = matches!(ip.kind, Kind::IcmpError(_));
+        self.has_routed |= vip.detours.contains(Detours::SOURCE_ROUTE);
         self.await_real(slot, data, vip.number, false, is_error);
     }
 
@@ -144,6 +148,9 @@ impl<A: Family> Lane<A> {
         stage.counters.vip_packets.add(count as u64);
         for place in 0..count.min(AHEAD) {
             self.look_ahead(place);
+        }
+        if std::mem::take(&mut self.has_routed) && !stage.table.source_routes().is_empty() {
+            self.load_routes(stage);
         }
         for place in 0..count {
             if place + AHEAD < count {
