@@ -156,9 +156,9 @@ counter_table! {
         ring_selections = "ring-selections", Count, "packets", "0 v2",
             "Packets whose real neither a server id nor a table named: a source route or the ring did.";
         tcp_syn_misses = "tcp-syn-misses", Count, "packets", "1 v1",
-            "Of these, TCP with SYN.";
+            "TCP with SYN, of which no table is asked.";
         tcp_non_syn_misses = "tcp-non-syn-misses", Count, "packets", "1 v2",
-            "Of these, TCP without SYN: flows that began elsewhere or were forgotten.";
+            "TCP without SYN whose real neither a server id nor a table named: flows that began elsewhere or were forgotten.";
         source_route_misses = "source-route-misses", Count, "packets", "5 v1",
             "Packets of VIPs with source routing that no route covers: the ring placed them.";
         source_route_hits = "source-route-hits", Count, "packets", "5 v2",
@@ -186,8 +186,8 @@ counter_table! {
             "New flows in the present window of one second, by which the cap on inserts goes.";
         connection_window_ns = "connection-window-ns", Last, "nanoseconds", "2 v2",
             "When that window started, by the system's monotonic clock.";
-        flood_suppressed = "flood-suppressed", Count, "flows", "",
-            "Flows that did not enter the table because of the cap.";
+        flood_suppressed = "flood-suppressed", Count, "packets", "",
+            "Packets whose flow did not enter the table because of the cap; each packet of such a flow counts.";
     }
 
     "ICMP" {

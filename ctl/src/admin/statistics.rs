@@ -69,9 +69,12 @@ fn named<C>(rows: &[Row<C>], counters: &C) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// The counters of a worker, by name.
-fn counted(worker: &Worker) -> BTreeMap<String, u64> {
+/// The counters of a worker, by name. A window of connection events that has ended has none.
+fn counted(worker: &Worker, now_ns: u64) -> BTreeMap<String, u64> {
     let mut counters = named(WorkerCounters::ROWS, worker.counters());
+    if let Some(events) = counters.get_mut("connection-events") {
+        *events = worker.counters().connection_events_at(now_ns);
+    }
     counters.retain(|name, _| worker.counts(name));
     counters
 }
@@ -195,12 +198,13 @@ pub(super) fn stats(
     };
     let of_workers: &[_] = if vip.is_none() { &chosen } else { &[] };
     let of_kernel = vip.is_none() && queue.is_none();
+    let now_ns = worker::now_ns();
     let workers: Vec<WorkerTraffic> = of_workers
         .iter()
         .map(|(_, worker)| WorkerTraffic {
             queue: worker.queue(),
             frames: balance(worker.counters()),
-            counters: counted(worker),
+            counters: counted(worker, now_ns),
         })
         .collect();
     Ok(Stats {

@@ -85,6 +85,7 @@ pub const KATRAN: &[&str] = &[
     "hc too big",
     "hc dst matched",
     "hc src matched",
+    "hc key",
     "library failed BPF calls",
     "library failed address validations",
 ];
@@ -118,6 +119,10 @@ pub const NOT_COUNTED: &[(&str, &str)] = &[
         "Probes are told by their mark, not by their destination.",
     ),
     ("hc src matched", "Nor by their source."),
+    (
+        "hc key",
+        "Nor counted by destination, port and protocol: `hc list` has those of each mark.",
+    ),
     (
         "library failed BPF calls",
         "A change that fails is an error for whoever asked for it, and nothing has changed.",

@@ -105,7 +105,7 @@ impl<A: Family> Lane<A> {
         pending: &Pending<A>,
         vip: &Vip,
     ) -> (Option<&'t Real>, Selection) {
-        let flooded = lane::count_selection(stage, pending);
+        let flooded = lane::count_miss(stage, pending);
         let routed = if flooded {
             None
         } else {
@@ -117,11 +117,12 @@ impl<A: Family> Lane<A> {
         };
         // What the ring says of a VIP with `DPORT_ONLY` is not stored; see `by_ring`.
         let by_port_only = selection == Selection::Ring && vip.flags.contains(VipFlags::DPORT_ONLY);
-        if let Some(real) = real
-            && !by_port_only
-        {
-            let is_missed = false;
-            self.store(stage, pending, vip, real, Storing { flooded, is_missed });
+        if let Some(real) = real {
+            stage.counters.ring_selections.add(1);
+            if !by_port_only {
+                let is_missed = false;
+                self.store(stage, pending, vip, real, Storing { flooded, is_missed });
+            }
         }
         (real, selection)
     }

@@ -241,8 +241,9 @@ impl<A: Family> Lane<A> {
         vip: &Vip,
         is_missed: bool,
     ) -> Option<&'t Real> {
-        let flooded = count_selection(stage, pending);
+        let flooded = count_miss(stage, pending);
         let real = ring_real(stage, pending, vip)?;
+        stage.counters.ring_selections.add(1);
         if !vip.flags.contains(VipFlags::DPORT_ONLY) {
             self.store(stage, pending, vip, real, Storing { flooded, is_missed });
         }
@@ -280,9 +281,9 @@ impl<A: Family> Lane<A> {
     }
 }
 
-/// Counts a packet whose real is not known; true in a flood.
+/// Counts a packet whose real nothing has named before source route and ring; true in a flood.
 #[inline]
-pub(super) fn count_selection<A>(stage: &mut Stage<'_>, pending: &Pending<A>) -> bool {
+pub(super) fn count_miss<A>(stage: &mut Stage<'_>, pending: &Pending<A>) -> bool {
     let flow = &pending.flow;
     let counters = stage.counters;
     if flow.protocol != protocol::UDP {
@@ -293,7 +294,6 @@ pub(super) fn count_selection<A>(stage: &mut Stage<'_>, pending: &Pending<A>) ->
             stage.events.mark_lru_miss(pending.slot.into());
         }
     }
-    counters.ring_selections.add(1);
     stage.is_flooded()
 }
 

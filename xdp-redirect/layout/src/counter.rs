@@ -186,9 +186,9 @@ counters! {
         VipPackets = "vip-packets",
         /// Packets whose real the connection table did not name: the ring did.
         RingSelections = "ring-selections",
-        /// Of these, TCP with SYN.
+        /// TCP with SYN, of which the table is not asked.
         TcpSynMisses = "tcp-syn-misses",
-        /// Of these, TCP without SYN: flows that began elsewhere or were forgotten.
+        /// TCP without SYN whose real the table did not name: flows that began elsewhere or were forgotten.
         TcpNonSynMisses = "tcp-non-syn-misses",
         /// Packets dropped because the ring named a real that there is not.
         RingUnknownReals = "ring-unknown-reals",
@@ -196,7 +196,7 @@ counters! {
         RingEmptySlots = "ring-empty-slots",
         /// Flows that entered the table.
         FlowInserts = "flow-inserts",
-        /// Flows that did not enter the table because of the cap.
+        /// Packets whose flow did not enter the table because of the cap.
         FloodSuppressed = "flood-suppressed",
         /// New flows in the present window of one second, by which the cap on inserts goes.
         ConnectionEvents = "connection-events",

@@ -92,7 +92,6 @@ pub(crate) fn real<const V6: bool>(
         });
         now = self::now();
     }
-    counters.count(RingSelections);
     let flooded = is_flooded(counters, config, now);
     let by_port_only = vip.flags & DPORT_ONLY != 0;
     let (source, source_port) = if by_port_only {
@@ -110,6 +109,7 @@ pub(crate) fn real<const V6: bool>(
         });
         return None;
     };
+    counters.count(RingSelections);
     count_ring_selection(&maps::VIP_TRAFFIC, u32::from(vip.number));
     count_ring_selection(&maps::REAL_TRAFFIC, u32::from(index));
 
