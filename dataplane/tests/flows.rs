@@ -407,6 +407,65 @@ fn flows_can_be_listed_found_removed_and_purged() {
 }
 
 #[test]
+fn a_packet_that_finds_the_ring_empty_is_a_miss_and_no_selection() {
+    for flags in [VipFlags::empty(), VipFlags::SRC_ROUTING] {
+        let mut bench = Bench::new(&one_vip(80, Tcp, flags, &[]));
+        for segment in [Segment::Syn, Segment::Ack] {
+            bench.send(&tcp(CLIENT, VIP, segment)).unwrap_err();
+        }
+        let counters = &bench.counters;
+        assert_eq!(counters.tcp_syn_misses.get(), 1);
+        assert_eq!(counters.tcp_non_syn_misses.get(), 1);
+        assert_eq!(counters.ring_empty_slots.get(), 2);
+        assert_eq!(counters.ring_selections.get(), 0);
+        assert_eq!(counters.vip_ring_selections[0].get(), 0);
+    }
+}
+
+#[test]
+fn a_tag_of_another_vip_of_the_address_does_not_count() {
+    let mut spec = one_vip(80, Tcp, VipFlags::empty(), &["198.51.100.1"]);
+    for (port, protocol) in [(443, Tcp), (80, Udp), (0, Tcp)] {
+        let other = vip(
+            "203.0.113.10",
+            port,
+            protocol,
+            VipFlags::empty(),
+            &["198.51.100.2"],
+        );
+        spec.vips.push(other);
+    }
+    // The last has any port, as the program may find for a packet to a port of its own.
+    for (vip, real, stale) in [
+        (0, "198.51.100.1", 0),
+        (1, "198.51.100.1", 1),
+        (2, "198.51.100.1", 1),
+        (3, "198.51.100.2", 0),
+    ] {
+        let mut bench = Bench::new(&spec);
+        let tag = Tag {
+            generation: bench
+                .forwarder
+                .table()
+                .vip(vip)
+                .expect("it exists")
+                .generation,
+            vip,
+            room: 20,
+            zero: 0,
+        };
+        let mut buffer = vec![0; 20];
+        buffer[..Tag::SIZE].copy_from_slice(&tag.to_bytes());
+        buffer.extend(tcp(CLIENT, VIP, Segment::Ack));
+        let received = buffer.len();
+        let sent = bench.send_tagged(&mut buffer, received);
+        sent.expect("the tag is sound").expect("it is sent");
+        assert_eq!(bench.last_real(), real, "{tag:?}");
+        assert_eq!(bench.counters.stale_tags.get(), stale, "{tag:?}");
+    }
+}
+
+#[test]
 fn a_tag_counts_only_for_the_vip_it_was_written_for() {
     let mut spec = one_vip(80, Tcp, VipFlags::empty(), &["198.51.100.1"]);
     spec.vips.push(vip(

@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     counters::{DropReason, WorkerCounters},
-    packet::parse::{self, Frame, IpPacket, Kind},
+    packet::parse::{self, FlowTuple, Frame, IpPacket, Kind},
     service::{Protocol, RealId, ServiceTable, Vip},
 };
 
@@ -190,7 +190,7 @@ fn admit<A: Family>(
     } = stage;
     let (flow, vip) = match &ip.kind {
         Kind::Data(flow) => {
-            let vip = tagged_vip(stage, packet, flow.destination.into()).or_else(|| {
+            let vip = tagged_vip(stage, packet, flow).or_else(|| {
                 lookup(
                     table,
                     flow.destination.into(),
@@ -265,17 +265,23 @@ fn reply_verdict(reply: Result<u16, DropReason>) -> Verdict {
     }
 }
 
-/// The VIP that the XDP program found, if its number still belongs to the same VIP. The address is
-/// compared because the program may read a map element that is being reused for another VIP.
+/// The VIP that the XDP program found, if its number still belongs to the same VIP. The flow is compared
+/// because the program may read a map element that is being reused for another VIP.
 #[inline]
-fn tagged_vip<'t>(stage: &Stage<'t>, packet: &Packet<'_>, destination: IpAddr) -> Option<&'t Vip> {
+fn tagged_vip<'t, A: Family>(
+    stage: &Stage<'t>,
+    packet: &Packet<'_>,
+    flow: &FlowTuple<A>,
+) -> Option<&'t Vip> {
     if packet.tag.vip == xdp_layout::Tag::NO_VIP {
         return None;
     }
-    let vip = stage
-        .table
-        .vip(packet.tag.vip)
-        .filter(|vip| vip.generation == packet.tag.generation && vip.key.contains(destination));
+    let vip = stage.table.vip(packet.tag.vip).filter(|vip| {
+        vip.generation == packet.tag.generation
+            && vip.key.protocol.number() == flow.protocol
+            && [0, u16::from_be_bytes(flow.destination_port)].contains(&vip.key.port)
+            && vip.key.contains(flow.destination.into())
+    });
     if vip.is_none() {
         stage.counters.stale_tags.add(1);
     }
