@@ -60,9 +60,12 @@ fn stable(id: u32) -> Vec<u8> {
     udp(CLIENT, VIP, &[0x52, a, b, c, 0, 0, 0, 0])
 }
 
-/// A TCP segment with the server-id option behind two no-operations.
 fn tcp_with_id(id: u32) -> Vec<u8> {
-    let mut frame = tcp(CLIENT, VIP, Segment::Ack);
+    with_option(tcp(CLIENT, VIP, Segment::Ack), id)
+}
+
+/// A TCP segment with the server-id option behind two no-operations.
+fn with_option(mut frame: Vec<u8>, id: u32) -> Vec<u8> {
     frame[46] = 7 << 4;
     frame.extend([1, 1, 0xb7, 6]);
     frame.extend(id.to_le_bytes());
@@ -213,6 +216,47 @@ fn tcp_options_are_read_only_when_asked_and_never_of_a_syn() {
     assert_eq!(counters.routed.get(), 1);
     assert_eq!(counters.table_mismatch.get(), 1);
     assert_eq!(counters.by_table_or_ring.get(), 2);
+}
+
+/// An ICMP error about `quoted`, a frame from the VIP to the client.
+fn error_about(quoted: &[u8]) -> Vec<u8> {
+    icmp_error("198.18.0.1", "203.0.113.10", (3, 4), quoted)
+}
+
+#[test]
+fn the_tcp_option_in_a_quoted_packet_neither_selects_nor_counts() {
+    let without = tcp(VIP, CLIENT, Segment::Ack);
+    let with_id = with_option(without.clone(), 0x1001);
+    let opening = tcp(VIP, CLIENT, Segment::Syn);
+    for tcp_server_id in [true, false] {
+        let mut bench = Bench::new(&services(Protocol::Tcp, VipFlags::empty(), tcp_server_id));
+        let (by, real) = selected(&mut bench, &error_about(&with_id));
+        assert_eq!(by, Selection::Ring);
+        let table = (Selection::Table, real);
+        assert_eq!(selected(&mut bench, &error_about(&with_id)), table);
+        assert_eq!(selected(&mut bench, &error_about(&without)), table);
+        assert_eq!(
+            selected(&mut bench, &error_about(&opening)).0,
+            Selection::Ring
+        );
+        let counters = &bench.counters.tcp_server_id;
+        let counted = [&counters.routed, &counters.by_table_or_ring, &counters.syn];
+        assert_eq!(counted.map(|counter| counter.get()), [0; 3]);
+        assert_eq!(bench.counters.server_id_vips[0].openings.get(), 0);
+        assert_eq!(bench.counters.icmp_errors.get(), 4);
+    }
+}
+
+#[test]
+fn the_id_in_a_quoted_udp_payload_selects() {
+    let flags = VipFlags::UDP_STABLE_ROUTING;
+    let mut bench = Bench::new(&services(Protocol::Udp, flags, false));
+    let quoted = udp(VIP, CLIENT, &[0x52, 0, 0x10, 0x01, 0, 0, 0, 0]);
+    assert_eq!(
+        selected(&mut bench, &error_about(&quoted)),
+        named("198.51.100.101")
+    );
+    assert_eq!(bench.counters.stable_routing.routed.get(), 1);
 }
 
 #[test]

@@ -24,7 +24,8 @@ enum TableEntry {
 
 impl<A: Family> Lane<A> {
     /// The real that the packet's server id names, if it carries one that is known. Of ICMP
-    /// errors only stable routing reads the quoted packet, as Katran does.
+    /// errors only stable routing reads the quoted packet: Katran's answers to recorded packets follow no
+    /// TCP option that an error quotes.
     pub(super) fn select_by_server_id<'t>(
         &mut self,
         stage: &mut Stage<'t>,
