@@ -138,6 +138,8 @@ pub struct Control {
     chunk_size: Option<usize>,
     /// The XDP program's maps have what is in force; not after a change and its withdrawal both failed.
     maps_follow: bool,
+    /// Probes have the next hop in use; not after the health-check path did not take it.
+    probes_follow: bool,
     /// The configuration that it starts with is in force.
     is_running: bool,
     started: Instant,
@@ -245,6 +247,7 @@ impl Control {
             baselines: Arc::default(),
             chunk_size: chunk_size(config.balancer.max_frame),
             maps_follow: true,
+            probes_follow: true,
             is_running: false,
             started: Instant::now(),
         };
@@ -339,7 +342,7 @@ impl Control {
         let (before, resolved) = (self.next_hop(), self.next_hop);
         self.next_hop = next_hop;
         if self.next_hop() == before {
-            return Ok(());
+            return self.lead_probes();
         }
         let mut services = self.services.clone();
         match services.apply(&self.spec(&self.config)) {
@@ -352,11 +355,9 @@ impl Control {
                     return Err(self.withdraw(services, &error));
                 }
                 self.services = services;
-                let path = HealthCheckPath::new(&self.config, self.next_hop());
                 // Packets take the new next hop also where probes cannot.
-                self.health_checks
-                    .apply(&path)
-                    .map_err(|error| health_check_error(&error))
+                self.probes_follow = false;
+                self.lead_probes()
             }
             Err(error) => {
                 // Or the next try would find nothing to change.
@@ -364,6 +365,18 @@ impl Control {
                 Err(error.into())
             }
         }
+    }
+
+    /// Gives the next hop in use to the probes if they do not have it.
+    fn lead_probes(&mut self) -> Result<(), AdminError> {
+        if self.probes_follow {
+            return Ok(());
+        }
+        let path = HealthCheckPath::new(&self.config, self.next_hop());
+        let applied = self.health_checks.apply(&path);
+        applied.map_err(|error| health_check_error(&error))?;
+        self.probes_follow = true;
+        Ok(())
     }
 
     /// Adds a VIP; `hash` left out means the configured default.
@@ -693,6 +706,7 @@ impl Control {
         let next_hop = config.interface.next_hop_mac.or(self.next_hop);
         let wanted = HealthCheckPath::new(config, next_hop);
         let Err(error) = self.health_checks.apply(&wanted) else {
+            self.probes_follow = true;
             return Ok(None);
         };
         if wanted == HealthCheckPath::new(&self.config, self.next_hop()) {

@@ -210,3 +210,25 @@ fn probes_follow_the_next_hop() {
     assert_eq!(rig.health_checks.path().next_hop, Some(resolved));
     assert_eq!(in_force(&rig), pairs(&[(7, "198.51.100.11")]));
 }
+
+#[test]
+fn a_next_hop_that_probes_did_not_take_is_tried_again() {
+    let text = config(&check(7, "198.51.100.11"));
+    let rig = Rig::with_config(
+        &text.replace("next_hop_mac = \"02:00:00:00:cc:03\"\n", ""),
+        1,
+    );
+    let set = || {
+        let next_hop = Some(MacAddress([2, 0, 0, 0, 0xcc, 4]));
+        lock(&rig.control).set_next_hop(next_hop)
+    };
+    for _ in 0..2 {
+        rig.health_checks.fail_once();
+        let error = set().expect_err("the program fails").to_string();
+        assert!(error.contains("the interface is gone"), "{error}");
+    }
+    set().expect("taken");
+    // They have it: nobody is asked, so nothing fails.
+    rig.health_checks.fail_once();
+    set().expect("nothing to do");
+}
