@@ -34,7 +34,10 @@ pub fn run(args: &CtlArgs) -> anyhow::Result<ExitCode> {
     let arguments = match words(&args.command).and_then(|words| parse(&words)) {
         Ok(arguments) => arguments,
         Err(error) => {
-            complain(format_args!("katran-xsk ctl: {error}"));
+            complain(format_args!(
+                "katran-xsk ctl: {error}{}",
+                hint(&args.command)
+            ));
             return Ok(ExitCode::from(USAGE));
         }
     };
@@ -61,6 +64,19 @@ fn words(command: &[String]) -> Result<Vec<String>, AdminError> {
     match command {
         [line] => command::split_line(line),
         words => Ok(words.to_vec()),
+    }
+}
+
+/// What to say besides of a command that was refused, if quotes keep its arguments together.
+fn hint(command: &[String]) -> String {
+    // The command's own words may be in quotes together.
+    let mut words = command.iter().skip(1);
+    match words.find(|word| word.contains(char::is_whitespace)) {
+        Some(word) => format!(
+            "; `{word}` is one word, blanks and all: leave the quotes around several arguments out, or put \
+             the whole command into one pair"
+        ),
+        None => String::new(),
     }
 }
 
@@ -97,9 +113,15 @@ pub(crate) fn execute(
     if json {
         let response = client.call(arguments)?;
         let text = line(&response);
-        let problem = match response.error {
-            Some(error) => Some(error),
-            None => incomplete(&client.read(arguments, response)?),
+        if response.error.is_some() {
+            let problem = response.error;
+            return Ok(Done { text, problem });
+        }
+        let lacks = has_failed(&response);
+        let problem = match client.read(arguments, response) {
+            Ok(answer) => incomplete(&answer),
+            // That of another version: for whoever reads the JSON, and no reason to repeat the command.
+            Err(_) => lacks.then(of_another_version),
         };
         return Ok(Done { text, problem });
     }
@@ -118,6 +140,25 @@ fn line(response: &impl serde::Serialize) -> String {
     let mut text = serde_json::to_string(response).unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// Whether an answer says that a worker is missing, whatever else it says.
+fn has_failed(response: &Response<Value>) -> bool {
+    let failed = response
+        .result
+        .as_ref()
+        .and_then(|result| result.get("failed"));
+    failed
+        .and_then(Value::as_array)
+        .is_some_and(|failed| !failed.is_empty())
+}
+
+fn of_another_version() -> AdminError {
+    AdminError::new(
+        "worker",
+        "the answer is incomplete: `failed` in it says what is missing",
+        "look at `show workers`",
+    )
 }
 
 /// What an answer about flows lacks.
@@ -196,4 +237,52 @@ fn reading_line(id: Value, answer: &Answer, reading: Reading) -> String {
             Reading::PerSecond => "per-second",
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        os::unix::net::UnixListener,
+    };
+
+    use super::*;
+
+    /// Lets a balancer give this result to one command with `--json`.
+    fn answered(command: &str, result: &str) -> Done {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lb.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let answer = format!("{{\"version\":1,\"id\":null,\"ok\":true,\"result\":{result}}}\n");
+        let balancer = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            BufReader::new(&stream)
+                .read_line(&mut String::new())
+                .unwrap();
+            (&stream).write_all(answer.as_bytes()).unwrap();
+        });
+        let arguments = parse(&words(&[command.to_owned()]).unwrap()).unwrap();
+        let done = execute(&Client::new(&path), &arguments, true).unwrap();
+        balancer.join().unwrap();
+        done
+    }
+
+    #[test]
+    fn json_of_another_version_is_passed_on() {
+        let done = answered("vip del 203.0.113.10:80/tcp", "{\"number\":\"seven\"}");
+        assert!(done.text.contains("\"number\":\"seven\""), "{}", done.text);
+        assert!(done.problem.is_none(), "it was carried out");
+        // What is missing can be seen all the same.
+        let flows = |failed: &str| {
+            answered(
+                "flow count",
+                &format!("{{\"new\":1,\"failed\":[{failed}]}}"),
+            )
+        };
+        assert!(flows("").problem.is_none());
+        let done = flows("{\"queue\":3}");
+        assert!(done.text.contains("\"queue\":3"), "{}", done.text);
+        let problem = done.problem.expect("a worker is missing").to_string();
+        assert!(problem.contains("incomplete"), "{problem}");
+    }
 }

@@ -48,6 +48,21 @@ impl File {
     }
 }
 
+#[test]
+fn several_arguments_in_one_pair_of_quotes_are_no_arguments() {
+    let arguments = "203.0.113.10:80/tcp real=198.51.100.11";
+    let (stdout, stderr) = run(&["ctl", "vip add", arguments], 2);
+    assert_eq!(stdout, "");
+    assert!(
+        stderr.contains(&format!(
+            "`{arguments}` is one word, blanks and all: leave the quotes around several arguments out"
+        )),
+        "{stderr}"
+    );
+    let (_, stderr) = run(&["ctl", "vip", "add", "203.0.113.10"], 2);
+    assert!(!stderr.contains("quotes"), "{stderr}");
+}
+
 const VALID: &str = r#"
 [interface]
 name = "eth0"
