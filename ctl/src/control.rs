@@ -30,8 +30,8 @@ use std::{
 use dataplane::{
     counters::{self, ListRow, REAL_ROWS, VIP_ROWS},
     service::{
-        HashFunction, MacAddress, Publisher, RealSpec, ServiceControl, ServiceSpec, ServiceTable,
-        SourceRouteSpec, SourceRoutes, VipFlags, VipKey, VipSpec,
+        HashFunction, MacAddress, Publisher, RealSpec, ServerIds, ServiceControl, ServiceSpec,
+        ServiceTable, SourceRouteSpec, SourceRoutes, VipFlags, VipKey, VipSpec,
     },
     xsk::chunk_size,
 };
@@ -46,7 +46,7 @@ pub use crate::mtu::Fit;
 pub use difference::{Changes, Names};
 pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 pub use kernel::{KernelCpu, KernelDatapath};
-pub use server_ids::ServerIds;
+pub use server_ids::WhichServerIds;
 pub use sink::{NoProgram, ServiceSink, tunnels, vip_entries};
 pub use worker::{NoAnswer, Socket, Worker};
 
@@ -227,7 +227,7 @@ impl Control {
         let mut control = Self {
             config: Config {
                 vips: Vec::new(),
-                server_ids: Vec::new(),
+                server_ids: ServerIds::default(),
                 source_routes: SourceRoutes::default(),
                 decap: Vec::new(),
                 health_checks: Vec::new(),

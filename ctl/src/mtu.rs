@@ -15,7 +15,7 @@ fn overhead(config: &Config) -> u32 {
     let encapsulation: Encapsulation = config.to_service_spec().settings.encapsulation;
     let of_vips = config.vips.iter().flat_map(|vip| &vip.reals);
     let of_vips = of_vips.map(|real| real.address);
-    let of_ids = config.server_ids.iter().map(|server_id| server_id.real);
+    let of_ids = config.server_ids.reals().iter().copied();
     let routes = &config.source_routes;
     let of_routes = routes
         .reals(true)

@@ -27,8 +27,9 @@ use dataplane::{
     forward::{BURST, Forwarder, ForwarderConfig, Outcome, Packet, Selection, Verdict},
     port::memory::{MemoryConfig, pair},
     service::{
-        Encapsulation, MAX_REALS, Protocol, Publisher, RealId, ServerIdSpec, ServiceControl,
-        ServiceSpec, ServiceTable, Settings, SourceRouteSpec, SourceRoutes, Vip, VipFlags, VipSpec,
+        Encapsulation, MAX_REALS, Protocol, Publisher, RealId, ServerIdSpec, ServerIds,
+        ServiceControl, ServiceSpec, ServiceTable, Settings, SourceRouteSpec, SourceRoutes, Vip,
+        VipFlags, VipSpec,
     },
     worker::{Engine, WorkerConfig},
 };
@@ -91,14 +92,12 @@ fn services(settings: Settings) -> ServiceSpec {
     ])
     .expect("valid routes");
     let reals = V4_REALS.iter().chain(V6_REALS);
-    spec.server_ids = reals
-        .enumerate()
-        .map(|(number, real)| ServerIdSpec {
-            id: 0x1001 + number as u32,
-            real: real.parse().expect("an address"),
-            valid: true,
-        })
-        .collect();
+    let ids = reals.enumerate().map(|(number, real)| ServerIdSpec {
+        id: 0x1001 + number as u32,
+        real: real.parse().expect("an address"),
+        valid: true,
+    });
+    spec.server_ids = ServerIds::new(ids.collect()).expect("valid ids");
     spec
 }
 
@@ -154,9 +153,8 @@ fn changes(settings: Settings) -> Vec<ServiceSpec> {
             real.weight = u32::from(number % 2 == 0);
         }
     }
-    for server_id in turned.server_ids.iter_mut().step_by(2) {
-        server_id.valid = false;
-    }
+    let withdrawn = turned.server_ids.iter().step_by(2).map(|one| one.id).collect();
+    turned.server_ids = turned.server_ids.with_valid(&withdrawn, false);
     let elsewhere = turned.source_routes.iter().map(|mut route| {
         let of_family = if route.prefix.is_ipv4() {
             V4_REALS
@@ -181,20 +179,19 @@ fn changes(settings: Settings) -> Vec<ServiceSpec> {
     for vip in &mut left.vips {
         vip.reals.truncate(1);
     }
-    left.server_ids.clear();
+    left.server_ids = ServerIds::default();
     left.source_routes = SourceRoutes::default();
     left.decap.clear();
     // Every number of a real that is free goes to another one.
     let mut crowded = left.clone();
     let members = left.vips.iter().flat_map(|vip| &vip.reals);
     let in_use: HashSet<IpAddr> = members.map(|real| real.address).collect();
-    crowded.server_ids = (1..(MAX_REALS - in_use.len()) as u32)
-        .map(|id| ServerIdSpec {
-            id,
-            real: Ipv4Addr::from_bits(0x0a00_0000 + id).into(),
-            valid: true,
-        })
-        .collect();
+    let ids = (1..(MAX_REALS - in_use.len()) as u32).map(|id| ServerIdSpec {
+        id,
+        real: Ipv4Addr::from_bits(0x0a00_0000 + id).into(),
+        valid: true,
+    });
+    crowded.server_ids = ServerIds::new(ids.collect()).expect("valid ids");
     // All come back with other numbers and as another kind of VIP each. Which flows the workers share
     // stays the same: they leave some of them for each other by the clock, and a worker has its own.
     let mut returned = all;

@@ -14,7 +14,7 @@ use dataplane::{
     forward::{Explanation, FlowId, Forwarder, ForwarderConfig, Selection},
     service::{
         Protocol::{self, Tcp, Udp},
-        ServerIdSpec, ServiceSpec, VipFlags,
+        ServerIds, ServiceSpec, VipFlags,
     },
 };
 
@@ -289,11 +289,8 @@ fn an_index_that_went_to_another_real_is_recognised() {
 #[test]
 fn what_a_server_id_stored_has_expired_here_too() {
     let mut spec = services(80, Udp, VipFlags::GLOBAL_LRU | VipFlags::QUIC);
-    spec.server_ids = vec![ServerIdSpec {
-        id: 0x1001,
-        real: "198.51.100.101".parse().unwrap(),
-        valid: true,
-    }];
+    let named = ServerIds::default().with(&[0x1001], "198.51.100.101".parse().unwrap());
+    spec.server_ids = named.unwrap();
     let mut pair = Pair::new(&spec);
     let with_id = udp(CLIENT, VIP, &[0x40, 0x80, 0, 0x10, 1, 0, 0, 0, 0, 1, 2, 3]);
     let without = udp(CLIENT, VIP, &[0x40, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]);

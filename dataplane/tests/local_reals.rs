@@ -14,7 +14,7 @@ use dataplane::{
     service::{
         Encapsulation,
         Protocol::{self, Tcp, Udp},
-        RealSpec, ServerIdSpec, ServiceControl, ServiceSpec, Settings, VipFlags,
+        RealSpec, ServerIds, ServiceControl, ServiceSpec, Settings, VipFlags,
     },
 };
 
@@ -220,11 +220,8 @@ fn a_real_that_becomes_local_takes_its_flows_along() {
 #[test]
 fn a_server_id_can_name_the_local_real() {
     let mut spec = mixed(Udp, VipFlags::LOCAL_VIP | VipFlags::UDP_STABLE_ROUTING);
-    spec.server_ids = vec![ServerIdSpec {
-        id: 7,
-        real: HERE.parse().unwrap(),
-        valid: true,
-    }];
+    let named = ServerIds::default().with(&[7], HERE.parse().unwrap());
+    spec.server_ids = named.unwrap();
     let mut bench = Bench::new(&spec);
     let frame = udp(
         "192.0.2.10:1",
@@ -292,11 +289,8 @@ fn room_that_was_opened_is_not_part_of_what_goes_up() {
 fn a_removed_local_real_stays_local_for_its_flows_and_its_server_id() {
     let mut spec = mixed(Tcp, VipFlags::LOCAL_VIP);
     spec.vips[0].reals.retain(|real| real.local);
-    spec.server_ids = vec![ServerIdSpec {
-        id: 7,
-        real: HERE.parse().unwrap(),
-        valid: true,
-    }];
+    let named = ServerIds::default().with(&[7], HERE.parse().unwrap());
+    spec.server_ids = named.unwrap();
     let mut bench = Bench::new(&spec);
     let frame = tcp("192.0.2.10:40000", "203.0.113.10:80", Segment::Ack);
     assert_eq!(bench.send(&frame), Err(NotSent::Passed));

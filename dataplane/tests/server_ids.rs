@@ -11,7 +11,7 @@ use common::{
 };
 use dataplane::{
     forward::{Explanation, FlowId, Selection},
-    service::{Protocol, ServerIdSpec, ServiceSpec, Settings, VipFlags},
+    service::{Protocol, ServerIdSpec, ServerIds, ServiceSpec, Settings, VipFlags},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -35,11 +35,12 @@ fn services(protocol: Protocol, flags: VipFlags, tcp_server_id: bool) -> Service
             vip("203.0.113.10", 443, protocol, flags, V4_REALS),
             vip("2001:db8:a::10", 443, protocol, flags, V6_REALS),
         ],
-        server_ids: vec![
+        server_ids: ServerIds::new(vec![
             server_id(0x1001, "198.51.100.101"),
             server_id(0x1002, "198.51.100.102"),
             server_id(0x2001, "2001:db8:f::101"),
-        ],
+        ])
+        .unwrap(),
         ..ServiceSpec::default()
     }
 }
@@ -285,7 +286,7 @@ fn a_real_keeps_its_index_while_a_server_id_names_it() {
     bench.apply(&spec);
     bench.send(&quic(0x1001)).unwrap();
     assert_eq!(bench.last.real, before);
-    spec.server_ids.clear();
+    spec.server_ids = ServerIds::default();
     bench.apply(&spec);
     assert_ne!(
         selected(&mut bench, &quic(0x1001)).0,

@@ -29,12 +29,14 @@ pub use value::parse_vip;
 use words::Given;
 
 use super::error::AdminError;
-use crate::{capture, config::HealthCheckSpec, control::ServerIds};
+use crate::{capture, config::HealthCheckSpec, control::WhichServerIds};
 
 /// Rows of a list unless something else is said.
 pub const DEFAULT_LIMIT: usize = 100;
 /// Most rows one answer lists.
 pub const MAX_LIMIT: usize = 10_000;
+/// Most server ids one command names.
+const MAX_IDS: usize = 65_536;
 
 /// A command with its arguments checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,10 +229,10 @@ pub enum Command {
         /// Which rows.
         page: Page,
     },
-    /// An id gets a real.
+    /// Ids get a real.
     SidAdd {
-        /// The id.
-        id: u32,
+        /// The ids.
+        ids: Vec<u32>,
         /// The real.
         real: IpAddr,
     },
@@ -242,7 +244,7 @@ pub enum Command {
     /// Whether workers use ids.
     SidValid {
         /// Which ids.
-        which: ServerIds,
+        which: WhichServerIds,
         /// They do.
         valid: bool,
     },
@@ -542,12 +544,10 @@ impl Arguments {
                 page: page()?,
             },
             Verb::SidAdd => Command::SidAdd {
-                id: self.required("id", value::parse_server_id)?,
-                real: self.required("real", value::parse_address)?,
+                real: self.required("real", value::parse_named_real)?,
+                ids: self.ids()?,
             },
-            Verb::SidDel => Command::SidDel {
-                ids: self.many("id", value::parse_server_id)?,
-            },
+            Verb::SidDel => Command::SidDel { ids: self.ids()? },
             Verb::SidInvalidate | Verb::SidRevalidate => Command::SidValid {
                 which: self.server_ids()?,
                 valid: self.spec.verb == Verb::SidRevalidate,
@@ -616,13 +616,27 @@ impl Arguments {
         Ok(self.many("flags", value::parse_flag)?.into_iter().collect())
     }
 
+    /// All server ids of ids and ranges.
+    fn ids(&self) -> Result<Vec<u32>, AdminError> {
+        let ranges = self.many("id", value::parse_server_ids)?;
+        let count: usize = ranges.iter().map(|range| range.clone().count()).sum();
+        if count > MAX_IDS {
+            return Err(AdminError::new(
+                "id",
+                format!("{count} ids are too many for one command"),
+                format!("give {MAX_IDS} at most, and the others in another command or in the file"),
+            ));
+        }
+        Ok(ranges.into_iter().flatten().collect())
+    }
+
     /// Either ids or the real that they name.
-    fn server_ids(&self) -> Result<ServerIds, AdminError> {
-        let ids = self.many("id", value::parse_server_id)?;
+    fn server_ids(&self) -> Result<WhichServerIds, AdminError> {
+        let ids = self.ids()?;
         let real = self.optional("real", value::parse_address)?;
         match (ids.is_empty(), real) {
-            (false, None) => Ok(ServerIds::Ids(ids)),
-            (true, Some(real)) => Ok(ServerIds::OfReal(real)),
+            (false, None) => Ok(WhichServerIds::Ids(ids)),
+            (true, Some(real)) => Ok(WhichServerIds::OfReal(real)),
             (true, None) => Err(AdminError::new(
                 "id",
                 "neither ids nor a real",
@@ -1010,17 +1024,24 @@ mod tests {
             })
         );
         assert_eq!(
-            parse("sid del 7,8 4097"),
+            parse("sid del 7,8 4097 10-12"),
             Ok(Command::SidDel {
-                ids: vec![7, 8, 4097]
+                ids: vec![7, 8, 4097, 10, 11, 12]
+            })
+        );
+        assert_eq!(
+            parse("sid add 198.51.100.1 7 9-10"),
+            Ok(Command::SidAdd {
+                ids: vec![7, 9, 10],
+                real: [198, 51, 100, 1].into(),
             })
         );
         let real = [198, 51, 100, 1].into();
         for (line, which, valid) in [
-            ("sid invalidate 7 8", ServerIds::Ids(vec![7, 8]), false),
+            ("sid invalidate 7 8", WhichServerIds::Ids(vec![7, 8]), false),
             (
                 "sid revalidate real=198.51.100.1",
-                ServerIds::OfReal(real),
+                WhichServerIds::OfReal(real),
                 true,
             ),
         ] {
@@ -1187,8 +1208,13 @@ mod tests {
             ("real set 198.51.100.1", "flag", "usage"),
             ("real set 198.51.100.1 remote", "flag", "local"),
             ("real unset nobody local", "real", "address"),
-            ("sid add 0 198.51.100.1", "id", "1 to 2147483647"),
-            ("sid add 2147483648 198.51.100.1", "id", "1 to 2147483647"),
+            ("sid add 198.51.100.1 0", "id", "1 to 2147483647"),
+            ("sid add 198.51.100.1 9-8", "id", "1 to 2147483647"),
+            ("sid add 198.51.100.1 1-65537", "id", "65536 at most"),
+            ("sid add 198.51.100.1 1-2147483647", "id", "65536 at most"),
+            ("sid add 7 198.51.100.1", "real", "sid add ADDR ID…"),
+            ("sid add 198.51.100.1", "id", "usage"),
+            ("sid add 198.51.100.1 2147483648", "id", "1 to 2147483647"),
             ("sid del", "id", "usage"),
             ("sid invalidate", "id", "usage"),
             ("sid revalidate 7 real=198.51.100.1", "real", "give ids, or"),

@@ -205,7 +205,7 @@ impl Engine {
             Command::SidList { real, page } => {
                 Answer::ServerIds(server_id_list(&control(), real, page))
             }
-            Command::SidAdd { id, real } => self.changed(control().set_server_id(id, real)?),
+            Command::SidAdd { ids, real } => self.changed(control().add_server_ids(&ids, real)?),
             Command::SidDel { ids } => self.changed(control().delete_server_ids(&ids)?),
             Command::SidValid { which, valid } => {
                 self.changed(control().set_server_ids_valid(&which, valid)?)

@@ -16,10 +16,12 @@ mod parse;
 mod priority;
 mod problems;
 mod reader;
+mod server_ids;
 mod source_routes;
 mod write;
 
 pub(crate) use problems::mask;
+pub(crate) use server_ids::describe as describe_server_id;
 pub(crate) use source_routes::describe as describe_source_route;
 
 pub use error::{ConfigError, Problem};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane::service::{
-    DecapSpec, Encapsulation, MacAddress, ServerIdSpec, ServiceSpec, ServiceTable, Settings,
+    DecapSpec, Encapsulation, MacAddress, ServerIds, ServiceSpec, ServiceTable, Settings,
     SourceRoutes, VipSpec,
 };
 use dataplane::xsk::SocketMode;
@@ -32,7 +32,7 @@ pub struct Config {
     /// `[[vip]]`, each key once.
     pub vips: Vec<VipSpec>,
     /// `[[server_id]]`.
-    pub server_ids: Vec<ServerIdSpec>,
+    pub server_ids: ServerIds,
     /// `[[source_route]]`.
     pub source_routes: SourceRoutes,
     /// `[[decap]]`.

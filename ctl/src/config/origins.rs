@@ -29,7 +29,8 @@ pub(super) struct Origins {
     pub(super) balancer: KeyLines,
     pub(super) admin: KeyLines,
     pub(super) vips: Vec<VipOrigin>,
-    pub(super) server_ids: Vec<ElementOrigin>,
+    /// The first id of each real.
+    pub(super) server_ids: HashMap<IpAddr, ElementOrigin>,
     /// The first route of each real.
     pub(super) source_routes: HashMap<IpAddr, ElementOrigin>,
     pub(super) decap: Vec<ElementOrigin>,

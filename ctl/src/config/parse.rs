@@ -8,8 +8,8 @@ use std::{
 };
 
 use dataplane::service::{
-    DecapSpec, MAX_SERVER_ID, Protocol, RealSpec, ServerIdSpec, SourceRouteSpec, SourceRoutes,
-    VipFlags, VipKey, VipSpec,
+    DecapSpec, MAX_SERVER_ID, Protocol, RealSpec, ServerIdSpec, ServerIds, SourceRouteSpec,
+    SourceRoutes, VipFlags, VipKey, VipSpec,
 };
 use dataplane::xsk::SocketMode;
 use maglev::HashFunction;
@@ -25,7 +25,8 @@ use super::{
     },
     origins::{ElementOrigin, Origins, VipOrigin},
     reader::{Complaint, Reader, Section, find_name},
-    source_routes::describe,
+    server_ids::describe as describe_server_id,
+    source_routes::describe as describe_source_route,
 };
 
 /// Largest file that is read, in bytes: far above 512 VIPs with 4095 reals each.
@@ -167,13 +168,7 @@ impl Document {
             reader.finish(&section);
         }
         let tables = reader.tables(&mut file, "server_id", "tables headed [[server_id]]");
-        for (index, mut section) in tables {
-            if let Some(server_id) = server_id(&mut reader, &mut section) {
-                config.server_ids.push(server_id);
-                origins.server_ids.push(element(index, &section));
-            }
-            reader.finish(&section);
-        }
+        config.server_ids = server_ids(&mut reader, tables, &mut origins);
         let tables = reader.tables(&mut file, "source_route", "tables headed [[source_route]]");
         config.source_routes = source_routes(&mut reader, tables, &mut origins);
         for (index, mut section) in reader.tables(&mut file, "decap", "tables headed [[decap]]") {
@@ -476,6 +471,44 @@ fn real<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Option<Re
     })
 }
 
+/// Reads all ids. Lines are kept for the first id of each real only: there may be millions.
+fn server_ids<'i>(
+    reader: &mut Reader<'i>,
+    tables: Vec<(usize, Section<'_, 'i>)>,
+    origins: &mut Origins,
+) -> ServerIds {
+    let mut ids = Vec::with_capacity(tables.len());
+    // Position in the file, and the lines of the section, of id and of real.
+    let mut places: Vec<(usize, usize, usize, usize)> = Vec::with_capacity(tables.len());
+    for (index, mut section) in tables {
+        if let Some(server_id) = server_id(reader, &mut section) {
+            let first = origins.server_ids.entry(server_id.real);
+            first.or_insert_with(|| element(index, &section));
+            ids.push(server_id);
+            let line = |key| section.lines.get(key).copied().unwrap_or(section.line);
+            places.push((index, section.line, line("id"), line("real")));
+        }
+        reader.finish(&section);
+    }
+    ServerIds::new(ids.clone()).unwrap_or_else(|errors| {
+        for (place, error) in errors {
+            let earlier = |first: usize| {
+                let (index, line, ..) = places[first];
+                format!("server_id[{index}] on line {line}")
+            };
+            let (key, problem, remedy) = describe_server_id(error, ids[place].id, earlier);
+            let (index, _, of_id, of_real) = places[place];
+            reader.problems.push(Problem {
+                line: Some(if key == "real" { of_real } else { of_id }),
+                field: format!("server_id[{index}].{key}"),
+                problem,
+                remedy,
+            });
+        }
+        ServerIds::default()
+    })
+}
+
 fn server_id<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Option<ServerIdSpec> {
     let id = reader.integer(section, "id", "a server id", 1..=MAX_SERVER_ID);
     if !section.has("id") {
@@ -517,7 +550,7 @@ fn source_routes<'i>(
                     let (index, line, _) = places[first];
                     format!("source_route[{index}] on line {line}")
                 };
-                let (key, problem, remedy) = describe(error, &routes[place], earlier);
+                let (key, problem, remedy) = describe_source_route(error, &routes[place], earlier);
                 let (index, of_prefix, of_real) = places[place];
                 let line = if key == "real" { of_real } else { of_prefix };
                 reader.problems.push(Problem {

@@ -3,10 +3,7 @@
 use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
 use dataplane::{
-    service::{
-        MAX_DECAP, MAX_REALS, MAX_SERVER_ID, MAX_SERVER_IDS, MAX_VIPS, Protocol, RealSpec,
-        VipFlags, VipKey, VipSpec,
-    },
+    service::{MAX_DECAP, MAX_REALS, MAX_VIPS, Protocol, RealSpec, VipFlags, VipKey, VipSpec},
     xsk::SocketMode,
 };
 use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, v1_weights_warning};
@@ -73,7 +70,8 @@ enum Place {
     Vips,
     Vip(usize, &'static str),
     Real(usize, usize, &'static str),
-    ServerId(usize, &'static str),
+    /// A real that server ids name.
+    ServerIds(IpAddr),
     /// A real that source routes name.
     SourceRoutes(IpAddr),
     Decap(usize, &'static str),
@@ -105,7 +103,7 @@ impl Checker<'_> {
         match place {
             Place::Vip(vip, key) => Some((&origins.vips.get(vip)?.element, key)),
             Place::Real(vip, real, key) => Some((origins.vips.get(vip)?.reals.get(real)?, key)),
-            Place::ServerId(index, key) => Some((origins.server_ids.get(index)?, key)),
+            Place::ServerIds(real) => Some((origins.server_ids.get(&real)?, "real")),
             Place::SourceRoutes(real) => Some((origins.source_routes.get(&real)?, "real")),
             Place::Decap(index, key) => Some((origins.decap.get(index)?, key)),
             Place::HealthCheck(index, key) => Some((origins.health_checks.get(index)?, key)),
@@ -152,7 +150,10 @@ impl Checker<'_> {
                 format!("{}.reals[{}]", self.field(Place::Vip(vip, "")), index(real)),
                 key,
             ),
-            Place::ServerId(id, key) => (format!("server_id[{}]", index(id)), key),
+            Place::ServerIds(_) => match self.element_origin(place) {
+                Some((origin, key)) => (format!("server_id[{}]", origin.index), key),
+                None => ("server_id".to_owned(), ""),
+            },
             Place::SourceRoutes(_) => match self.element_origin(place) {
                 Some((origin, key)) => (format!("source_route[{}]", origin.index), key),
                 None => ("source_route".to_owned(), ""),
@@ -175,7 +176,6 @@ impl Checker<'_> {
             None => match place {
                 Place::Vip(index, _)
                 | Place::Real(_, index, _)
-                | Place::ServerId(index, _)
                 | Place::Decap(index, _)
                 | Place::HealthCheck(index, _) => format!("{what}[{index}]"),
                 _ => what.to_owned(),
@@ -346,13 +346,12 @@ impl Checker<'_> {
                 Some(Place::Real(vip, real, "address"))
             });
             let routed = route_reals(self.config).find(|real| real.is_ipv4() == is_v4);
-            let named = self
-                .config
-                .server_ids
-                .iter()
-                .position(|server_id| server_id.real.is_ipv4() == is_v4)
-                .map(|index| Place::ServerId(index, "real"));
-            if let Some(place) = user.or(routed.map(Place::SourceRoutes)).or(named) {
+            let mut named = self.config.server_ids.reals().iter().copied();
+            let named = named.find(|real| real.is_ipv4() == is_v4);
+            if let Some(place) = user
+                .or(routed.map(Place::SourceRoutes))
+                .or(named.map(Place::ServerIds))
+            {
                 self.report(
                     place,
                     format!("GUE to an {family} real needs an {family} source"),
@@ -491,34 +490,10 @@ impl Checker<'_> {
         }
     }
 
+    /// Ids were checked when the set was made.
     fn server_ids(&mut self) {
-        let mut ids: HashMap<u32, usize> = HashMap::new();
-        if self.config.server_ids.len() > MAX_SERVER_IDS {
-            self.report(
-                Place::ServerId(MAX_SERVER_IDS, ""),
-                format!("{} server ids are too many", self.config.server_ids.len()),
-                format!("keep at most {MAX_SERVER_IDS}"),
-            );
-        }
-        for (index, server_id) in self.config.server_ids.iter().enumerate() {
-            if !(1..=MAX_SERVER_ID).contains(&server_id.id) {
-                self.report(
-                    Place::ServerId(index, "id"),
-                    format!("{} is not a server id", server_id.id),
-                    format!("give a whole number from 1 to {MAX_SERVER_ID}"),
-                );
-            }
-            if let Some(&first) = ids.get(&server_id.id) {
-                let earlier = self.earlier(Place::ServerId(first, ""), "server_id");
-                self.report(
-                    Place::ServerId(index, "id"),
-                    format!("{} is already the id of {earlier}", server_id.id),
-                    "give each id once",
-                );
-            } else {
-                ids.insert(server_id.id, index);
-            }
-            self.unicast(Place::ServerId(index, "real"), server_id.real);
+        for real in self.config.server_ids.reals() {
+            self.unicast(Place::ServerIds(*real), *real);
         }
     }
 
@@ -556,9 +531,11 @@ impl Checker<'_> {
         let reads = |vip: &VipSpec| {
             vip.flags.intersects(readers) || option && vip.key.protocol == Protocol::Tcp
         };
-        if !self.config.server_ids.is_empty() && !self.config.vips.iter().any(reads) {
+        if let Some(&real) = self.config.server_ids.reals().first()
+            && !self.config.vips.iter().any(reads)
+        {
             self.report(
-                Place::ServerId(0, "id"),
+                Place::ServerIds(real),
                 "no VIP reads server ids, so they name no packet's real",
                 "give a VIP the flag quic or udp-stable-routing, or set tcp_server_id in [balancer]",
             );

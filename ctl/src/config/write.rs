@@ -50,7 +50,7 @@ impl Config {
             }
             text.push_str(if vip.reals.is_empty() { "]\n" } else { "\n]\n" });
         }
-        for server_id in &self.server_ids {
+        for server_id in self.server_ids.iter() {
             text.push_str("\n[[server_id]]\n");
             line(&mut text, "id", server_id.id);
             line(&mut text, "real", quote(&server_id.real.to_string()));
@@ -243,7 +243,7 @@ fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::service::{DecapSpec, ServerIdSpec, SourceRouteSpec, SourceRoutes};
+    use dataplane::service::{DecapSpec, ServerIdSpec, ServerIds, SourceRouteSpec, SourceRoutes};
 
     use super::*;
     use crate::config::parse::Document;
@@ -252,11 +252,12 @@ mod tests {
     fn every_section_is_written() {
         let mut config = Config::default();
         config.balancer.tcp_server_id = true;
-        config.server_ids.push(ServerIdSpec {
+        config.server_ids = ServerIds::new(vec![ServerIdSpec {
             id: 4097,
             real: "198.51.100.11".parse().unwrap(),
             valid: false,
-        });
+        }])
+        .unwrap();
         let route = SourceRouteSpec {
             prefix: "192.0.2.0".parse().unwrap(),
             prefix_len: 24,

@@ -3,7 +3,10 @@
 use std::{cmp::Ordering, collections::HashMap, net::IpAddr};
 
 use dataplane::{
-    service::{DecapSpec, RealSpec, ServerIdSpec, SourceRouteSpec, SourceRoutes, VipKey, VipSpec},
+    service::{
+        DecapSpec, RealSpec, ServerIdSpec, ServerIds, SourceRouteSpec, SourceRoutes, VipKey,
+        VipSpec,
+    },
     xsk::chunk_size,
 };
 use serde::{Deserialize, Serialize};
@@ -254,19 +257,19 @@ fn compare_health_checks(old: &[HealthCheckSpec], new: &[HealthCheckSpec], chang
     }
 }
 
-fn compare_server_ids(old: &[ServerIdSpec], new: &[ServerIdSpec], changes: &mut Changes) {
+fn compare_server_ids(old: &ServerIds, new: &ServerIds, changes: &mut Changes) {
     let name =
         |server_id: &ServerIdSpec| format!("server id {} real {}", server_id.id, server_id.real);
-    let index = |list: &[ServerIdSpec]| -> HashMap<u32, ServerIdSpec> {
+    let index = |list: &ServerIds| -> HashMap<u32, ServerIdSpec> {
         list.iter().map(|one| (one.id, *one)).collect()
     };
     let (before, after) = (index(old), index(new));
-    for one in old {
+    for one in old.iter() {
         if !after.contains_key(&one.id) {
             changes.server_ids_removed.push(|| name(one));
         }
     }
-    for one in new {
+    for one in new.iter() {
         match before.get(&one.id) {
             None => changes.server_ids_added.push(|| name(one)),
             Some(old) if old != one => changes.server_ids_changed.push(|| name(one)),

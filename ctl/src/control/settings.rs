@@ -1,6 +1,6 @@
 //! Settings by their key in the file.
 
-use dataplane::service::SourceRoutes;
+use dataplane::service::{ServerIds, SourceRoutes};
 use toml::{Table, Value};
 
 use super::difference;
@@ -39,7 +39,7 @@ pub(super) fn with(config: &Config, key: &str, value: Option<&str>) -> Result<Co
         })?;
     let settings = Config {
         vips: Vec::new(),
-        server_ids: Vec::new(),
+        server_ids: ServerIds::default(),
         source_routes: SourceRoutes::default(),
         decap: Vec::new(),
         health_checks: Vec::new(),

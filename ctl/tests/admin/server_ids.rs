@@ -37,7 +37,7 @@ fn ids_come_change_and_go() {
     let served = Served::new();
     let mut admin = served.connect();
     assert_eq!(list(&mut admin, "sid list"), []);
-    let changes = admin.result(&format!("sid add 4097 {REAL}"));
+    let changes = admin.result(&format!("sid add {REAL} 4097"));
     assert_eq!(
         changes["server_ids_added"]["names"],
         json!([format!("server id 4097 real {REAL}")])
@@ -45,11 +45,11 @@ fn ids_come_change_and_go() {
     assert_eq!(
         changes["warnings"],
         json!([
-            "server_id[0].id: no VIP reads server ids, so they name no packet's real; give a VIP the flag \
+            "server_id: no VIP reads server ids, so they name no packet's real; give a VIP the flag \
              quic or udp-stable-routing, or set tcp_server_id in [balancer]"
         ])
     );
-    let changes = admin.result("sid add 7 2001:db8::5");
+    let changes = admin.result("sid add 2001:db8::5 7");
     assert_eq!(changes["warnings"], Value::Null, "once is enough");
     assert_eq!(
         list(&mut admin, "sid list"),
@@ -59,7 +59,7 @@ fn ids_come_change_and_go() {
     assert_eq!(list(&mut admin, "sid list real=2001:db8::5").len(), 1);
     assert_eq!(known(&served, 4097), REAL.parse().ok());
 
-    let changes = admin.result("sid add 4097 198.51.100.78");
+    let changes = admin.result("sid add 198.51.100.78 4097");
     assert_eq!(
         changes["warnings"],
         json!([format!("server id 4097 named {REAL} before")])
@@ -81,9 +81,9 @@ fn what_is_invalid_is_listed_and_used_by_nobody() {
     let served = Served::new();
     let mut admin = served.connect();
     for id in [1, 2, 3] {
-        admin.result(&format!("sid add {id} {REAL}"));
+        admin.result(&format!("sid add {REAL} {id}"));
     }
-    admin.result("sid add 4 198.51.100.78");
+    admin.result("sid add 198.51.100.78 4");
     let changes = admin.result("sid invalidate 1 4");
     assert_eq!(changes["server_ids_changed"]["count"], 2);
     assert_eq!((known(&served, 1), known(&served, 4)), (None, None));
@@ -101,7 +101,7 @@ fn what_is_invalid_is_listed_and_used_by_nobody() {
     assert_eq!(list(&mut admin, "sid list"), all([true, true, true, false]));
     assert_eq!(known(&served, 3), REAL.parse().ok());
     // Adding it again is another way.
-    admin.result("sid add 4 198.51.100.78");
+    admin.result("sid add 198.51.100.78 4");
     assert!(known(&served, 4).is_some());
     assert_eq!(admin.error("sid invalidate 9")["field"], "id");
     assert_eq!(
@@ -114,8 +114,8 @@ fn what_is_invalid_is_listed_and_used_by_nobody() {
 fn dump_and_reload_keep_what_is_invalid() {
     let served = Served::new();
     let mut admin = served.connect();
-    admin.result(&format!("sid add 1 {REAL}"));
-    admin.result(&format!("sid add 2 {REAL}"));
+    admin.result(&format!("sid add {REAL} 1"));
+    admin.result(&format!("sid add {REAL} 2"));
     admin.result("sid invalidate 2");
     let dump = admin.result("dump")["toml"]
         .as_str()
@@ -135,4 +135,38 @@ fn dump_and_reload_keep_what_is_invalid() {
         [row(1, REAL, true), row(2, REAL, false)]
     );
     assert_eq!(known(&served, 2), None);
+}
+
+#[test]
+fn many_ids_come_in_one_command_and_other_changes_share_them() {
+    let served = Served::new();
+    let mut admin = served.connect();
+    let changes = admin.result(&format!("sid add {REAL} 1-60000 70000"));
+    assert_eq!(changes["server_ids_added"]["count"], 60_001);
+    assert_eq!(known(&served, 60_000), REAL.parse().ok());
+    assert_eq!(
+        (known(&served, 60_001), known(&served, 70_000)),
+        (None, REAL.parse().ok())
+    );
+    let server_ids = || lock(&served.rig.control).config().server_ids.clone();
+    let before = server_ids();
+    admin.result("real weight 203.0.113.10:80/tcp 198.51.100.11 7");
+    let table = lock(&served.rig.control).view().table;
+    assert!(before.shares(&server_ids()) && before.shares(table.server_ids()));
+
+    let changes = admin.result("sid add 198.51.100.78 2-4 70001");
+    assert_eq!(changes["server_ids_changed"]["count"], 3);
+    assert_eq!(changes["server_ids_added"]["count"], 1);
+    assert_eq!(
+        changes["warnings"],
+        json!([format!(
+            "server id 2 named {REAL} before, and 2 more named other reals"
+        )])
+    );
+    let changes = admin.result("sid del 1-60000");
+    assert_eq!(changes["server_ids_removed"]["count"], 60_000);
+    assert_eq!(
+        list(&mut admin, "sid list"),
+        [row(70_000, REAL, true), row(70_001, "198.51.100.78", true)]
+    );
 }

@@ -16,6 +16,7 @@ use maglev::{DEFAULT_RING_SIZE, Endpoint, HashFunction, Ring};
 
 use super::{
     plain::Plain,
+    server_ids::ServerIds,
     source_routes::SourceRoutes,
     spec::{DecapSpec, Encapsulation, Protocol, ServiceSpec, Settings, VipFlags, VipKey, VipSpec},
     table::{Detours, MAX_DECAP, MAX_REALS, MAX_VIPS, Real, RealId, RouteReals, ServiceTable, Vip},
@@ -25,10 +26,6 @@ use super::{
 const MIN_MAX_FRAME: u16 = 14 + 40 + 20;
 /// Smallest `max_frame` with too-big replies: IPv6's minimum MTU and the Ethernet header.
 const MIN_MAX_FRAME_TOO_BIG: u16 = 14 + 1280;
-/// Largest server id: connection ids carry them as signed 32-bit numbers (katran-compat section 7.1).
-pub const MAX_SERVER_ID: u32 = i32::MAX as u32;
-/// Most server ids (katran-compat section 1).
-pub const MAX_SERVER_IDS: usize = 1 << 24;
 /// Largest `max_frame`: what fits a UMEM chunk beside the kernel's and our head room.
 const MAX_MAX_FRAME: u16 = 3_500;
 
@@ -152,10 +149,9 @@ struct State {
     reals: Vec<Option<RealSlot>>,
     free_reals: VecDeque<u16>,
     real_numbers: HashMap<IpAddr, u16, RandomState>,
-    /// Index of the real that each valid server id names.
-    server_ids: HashMap<u32, u16, RandomState>,
-    /// References that server ids hold, also those that are not valid.
-    named_reals: Vec<u16>,
+    server_ids: ServerIds,
+    /// Indices of the reals that server ids name, by [`ServerIds::reals`].
+    named_reals: Arc<[u16]>,
     source_routes: SourceRoutes,
     route_reals: RouteReals,
     decap: HashMap<IpAddr, DecapSpec, RandomState>,
@@ -193,8 +189,8 @@ impl ServiceControl {
             reals: vec![None; MAX_REALS],
             free_reals: (1..MAX_REALS as u16).collect(),
             real_numbers: HashMap::default(),
-            server_ids: HashMap::default(),
-            named_reals: Vec::new(),
+            server_ids: ServerIds::default(),
+            named_reals: Arc::default(),
             source_routes: SourceRoutes::default(),
             route_reals: RouteReals::default(),
             decap: HashMap::default(),
@@ -279,28 +275,19 @@ impl State {
         for vip in &spec.vips {
             released.extend(self.put_vip(vip, spec, &local, running, generation)?);
         }
-        let mut server_ids = HashMap::default();
-        let mut named_reals = Vec::with_capacity(spec.server_ids.len());
-        for server_id in &spec.server_ids {
-            let index = self.acquire_real(server_id.real, None, || {
-                format!("server_id {}, real {}", server_id.id, server_id.real)
-            })?;
-            named_reals.push(index);
-            if server_id.valid {
-                server_ids.insert(server_id.id, index);
-            }
-        }
+        let named_reals = self.acquire_reals(spec.server_ids.reals(), "server_id")?;
         self.decap = spec.decap.iter().map(|own| (own.address, *own)).collect();
         self.put_global_table(spec)?;
         let routes = RouteReals {
-            v4: self.acquire_route_reals(&spec.source_routes, true)?,
-            v6: self.acquire_route_reals(&spec.source_routes, false)?,
+            v4: self.acquire_reals(spec.source_routes.reals(true), "source_route")?,
+            v6: self.acquire_reals(spec.source_routes.reals(false), "source_route")?,
         };
         let old_routes = std::mem::replace(&mut self.route_reals, routes);
         released.extend(old_routes.v4.iter().chain(&*old_routes.v6));
         self.source_routes = spec.source_routes.clone();
-        self.server_ids = server_ids;
-        released.extend(std::mem::replace(&mut self.named_reals, named_reals));
+        self.server_ids = spec.server_ids.clone();
+        let old_named = std::mem::replace(&mut self.named_reals, named_reals);
+        released.extend(&*old_named);
         // All at once: one by one it takes the square of the number of reals that come back.
         let mut free = std::mem::take(&mut self.free_reals);
         free.retain(|index| !self.is_referenced(*index));
@@ -462,15 +449,15 @@ impl State {
         largest as u8
     }
 
-    /// Takes a reference to each real of the routes of one family of clients.
-    fn acquire_route_reals(
+    /// Takes a reference to each of these reals, which sections of this name select.
+    fn acquire_reals(
         &mut self,
-        routes: &SourceRoutes,
-        of_v4: bool,
+        reals: &[IpAddr],
+        section: &str,
     ) -> Result<Arc<[u16]>, ServiceError> {
-        let reals = routes.reals(of_v4).iter();
+        let reals = reals.iter();
         reals
-            .map(|real| self.acquire_real(*real, None, || format!("source_route, real {real}")))
+            .map(|real| self.acquire_real(*real, None, || format!("{section}, real {real}")))
             .collect()
     }
 
@@ -584,6 +571,7 @@ impl State {
             addresses,
             reals,
             server_ids: self.server_ids.clone(),
+            named_reals: Arc::clone(&self.named_reals),
             source_routes: self.source_routes.clone(),
             route_reals: self.route_reals.clone(),
             decap: self.decap.clone(),
@@ -653,7 +641,9 @@ fn validate(spec: &ServiceSpec) -> Result<(), ServiceError> {
     for real in route_reals(&spec.source_routes) {
         validate_source(&format!("source_route, real {real}"), real, spec)?;
     }
-    validate_server_ids(spec)?;
+    for real in spec.server_ids.reals() {
+        validate_source(&format!("server_id, real {real}"), *real, spec)?;
+    }
     validate_decap(spec)?;
     let mut keys = HashSet::new();
     let local = local_reals(spec);
@@ -696,36 +686,6 @@ fn validate_settings(settings: &Settings) -> Result<(), ServiceError> {
         )),
         _ => Ok(()),
     }
-}
-
-fn validate_server_ids(spec: &ServiceSpec) -> Result<(), ServiceError> {
-    if spec.server_ids.len() > MAX_SERVER_IDS {
-        return Err(ServiceError::new(
-            "server_id",
-            format!("{} are too many", spec.server_ids.len()),
-            format!("keep at most {MAX_SERVER_IDS}"),
-        ));
-    }
-    let mut ids = HashSet::new();
-    for server_id in &spec.server_ids {
-        let field = format!("server_id {}", server_id.id);
-        if !(1..=MAX_SERVER_ID).contains(&server_id.id) {
-            return Err(ServiceError::new(
-                field,
-                "is out of range",
-                format!("give 1 to {MAX_SERVER_ID}"),
-            ));
-        }
-        if !ids.insert(server_id.id) {
-            return Err(ServiceError::new(
-                &field,
-                "is there twice",
-                "name one real for each id",
-            ));
-        }
-        validate_source(&field, server_id.real, spec)?;
-    }
-    Ok(())
 }
 
 fn validate_decap(spec: &ServiceSpec) -> Result<(), ServiceError> {
@@ -996,15 +956,18 @@ mod tests {
     }
 
     #[test]
-    fn every_server_id_holds_a_reference_to_its_real() {
+    fn server_ids_hold_references_to_their_reals() {
         let mut control = ServiceControl::new();
-        let server_id = |id, valid| ServerIdSpec {
-            id,
-            real: "198.51.100.7".parse().unwrap(),
-            valid,
+        let named = |ids: &[(u32, bool)]| {
+            let ids = ids.iter().map(|(id, valid)| ServerIdSpec {
+                id: *id,
+                real: "198.51.100.7".parse().unwrap(),
+                valid: *valid,
+            });
+            ServerIds::new(ids.collect()).unwrap()
         };
         let mut spec = spec(vec![vip("203.0.113.1", &[("198.51.100.7", 1)])]);
-        spec.server_ids = vec![server_id(1, true), server_id(2, false)];
+        spec.server_ids = named(&[(1, true), (2, false)]);
         let references = |control: &ServiceControl, index: usize| {
             let slot = control.state.reals[index].as_ref();
             (
@@ -1014,24 +977,56 @@ mod tests {
         };
         let table = control.apply(&spec).unwrap();
         let index = index_of(&table, "198.51.100.7");
-        assert_eq!(references(&control, index), (3, false));
+        assert_eq!(references(&control, index), (2, false));
         assert!(table.real_of_server_id(1).is_some());
         assert!(table.real_of_server_id(2).is_none(), "it is not valid");
-        // Neither the VIP's membership nor the other id is needed to keep the number.
+        // An id that is not valid keeps the number without the VIP's membership or another id.
         spec.vips.clear();
-        spec.server_ids.remove(0);
+        spec.server_ids = named(&[(2, false)]);
         let table = control.apply(&spec).unwrap();
         assert_eq!(references(&control, index), (1, false));
         assert!(table.real_of_server_id(1).is_none(), "a deleted id is gone");
-        spec.server_ids[0].valid = true;
+        spec.server_ids = named(&[(2, true)]);
         let table = control.apply(&spec).unwrap();
         assert_eq!(
             table.real_of_server_id(2).map(|real| real.id.index()),
             Some(index)
         );
-        spec.server_ids.clear();
+        spec.server_ids = ServerIds::default();
         control.apply(&spec).unwrap();
         assert_eq!(references(&control, index), (0, true));
+    }
+
+    #[test]
+    fn a_change_elsewhere_shares_a_million_server_ids() {
+        let real = |id: u32| [198, 18, 0, (id % 250) as u8].into();
+        let ids = (1..=1_000_000).map(|id| ServerIdSpec {
+            id,
+            real: real(id),
+            valid: id % 2 == 0,
+        });
+        let mut control = ServiceControl::new();
+        let mut spec = spec(vec![vip("203.0.113.1", &[("198.51.100.7", 1)])]);
+        spec.server_ids = ServerIds::new(ids.collect()).unwrap();
+        let before = control.apply(&spec).unwrap();
+        spec.vips[0].reals[0].weight = 2;
+        let after = control.apply(&spec).unwrap();
+        for table in [&before, &after] {
+            assert!(table.server_ids().shares(&spec.server_ids));
+            assert_eq!(
+                table.real_of_server_id(999_998).map(|real| real.address),
+                Some(real(999_998))
+            );
+            assert!(table.real_of_server_id(999_999).is_none());
+        }
+        // A reference for each real, however many ids name it.
+        let references = control
+            .state
+            .reals
+            .iter()
+            .flatten()
+            .map(|slot| slot.references);
+        assert_eq!(references.sum::<u32>(), 251);
     }
 
     #[test]

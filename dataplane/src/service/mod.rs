@@ -10,6 +10,7 @@ mod plain;
 mod prefix_table;
 mod publish;
 mod range_table;
+mod server_ids;
 mod source_routes;
 mod spec;
 mod table;
@@ -18,9 +19,10 @@ pub use maglev::HashFunction;
 
 pub(crate) use plain::PlainVip;
 
-pub use control::{MAX_SERVER_ID, MAX_SERVER_IDS, ServiceControl, ServiceError};
+pub use control::{ServiceControl, ServiceError};
 pub use kernel::KernelServices;
 pub use publish::{Publisher, Subscription};
+pub use server_ids::{MAX_SERVER_ID, MAX_SERVER_IDS, ServerIdError, ServerIds};
 pub use source_routes::{MAX_SOURCE_ROUTES, SourceRouteError, SourceRoutes};
 pub use spec::{
     DecapSpec, Encapsulation, MacAddress, Protocol, RealSpec, ServerIdSpec, ServiceSpec, Settings,

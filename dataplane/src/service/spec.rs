@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use super::source_routes::SourceRoutes;
+use super::{server_ids::ServerIds, source_routes::SourceRoutes};
 use maglev::HashFunction;
 
 /// Ethernet address.
@@ -352,7 +352,7 @@ pub struct ServiceSpec {
     /// VIPs, each key once.
     pub vips: Vec<VipSpec>,
     /// Server ids.
-    pub server_ids: Vec<ServerIdSpec>,
+    pub server_ids: ServerIds,
     /// Source routes.
     pub source_routes: SourceRoutes,
     /// Decapsulation destinations.

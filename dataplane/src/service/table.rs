@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use super::server_ids::ServerIds;
 use super::source_routes::SourceRoutes;
 use super::spec::{DecapSpec, MacAddress, Protocol, Settings, VipFlags, VipKey};
 use xdp_layout::Tag;
@@ -163,8 +164,9 @@ pub struct ServiceTable {
     pub(super) source_routes: SourceRoutes,
     /// Indices of the reals that routes select, by [`SourceRoutes::reals`].
     pub(super) route_reals: RouteReals,
-    /// Index of the real that each server id names.
-    pub(super) server_ids: HashMap<u32, u16, RandomState>,
+    pub(super) server_ids: ServerIds,
+    /// Indices of the reals that server ids name, by [`ServerIds::reals`].
+    pub(super) named_reals: Arc<[u16]>,
     pub(super) decap: HashMap<IpAddr, DecapSpec, RandomState>,
     pub(super) plain: Plain,
 }
@@ -257,7 +259,13 @@ impl ServiceTable {
     /// The real that a server id names.
     #[inline]
     pub fn real_of_server_id(&self, id: u32) -> Option<&Real> {
-        self.real(usize::from(*self.server_ids.get(&id)?))
+        let place = self.server_ids.place(id)?;
+        self.real(usize::from(*self.named_reals.get(usize::from(place))?))
+    }
+
+    /// Server ids.
+    pub const fn server_ids(&self) -> &ServerIds {
+        &self.server_ids
     }
 
     /// Where the packets of a VIP are looked into for a server id, in the order in which they are.

@@ -310,7 +310,7 @@ const REALS_OF_VIP: &[ArgumentSpec] = &[
     ArgumentSpec::positional("real", Kind::Real, "a real of the VIP").repeated(),
 ];
 const SERVER_IDS: &[ArgumentSpec] = &[
-    ArgumentSpec::positional("id", Kind::ServerId, "an id")
+    ArgumentSpec::positional("id", Kind::ServerId, "an id or a range")
         .optional()
         .repeated(),
     ArgumentSpec::named("real", Kind::Real, "all ids that name this real"),
@@ -689,11 +689,13 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "sid add",
         verb: Verb::SidAdd,
-        summary: "Let a server id name a real",
-        details: "An id that named another real names this one from then on, and is valid. The real need not be one of a VIP.",
+        summary: "Let server ids name a real",
+        details: "An id that named another real names this one from then on, and is valid. The real need not be one of \
+                  a VIP.",
         arguments: &[
-            ArgumentSpec::positional("id", Kind::ServerId, "the id, 1 to 2147483647"),
             ArgumentSpec::positional("real", Kind::Real, "the real's address"),
+            ArgumentSpec::positional("id", Kind::ServerId, "an id, 1 to 2147483647, or a range")
+                .repeated(),
         ],
     },
     CommandSpec {
@@ -701,7 +703,7 @@ pub static COMMANDS: &[CommandSpec] = &[
         verb: Verb::SidDel,
         summary: "Remove server ids",
         details: "Packets with them go by table or ring from then on.",
-        arguments: &[ArgumentSpec::positional("id", Kind::ServerId, "an id").repeated()],
+        arguments: &[ArgumentSpec::positional("id", Kind::ServerId, "an id or a range").repeated()],
     },
     CommandSpec {
         name: "sid invalidate",

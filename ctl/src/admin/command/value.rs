@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     str::FromStr,
 };
 
@@ -49,6 +50,29 @@ pub(super) fn parse_server_id(text: &str) -> Result<u32, Invalid> {
                 format!("give a whole number from 1 to {MAX_SERVER_ID}"),
             )
         })
+}
+
+/// Reads a server id or a range of them: `4097`, `4097-4200`.
+pub(super) fn parse_server_ids(text: &str) -> Result<RangeInclusive<u32>, Invalid> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (parse_server_id(first), parse_server_id(last)) {
+        (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
+        _ => Err(Invalid::new(
+            "is neither a server id nor a range of them",
+            format!("give whole numbers from 1 to {MAX_SERVER_ID}, as in 4097 or 4097-4200"),
+        )),
+    }
+}
+
+/// Reads the real of server ids, in whose place an id is easily written.
+pub(super) fn parse_named_real(text: &str) -> Result<IpAddr, Invalid> {
+    if parse_server_ids(text).is_ok() {
+        return Err(Invalid::new(
+            "is a server id, and the real comes first",
+            "write sid add ADDR ID…",
+        ));
+    }
+    parse_address(text)
 }
 
 /// Reads a mark: `7`, `0x7`.
