@@ -9,6 +9,15 @@ use crate::{admin::AdminError, config::Config};
 /// What errors would call the text that is read, had they a place in it.
 const SOURCE: &str = "set";
 
+/// Keys whose values are text: what is no TOML string is meant literally, as an interface named `100`.
+const TEXT: [&str; 5] = [
+    "balancer.hash",
+    "balancer.encapsulation",
+    "balancer.source_v4",
+    "balancer.source_v6",
+    "health_check_path.interface",
+];
+
 /// Keys that `set` and `unset` take: those that change while packets flow. The next hop is not among
 /// them: whoever follows it looks at the file.
 pub(crate) fn keys() -> Vec<&'static str> {
@@ -20,8 +29,8 @@ pub(crate) fn keys() -> Vec<&'static str> {
         .collect()
 }
 
-/// The configuration with another value of a key, or without one. The value is TOML or, if it is none,
-/// a string.
+/// The configuration with another value of a key, or without one. The value is TOML or, if it is none or
+/// the key's values are text, a string.
 pub(super) fn with(config: &Config, key: &str, value: Option<&str>) -> Result<Config, AdminError> {
     let keys = keys();
     let known = keys.iter().find(|known| **known == key);
@@ -58,7 +67,7 @@ pub(super) fn with(config: &Config, key: &str, value: Option<&str>) -> Result<Co
         .or_insert_with(|| Value::Table(Table::new()))
     {
         match value {
-            Some(value) => section.insert(name.to_owned(), read(value)),
+            Some(value) => section.insert(name.to_owned(), read(key, value)),
             None => section.remove(name),
         };
     }
@@ -84,13 +93,14 @@ pub(super) fn with(config: &Config, key: &str, value: Option<&str>) -> Result<Co
     })
 }
 
-fn read(value: &str) -> Value {
-    format!("value = {value}")
-        .parse::<Table>()
-        .ok()
-        .filter(|table| table.len() == 1)
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(value.to_owned()))
+fn read(key: &str, value: &str) -> Value {
+    let text = || Value::String(value.to_owned());
+    match value.parse::<Value>() {
+        Ok(read) if read.is_str() && value.ends_with(['"', '\'']) => read,
+        // No other value of a setting has a `#` in it, but a comment behind it would.
+        Ok(read) if !read.is_str() && !value.contains('#') && !TEXT.contains(&key) => read,
+        _ => text(),
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +109,14 @@ mod tests {
 
     #[test]
     fn a_value_is_toml_or_a_string() {
+        for text in ["100", "true", "inf", "1e3", "[a]", "2001-01-01", "hc0"] {
+            let literal = Value::String(text.to_owned());
+            let key = "health_check_path.interface";
+            assert_eq!(read(key, text), literal, "{text}");
+            assert_eq!(read(key, &format!("\"{text}\"")), literal, "{text}");
+        }
         for (text, value) in [
+            ("1500 # x", Value::String("1500 # x".to_owned())),
             ("1500", Value::Integer(1500)),
             ("true", Value::Boolean(true)),
             ("\"gue\"", Value::String("gue".to_owned())),
@@ -110,7 +127,32 @@ mod tests {
             ("1\nother = 2", Value::String("1\nother = 2".to_owned())),
             ("", Value::String(String::new())),
         ] {
-            assert_eq!(read(text), value, "{text}");
+            assert_eq!(read("balancer.max_frame", text), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interface_may_have_a_name_that_is_toml() {
+        let key = "health_check_path.interface";
+        for name in ["100", "true"] {
+            let config = with(&Config::default(), key, Some(name)).expect(name);
+            assert_eq!(config.health_check_path.interface.as_deref(), Some(name));
+        }
+        let error = with(&Config::default(), "balancer.max_frame", Some("1500 # x")).unwrap_err();
+        assert!(error.to_string().contains("1500 # x"), "{error}");
+    }
+
+    #[test]
+    fn keys_of_text_are_those_that_files_have_in_quotes() {
+        let all = "[balancer]\nsource_v4 = \"192.0.2.1\"\nsource_v6 = \"2001:db8::1\"\n\
+                   [health_check_path]\ninterface = \"hc0\"\nmax_frame = 1400\n";
+        let config = Config::parse(all, "lb.toml").expect("valid");
+        let file: Table = config.to_toml().parse().expect("TOML");
+        for key in keys() {
+            let (section, name) = key.split_once('.').expect("a section");
+            let value = file.get(section).and_then(|section| section.get(name));
+            let is_text = value.is_some_and(Value::is_str);
+            assert_eq!(is_text, TEXT.contains(&key), "{key}: {value:?}");
         }
     }
 
