@@ -62,8 +62,7 @@ struct Workers {
     cpus: String,
     /// The configuration names none: they are all that this process may use.
     cpus_auto: bool,
-    /// Microseconds; `None`: off.
-    busy_poll: Option<u32>,
+    busy_poll: bool,
     /// Microseconds; `None`: off.
     spin_us: Option<u32>,
     huge_pages: bool,
@@ -537,10 +536,8 @@ impl fmt::Display for Workers {
         if self.cpus_auto {
             write!(f, ", all that this process may use")?;
         }
-        match self.busy_poll {
-            Some(time) => write!(f, "; busy polling for {time} µs")?,
-            None => write!(f, "; no busy polling")?,
-        }
+        let polling = if self.busy_poll { "" } else { "no " };
+        write!(f, "; {polling}busy polling")?;
         match self.spin_us {
             Some(time) => write!(f, "; spinning for {time} µs")?,
             None => write!(f, "; no spinning")?,

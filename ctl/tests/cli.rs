@@ -212,10 +212,10 @@ fn check_says_how_workers_would_run() {
     };
     assert_eq!(
         line(
-            "[interface]\npriority = \"normal\"\ncpus = \"0\"\nbusy_poll = 20\nspin_us = 50\n\
+            "[interface]\npriority = \"normal\"\ncpus = \"0\"\nbusy_poll = true\nspin_us = 50\n\
              huge_pages = true\n"
         ),
-        "workers        priority normal; CPUs 0; busy polling for 20 µs; spinning for 50 µs; frames on \
+        "workers        priority normal; CPUs 0; busy polling; spinning for 50 µs; frames on \
          huge pages"
     );
     let auto = line("[interface]\nspin_us = 50\n");

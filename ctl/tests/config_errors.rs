@@ -40,7 +40,7 @@ next_hop_mac = "02:00:00:00:cc:03"
 xdp_mode = "native"
 frames = 8192
 cpus = "0-15"
-busy_poll = 50
+busy_poll = true
 spin_us = 100
 huge_pages = true
 
@@ -261,8 +261,8 @@ fn interface_values_are_checked() {
             "frames: 100 is not a number of frames; give a whole number from 128 to 262144",
         ),
         (
-            "busy_poll = 0",
-            "busy_poll: 0 is not a number of microseconds; give a whole number from 1 to 10000",
+            "busy_poll = 50",
+            "busy_poll: 50 is a whole number; give true or false",
         ),
         (
             "mode = \"zero-copy\"\nxdp_mode = \"generic\"",

@@ -41,7 +41,7 @@ fn interface() -> impl Strategy<Value = InterfaceConfig> {
         (
             128..=262_144_u32,
             option::of(index_list(4096)),
-            option::of(1..=10_000_u32),
+            any::<bool>(),
             (
                 option::of(1..=1_000_000_u32),
                 select(PriorityChoice::ALL.to_vec()),

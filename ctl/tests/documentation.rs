@@ -92,7 +92,7 @@ fn every_key() -> Config {
             frames: 8192,
             cpus: Some("0-1".parse().unwrap()),
             priority: PriorityChoice::Normal,
-            busy_poll: Some(20),
+            busy_poll: true,
             spin_us: Some(50),
             huge_pages: true,
         },

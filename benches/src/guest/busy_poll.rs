@@ -10,9 +10,9 @@ const DATAGRAMS: usize = 240;
 
 /// Traffic through balancers whose sockets poll the device.
 pub(super) fn run(site: &Site) -> Result<String> {
-    through(site, "busy_poll = 50").context("asleep")?;
+    through(site, "busy_poll = true").context("asleep")?;
     // Spinning workers call into the socket, which polls the device.
-    through(site, "busy_poll = 50\nspin_us = 1000").context("spinning")
+    through(site, "busy_poll = true\nspin_us = 1000").context("spinning")
 }
 
 fn through(site: &Site, interface: &str) -> Result<String> {

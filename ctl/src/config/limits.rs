@@ -18,9 +18,7 @@ pub(super) const HEALTH_CHECK_MAX_FRAME: RangeInclusive<u32> = 60..=65_549;
 pub(super) const MAX_HEALTH_CHECKS: usize = xdp_layout::MAX_HEALTH_CHECKS as usize;
 /// UMEM chunks of one queue.
 pub(super) const FRAMES: RangeInclusive<u32> = XskConfig::MIN_FRAMES..=XskConfig::MAX_FRAMES;
-/// Longer than this, a worker that waits for packets would not answer questions in time.
-pub(super) const MAX_BUSY_POLL_US: u32 = 10_000;
-/// As for busy polling.
+/// Longer than this, a worker that waits for packets would spin rather than sleep.
 pub(super) const MAX_SPIN_US: u32 = 1_000_000;
 /// What fits a Unix socket address beside the closing zero.
 pub(super) const MAX_SOCKET_PATH: usize = 107;

@@ -64,9 +64,8 @@ pub struct InterfaceConfig {
     pub cpus: Option<IndexList>,
     /// `priority`: how the scheduler ranks the workers. `--priority` wins.
     pub priority: PriorityChoice,
-    /// `busy_poll`: microseconds for which the kernel polls the queue when a worker asks for
-    /// packets; left out: not at all.
-    pub busy_poll: Option<u32>,
+    /// `busy_poll`: whether each call of a worker into its socket has the kernel poll the queue once.
+    pub busy_poll: bool,
     /// `spin_us`: microseconds for which an idle worker looks for packets before it sleeps; left
     /// out: it sleeps at once.
     pub spin_us: Option<u32>,
@@ -90,7 +89,7 @@ impl Default for InterfaceConfig {
             frames: Self::DEFAULT_FRAMES,
             cpus: None,
             priority: PriorityChoice::Auto,
-            busy_poll: None,
+            busy_poll: false,
             spin_us: None,
             huge_pages: false,
         }

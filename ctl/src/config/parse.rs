@@ -20,8 +20,8 @@ use super::{
     AdminConfig, BalancerConfig, Config, ConfigError, EncapsulationKind, HealthCheckPathConfig,
     HealthCheckSpec, IndexList, InterfaceConfig, PriorityChoice, Problem, Queues,
     limits::{
-        FLOW_TABLE_CAPACITY, FRAMES, HEALTH_CHECK_MAX_FRAME, MAX_BUSY_POLL_US, MAX_FRAME,
-        MAX_SOCKET_PATH, MAX_SPIN_US,
+        FLOW_TABLE_CAPACITY, FRAMES, HEALTH_CHECK_MAX_FRAME, MAX_FRAME, MAX_SOCKET_PATH,
+        MAX_SPIN_US,
     },
     origins::{ElementOrigin, Origins, VipOrigin},
     reader::{Complaint, Reader, Section, find_name},
@@ -252,12 +252,9 @@ fn interface<'i>(reader: &mut Reader<'i>, section: &mut Section<'_, 'i>) -> Inte
                 &PriorityChoice::ALL.map(|choice| (choice.name(), choice)),
             )
             .unwrap_or(default.priority),
-        busy_poll: reader.integer(
-            section,
-            "busy_poll",
-            "a number of microseconds",
-            1..=MAX_BUSY_POLL_US,
-        ),
+        busy_poll: reader
+            .boolean(section, "busy_poll")
+            .unwrap_or(default.busy_poll),
         spin_us: reader.integer(
             section,
             "spin_us",

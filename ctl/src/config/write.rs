@@ -128,7 +128,7 @@ fn interface(text: &mut String, interface: &InterfaceConfig) {
     if *priority != PriorityChoice::Auto {
         line(text, "priority", quote(priority.name()));
     }
-    if let Some(busy_poll) = busy_poll {
+    if *busy_poll {
         line(text, "busy_poll", busy_poll);
     }
     if let Some(spin_us) = spin_us {

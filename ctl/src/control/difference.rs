@@ -395,8 +395,8 @@ pub(super) fn refuse_fixed(old: &Config, new: &Config) -> Result<(), AdminError>
         (
             "interface.busy_poll",
             a.busy_poll == b.busy_poll,
-            show(a.busy_poll),
-            show(b.busy_poll),
+            a.busy_poll.to_string(),
+            b.busy_poll.to_string(),
         ),
         (
             "interface.spin_us",

@@ -19,7 +19,7 @@ use dataplane::{
     port::{NoPassPath, PassPath},
     service::{Publisher, ServiceControl},
     worker::{self, Priority, WorkerConfig},
-    xsk::{BusyPoll, Interface, SocketMode, Tap, XskConfig, XskPort, kernel_release},
+    xsk::{Interface, SocketMode, Tap, XskConfig, XskPort, kernel_release},
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -37,9 +37,6 @@ use crate::{
     explain,
     memory::Bytes,
 };
-
-/// Frames that one busy poll takes.
-const BUSY_POLL_BUDGET: u16 = 64;
 
 /// Everything that is taken down in order when it is stopped or dropped.
 pub(super) struct Balancer {
@@ -200,10 +197,7 @@ impl Balancer {
         port_config.frames = interface.frames;
         port_config.max_frame = config.balancer.max_frame;
         port_config.huge_pages = interface.huge_pages;
-        port_config.busy_poll = interface.busy_poll.map(|microseconds| BusyPoll {
-            microseconds,
-            budget: BUSY_POLL_BUDGET,
-        });
+        port_config.busy_poll = interface.busy_poll;
         let port = XskPort::open(&port_config)?;
         if interface.huge_pages && !port.huge_pages() {
             self.warnings.push(format!(

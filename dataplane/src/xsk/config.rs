@@ -96,19 +96,8 @@ impl FromStr for SocketMode {
     }
 }
 
-/// Busy polling by the kernel on behalf of the socket (`SO_BUSY_POLL`).
-///
-/// Without `SO_PREFER_BUSY_POLL`: with it the kernel leaves out the call that wakes the driver for
-/// transmission and polls the receive queue's NAPI instead, so nothing leaves where the transmit
-/// queue has a NAPI of its own. That is so in virtio-net always, and in igb as long as it has
-/// interrupts enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BusyPoll {
-    /// How long one call polls the device, in microseconds.
-    pub microseconds: u32,
-    /// Frames taken in one poll (`SO_BUSY_POLL_BUDGET`).
-    pub budget: u16,
-}
+/// Frames that one poll takes at most under [`XskConfig::busy_poll`]: as many as the kernel's own.
+pub(super) const BUSY_POLL_BUDGET: u16 = 64;
 
 /// What a socket is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,8 +114,13 @@ pub struct XskConfig {
     pub max_frame: u16,
     /// Try to take the buffer memory from huge pages.
     pub huge_pages: bool,
-    /// Busy polling by the kernel.
-    pub busy_poll: Option<BusyPoll>,
+    /// Have each call into the socket poll the device once (`SO_BUSY_POLL`).
+    ///
+    /// Without `SO_PREFER_BUSY_POLL`: with it the kernel leaves out the call that wakes the driver for
+    /// transmission and polls the receive queue's NAPI instead, so nothing leaves where the transmit
+    /// queue has a NAPI of its own. That is so in virtio-net always, and in igb as long as it has
+    /// interrupts enough.
+    pub busy_poll: bool,
     /// How long to try again while the queue is busy: the kernel releases the queue of a socket that
     /// was closed some time later.
     pub busy_retry: Duration,
@@ -147,7 +141,7 @@ impl XskConfig {
             frames: 4096,
             max_frame: 1514,
             huge_pages: false,
-            busy_poll: None,
+            busy_poll: false,
             busy_retry: Duration::from_secs(5),
         }
     }

@@ -23,9 +23,7 @@ mod port;
 mod probe;
 mod tap;
 
-pub use config::{
-    BusyPoll, HEAD_ROOM, SocketMode, TUNNEL_ROOM, XskConfig, chunk_size, chunk_size_under,
-};
+pub use config::{HEAD_ROOM, SocketMode, TUNNEL_ROOM, XskConfig, chunk_size, chunk_size_under};
 pub use error::XskError;
 pub use interface::{Interface, kernel_release};
 pub use port::{Chunk, XskPort};

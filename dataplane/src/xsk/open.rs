@@ -22,7 +22,7 @@ use xsk_rs::{
 };
 
 use super::{
-    config::{SocketMode, XskConfig, chunk_size_under},
+    config::{BUSY_POLL_BUDGET, SocketMode, XskConfig, chunk_size_under},
     error::XskError,
     interface::{Interface, kernel_release},
     options,
@@ -138,8 +138,9 @@ impl Attempt<'_> {
         let fd = unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) };
         let zero_copy =
             options::is_zero_copy(fd).map_err(|error| self.refused("reading the mode", error))?;
-        if let Some(busy_poll) = self.config.busy_poll {
-            options::set_busy_poll(fd, busy_poll)
+        if self.config.busy_poll {
+            options::set_busy_poll(fd, true)
+                .and_then(|()| options::set_busy_poll_budget(fd, BUSY_POLL_BUDGET))
                 .map_err(|error| self.refused("setting busy polling", error))?;
         }
         let probe = SocketProbe::new(fd)

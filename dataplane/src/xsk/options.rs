@@ -6,8 +6,6 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use super::config::BusyPoll;
-
 /// Plain integers that the kernel may write in any pattern.
 ///
 /// # Safety
@@ -79,9 +77,13 @@ pub(super) fn statistics(fd: BorrowedFd<'_>) -> io::Result<Statistics> {
     get(fd, libc::XDP_STATISTICS)
 }
 
-/// Turns busy polling on.
-pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, busy_poll: BusyPoll) -> io::Result<()> {
-    let microseconds = libc::c_int::try_from(busy_poll.microseconds).unwrap_or(libc::c_int::MAX);
-    set(fd, libc::SO_BUSY_POLL, microseconds)?;
-    set(fd, libc::SO_BUSY_POLL_BUDGET, busy_poll.budget.into())
+/// Whether each call into the socket polls the device. The option is a time, but of that the kernel only
+/// asks whether there is any: a socket that never blocks polls once a call (`sk_busy_loop`).
+pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, busy_poll: bool) -> io::Result<()> {
+    set(fd, libc::SO_BUSY_POLL, busy_poll.into())
+}
+
+/// How many frames such a call takes at most.
+pub(super) fn set_busy_poll_budget(fd: BorrowedFd<'_>, frames: u16) -> io::Result<()> {
+    set(fd, libc::SO_BUSY_POLL_BUDGET, frames.into())
 }

@@ -121,7 +121,7 @@ impl XskPort {
             probe,
             zero_copy,
             huge_pages,
-            busy_poll: config.busy_poll.is_some(),
+            busy_poll: config.busy_poll,
             memory: bytes + ring_bytes as usize + table_bytes,
             fill_ring_empty: 0,
             gone: None,
@@ -360,7 +360,7 @@ impl QueuePort for XskPort {
 
     fn spin(&mut self) {
         if self.busy_poll {
-            // Any call into the socket polls the device.
+            // As any call into the socket, it polls the device.
             let _ = recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
         } else {
             std::hint::spin_loop();
