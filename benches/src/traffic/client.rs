@@ -103,7 +103,7 @@ async fn datagram(plan: Plan, number: u64) -> Result<Answered> {
             .context("cannot send")?;
         let try_until = end.min(Instant::now() + RESEND);
         if let Ok(length) = timeout_at(try_until, socket.recv(&mut answer)).await {
-            let server = request.check(&answer[..length.context("cannot receive")?])?;
+            let server = request.check_datagram(&answer[..length.context("cannot receive")?])?;
             return Ok(Answered { server, resent });
         }
         resent += 1;

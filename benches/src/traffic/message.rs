@@ -1,8 +1,10 @@
 //! What clients and servers say.
 //!
 //! Integers are big-endian. A request is `number: u64, length: u32, payload`; the answer is
-//! `number: u64, server: u16, length: u32, crc: u32, payload`, where the number is the request's and
-//! the CRC-32 is that of the payload as it reached the server.
+//! `number: u64, server: u16, length: u32, crc: u32, payload`, where the number is the request's,
+//! and length and CRC-32 are those of the payload as it reached the server. The answer to a datagram
+//! has as much of the payload as fits a datagram of the request's length, so that a request may fill
+//! the MTU.
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -10,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// Longest payload in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 
-const REQUEST_HEADER: usize = 12;
+/// What a request is longer than its payload.
+pub const REQUEST_HEADER: usize = 12;
 const ANSWER_HEADER: usize = 18;
 
 /// A request and the answer it must get.
@@ -62,8 +65,19 @@ impl Request {
         self.check(&answer)
     }
 
-    /// Checks an answer; gives the server's number.
-    pub(super) fn check(&self, answer: &[u8]) -> Result<u16> {
+    /// Checks the answer to a datagram; gives the server's number.
+    pub(super) fn check_datagram(&self, answer: &[u8]) -> Result<u16> {
+        let returned = datagram_answer_len(self.bytes.len()) - ANSWER_HEADER;
+        self.check_with(answer, &self.payload()[..returned])
+    }
+
+    /// Checks a whole answer; gives the server's number.
+    fn check(&self, answer: &[u8]) -> Result<u16> {
+        self.check_with(answer, self.payload())
+    }
+
+    /// Checks an answer that returns `expected` of the payload.
+    fn check_with(&self, answer: &[u8], expected: &[u8]) -> Result<u16> {
         let (header, payload) = answer
             .split_first_chunk::<ANSWER_HEADER>()
             .context("the answer is shorter than its header")?;
@@ -105,7 +119,7 @@ impl Request {
             "the payload arrived damaged at the server"
         );
         ensure!(
-            payload == self.payload(),
+            payload == expected,
             "the payload came back damaged from the server"
         );
         Ok(u16::from_be_bytes([s0, s1]))
@@ -138,7 +152,7 @@ pub(super) async fn serve_stream(
 }
 
 /// The answer to a whole request; `None` when it is none.
-pub(super) fn answer(server: u16, request: &[u8]) -> Option<Vec<u8>> {
+fn answer(server: u16, request: &[u8]) -> Option<Vec<u8>> {
     let (header, payload) = request.split_first_chunk::<REQUEST_HEADER>()?;
     let mut answer = Vec::with_capacity(ANSWER_HEADER + payload.len());
     answer.extend_from_slice(&header[..8]);
@@ -147,6 +161,18 @@ pub(super) fn answer(server: u16, request: &[u8]) -> Option<Vec<u8>> {
     answer.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
     answer.extend_from_slice(payload);
     Some(answer)
+}
+
+/// The answer to a whole request that came as a datagram; `None` when it is none.
+pub(super) fn datagram_answer(server: u16, request: &[u8]) -> Option<Vec<u8>> {
+    let mut answer = answer(server, request)?;
+    answer.truncate(datagram_answer_len(request.len()));
+    Some(answer)
+}
+
+/// Length of the answer to a datagram of that length.
+fn datagram_answer_len(request: usize) -> usize {
+    request.max(ANSWER_HEADER)
 }
 
 /// The finalizer of `SplitMix64`: neighbouring numbers give payloads that have nothing in common.
@@ -181,6 +207,30 @@ mod tests {
         }
         for length in 0..good.len() {
             assert!(request.check(&good[..length]).is_err(), "length {length}");
+        }
+    }
+
+    #[test]
+    fn answers_to_datagrams_are_no_longer_than_the_request() {
+        for payload in [0, 5, 6, 7, 1460] {
+            let request = Request::new(3, payload);
+            let answer = datagram_answer(2, request.as_bytes()).expect("a whole request");
+            assert_eq!(answer.len(), request.as_bytes().len().max(ANSWER_HEADER));
+            assert_eq!(request.check_datagram(&answer).expect("unharmed"), 2);
+            // Cut short or damaged on the way back; damaged on the way there, beyond what comes back.
+            for at in (0..answer.len()).filter(|at| ![8, 9].contains(at)) {
+                let mut bad = answer.clone();
+                bad[at] ^= 1;
+                assert!(request.check_datagram(&bad).is_err(), "byte {at}");
+                assert!(request.check_datagram(&answer[..at]).is_err(), "{at} bytes");
+            }
+            if payload > 0 {
+                let mut bad = request.as_bytes().to_vec();
+                let last = bad.len() - 1;
+                bad[last] ^= 1;
+                let answer = datagram_answer(2, &bad).expect("a whole request");
+                assert!(request.check_datagram(&answer).is_err());
+            }
         }
     }
 

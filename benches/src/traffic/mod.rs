@@ -1,8 +1,8 @@
 //! Clients and servers of the lab's own, for demo and tests.
 //!
-//! A server answers every request with its number and the payload it got, so a client can tell which
-//! real it reached and that every byte arrived. All of it runs on threads inside namespaces, in this
-//! process.
+//! A server answers every request with its number, the payload it got and the payload's checksum, so a
+//! client can tell which real it reached and that every byte arrived. All of it runs on threads inside
+//! namespaces, in this process.
 
 mod background;
 mod client;
@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 pub use client::{run_connections, run_datagrams};
 pub use held::{HeldConnections, HeldReport};
-pub use message::MAX_PAYLOAD;
+pub use message::{MAX_PAYLOAD, REQUEST_HEADER};
 pub use ping::ping;
 pub use probe::time_to_answer;
 pub use server::Server;
@@ -41,7 +41,9 @@ pub struct Plan {
     pub count: usize,
     /// How many at the same time.
     pub concurrency: usize,
-    /// Bytes of payload in each direction, up to [`MAX_PAYLOAD`].
+    /// Bytes of payload of a request, up to [`MAX_PAYLOAD`]; the request is [`REQUEST_HEADER`] longer.
+    /// All of the payload comes back from a connection; a datagram is answered by one of its own
+    /// length, in which the payload's last few bytes have no room.
     pub payload: usize,
     /// Longest time for one connection, or for all attempts of one datagram.
     pub timeout: Duration,

@@ -40,7 +40,7 @@ pub fn time_to_answer(
                 .send(request.as_bytes())
                 .and_then(|_| socket.recv(&mut answer));
             match received {
-                Ok(length) if request.check(&answer[..length]).is_ok() => {
+                Ok(length) if request.check_datagram(&answer[..length]).is_ok() => {
                     return Ok(started.elapsed());
                 }
                 // An error comes at once.

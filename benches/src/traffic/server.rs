@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use crate::lab::Namespace;
 
 use super::background::Background;
-use super::message::{MAX_PAYLOAD, answer, serve_stream};
+use super::message::{MAX_PAYLOAD, datagram_answer, serve_stream};
 
 const BACKLOG: u32 = 4096;
 
@@ -102,7 +102,7 @@ async fn serve_datagrams(number: u16, socket: UdpSocket) {
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
-        if let Some(answer) = answer(number, &buffer[..length]) {
+        if let Some(answer) = datagram_answer(number, &buffer[..length]) {
             let _ = socket.send_to(&answer, client).await;
         }
     }
