@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result};
 
+use super::observe::{ensure_serves, frames_conserved, stop};
 use super::site::Site;
-use super::traffic::{Sums, connections, datagrams, frames_conserved, stop};
+use super::traffic::{Sums, connections, datagrams};
 
 const CONNECTIONS: usize = 24;
 const DATAGRAMS: usize = 240;
@@ -22,6 +23,7 @@ fn through(site: &Site, interface: &str) -> Result<String> {
     for sums in sums {
         sums.all_served()?;
     }
+    ensure_serves(&balancer, site.queues(), site.zero_copy())?;
     frames_conserved(&balancer)?;
     stop(balancer)
 }

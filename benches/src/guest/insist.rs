@@ -3,21 +3,15 @@
 use anyhow::{Result, ensure};
 
 use super::boot;
-use super::scenario::Scenario;
-use super::site::Site;
-use super::traffic::{modes, stop};
+use super::observe::{ensure_serves, stop};
+use super::site::{Site, insisting};
 
 /// Starts a balancer that insists.
-pub(super) fn run(site: &Site, scenario: &Scenario) -> Result<String> {
-    let mut launch = site.launch();
-    launch.arguments = ["--mode", "zero-copy"].map(str::to_owned).to_vec();
-    if scenario.zero_copy {
+pub(super) fn run(site: &Site) -> Result<String> {
+    let launch = insisting(site.launch());
+    if site.zero_copy() {
         let balancer = launch.start(site.lab())?;
-        let modes = modes(&balancer)?;
-        ensure!(
-            modes.iter().all(|mode| mode == "zero-copy"),
-            "the sockets say {modes:?}"
-        );
+        ensure_serves(&balancer, site.queues(), true)?;
         return stop(balancer);
     }
     let (status, said) = launch.fail(site.lab())?;

@@ -11,9 +11,11 @@ mod faults;
 mod insist;
 mod instructions;
 mod keep;
+mod observe;
 mod report;
 mod scenario;
 mod site;
+mod surroundings;
 mod traffic;
 
 use anyhow::{Context, Result};
@@ -43,17 +45,29 @@ fn steps(scenario: &Scenario, report: &Report) -> Result<()> {
     report.fact("driver", site.driver());
     for step in &scenario.steps {
         match step {
-            Step::Traffic => traffic::run(&site, scenario, report),
-            Step::Insist => report.check("insist", insist::run(&site, scenario)),
-            Step::BusyPoll => report.check("busy poll", busy_poll::run(&site)),
-            Step::Instructions => {
-                report.check("instructions", instructions::run(&site, scenario, report));
+            Step::Traffic => {
+                report.expect(&traffic::CHECKS);
+                traffic::run(&site, scenario, report);
             }
-            Step::Faults => faults::run(&site, scenario, report),
+            Step::Insist => only(report, "insist", || insist::run(&site)),
+            Step::BusyPoll => only(report, "busy poll", || busy_poll::run(&site)),
+            Step::Instructions => only(report, "instructions", || {
+                instructions::run(&site, scenario, report)
+            }),
+            Step::Faults => {
+                report.expect(&faults::checks(scenario));
+                faults::run(&site, scenario, report);
+            }
         }
     }
     if scenario.keep {
         keep::run(&site)?;
     }
     Ok(())
+}
+
+/// A step that checks one thing.
+fn only(report: &Report, name: &str, step: impl FnOnce() -> Result<String>) {
+    report.expect(&[name]);
+    report.check(name, step());
 }

@@ -1,6 +1,7 @@
 //! What the host hears: one line of JSON for each thing, on a serial port of its own.
 //!
-//! `{"fact":NAME,"value":…}`, `{"check":NAME,"ok":BOOL,"detail":TEXT}`, and `{"end":true}` last.
+//! `{"fact":NAME,"value":…}`, `{"expect":[NAME,…]}` before a step, the names of the checks that the step
+//! must make, `{"check":NAME,"ok":BOOL,"detail":TEXT}` for each of them, and `{"end":true}` last.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -32,6 +33,11 @@ impl Report {
     /// Something that was seen or measured.
     pub(super) fn fact(&self, name: &str, value: impl Into<Value>) {
         self.say(&json!({"fact": name, "value": value.into()}));
+    }
+
+    /// The checks of the step that begins: one that is never heard of was not made.
+    pub(super) fn expect(&self, checks: &[&str]) {
+        self.say(&json!({"expect": checks}));
     }
 
     /// Something that had to hold: what was seen, or why it did not.

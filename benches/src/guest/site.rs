@@ -37,6 +37,8 @@ pub(super) struct Site {
     driver: String,
     device: PathBuf,
     config: PathBuf,
+    queues: usize,
+    zero_copy: bool,
     _servers: Vec<Server>,
     _decaps: Vec<Process>,
 }
@@ -75,6 +77,8 @@ impl Site {
             device: pci_device(&device)?,
             lab,
             config,
+            queues: scenario.queues,
+            zero_copy: scenario.zero_copy,
             _servers: servers,
             _decaps: decaps,
         })
@@ -90,23 +94,55 @@ impl Site {
         &self.driver
     }
 
+    /// Queues of the card under test that have a worker, at least.
+    pub(super) const fn queues(&self) -> usize {
+        self.queues
+    }
+
+    /// Whether the card under test has zero-copy under this kernel.
+    pub(super) const fn zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
     /// Pulls the card under test.
     pub(super) fn remove_card(&self) -> Result<()> {
         let file = self.device.join(REMOVE);
         fs::write(&file, "1").with_context(|| format!("cannot write to {}", file.display()))
     }
 
-    /// How to start the balancer.
+    /// How to start a balancer that chooses its modes itself.
     pub(super) fn launch(&self) -> Launch {
         Launch::new(BINARY, &self.config)
     }
 
-    /// How to start the balancer with lines in the section `[interface]`, in a file of that name.
+    /// How to start a balancer that gets zero-copy where the card has it, or does not start.
+    pub(super) fn launch_as_expected(&self) -> Launch {
+        self.as_expected(self.launch())
+    }
+
+    /// As [`Self::launch_as_expected`], with lines in the section `[interface]`, in a file of that name.
     pub(super) fn launch_with(&self, file: &str, interface: &str) -> Result<Launch> {
         let usual = fs::read_to_string(&self.config)?;
         let text = format!("[interface]\n{interface}\n\n{usual}");
-        Ok(Launch::new(BINARY, self.lab.scratch().write(file, text)?))
+        let launch = Launch::new(BINARY, self.lab.scratch().write(file, text)?);
+        Ok(self.as_expected(launch))
     }
+
+    fn as_expected(&self, launch: Launch) -> Launch {
+        if self.zero_copy {
+            insisting(launch)
+        } else {
+            launch
+        }
+    }
+}
+
+/// The same, but without zero-copy there is no start.
+pub(super) fn insisting(mut launch: Launch) -> Launch {
+    launch
+        .arguments
+        .extend(["--mode", "zero-copy"].map(str::to_owned));
+    launch
 }
 
 /// The VIPs: each family and protocol.

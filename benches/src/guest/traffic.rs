@@ -1,34 +1,40 @@
 //! Real connections and datagrams through the balancer, and everything as it was afterwards.
 
 use std::net::IpAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
-use xdp_redirect::attached_program;
+use anyhow::{Result, ensure};
 
-use crate::balancer::Balancer;
-use crate::lab::LinkState;
-use crate::lab::plan::{self, BALANCER_INTERFACE};
-use crate::traffic::{Plan, Tally, run_connections, run_datagrams};
+use crate::lab::{CLIENT_MTU, plan};
+use crate::traffic::{Plan, REQUEST_HEADER, Tally, run_connections, run_datagrams};
 
+use super::observe::{frames_conserved, modes, queues_used, stop};
 use super::report::Report;
 use super::scenario::Scenario;
 use super::site::{CLIENTS, PORT, REALS, Site};
+use super::surroundings::Surroundings;
+
+/// What the step checks.
+pub(super) const CHECKS: [&str; 6] = [
+    CONNECTIONS,
+    DATAGRAMS,
+    "queues",
+    "frames",
+    "stop",
+    "left as found",
+];
+const CONNECTIONS: &str = "connections";
+const DATAGRAMS: &str = "datagrams";
 
 /// Bytes each connection carries both ways: full segments, which fill the MTU of the clients, and a
 /// part of one.
 const STREAM: usize = 20_000;
-/// Payloads of datagrams to the VIPs of IPv4 and of IPv6: the smallest there is, and one whose answer
-/// fills the MTU of the clients (headers of IP, UDP and the answer off 1500 bytes).
-const DATAGRAMS: [[usize; 2]; 2] = [[0, 1500 - 20 - 8 - 18], [0, 1500 - 40 - 8 - 18]];
+/// Headers of IP, those of IPv4 and of IPv6; each request has one, and one more towards the real.
+const IP_HEADERS: [usize; 2] = [20, 40];
+const UDP_HEADER: usize = 8;
 const CONCURRENCY: usize = 8;
 /// An emulated machine on a busy host is slow.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a card may take to be as it was.
-const SETTLE: Duration = Duration::from_secs(10);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Starts a balancer, sends everything through it and stops it.
 pub(super) fn run(site: &Site, scenario: &Scenario, report: &Report) {
@@ -45,10 +51,10 @@ fn whole(site: &Site, scenario: &Scenario, report: &Report) -> Result<()> {
     report.fact("modes", modes(&balancer)?);
 
     let connections = connections(site, scenario.connections)?;
-    connections.tell("connections", report);
+    connections.tell(CONNECTIONS, report);
     if connections.tally.failed == 0 {
         let datagrams = datagrams(site, scenario.datagrams)?;
-        datagrams.tell("datagrams", report);
+        datagrams.tell(DATAGRAMS, report);
     }
     report.check("queues", queues_used(&balancer, scenario.queues));
     report.check("frames", frames_conserved(&balancer));
@@ -74,12 +80,12 @@ pub(super) fn connections(site: &Site, total: usize) -> Result<Sums> {
     Ok(sums)
 }
 
-/// Datagrams of both lengths to both VIPs from all clients, as long as they are served.
+/// Datagrams of all lengths to both VIPs from all clients, as long as they are served.
 pub(super) fn datagrams(site: &Site, total: usize) -> Result<Sums> {
     let mut sums = Sums::default();
     for (v6, address) in vips() {
         for (client, count) in shares(total / 2) {
-            for (payload, count) in DATAGRAMS[usize::from(v6)].into_iter().zip(halves(count)) {
+            for (payload, count) in payloads(v6).into_iter().zip(thirds(count)) {
                 let plan = plan_to(address, count, payload);
                 let tally = run_datagrams(site.lab().client(client), &plan, |_| ())?;
                 if !sums.add(count, &tally) {
@@ -119,9 +125,18 @@ fn shares(total: usize) -> impl Iterator<Item = (u8, usize)> {
     })
 }
 
-/// `count` in two parts.
-const fn halves(count: usize) -> [usize; 2] {
-    [count / 2, count - count / 2]
+/// Payloads of datagrams to a VIP: none, one that fills the clients' MTU behind the second IP header,
+/// and one that fills it before.
+fn payloads(v6: bool) -> [usize; 3] {
+    let ip = IP_HEADERS[usize::from(v6)];
+    let full = CLIENT_MTU as usize - ip - UDP_HEADER - REQUEST_HEADER;
+    [0, full - ip, full]
+}
+
+/// `count` in three parts.
+const fn thirds(count: usize) -> [usize; 3] {
+    let third = count / 3;
+    [third, third, count - 2 * third]
 }
 
 /// Sums over clients and families.
@@ -172,133 +187,16 @@ impl Sums {
     }
 }
 
-/// `show workers`.
-pub(super) fn workers(balancer: &Balancer) -> Result<Vec<Value>> {
-    let answer = balancer.ctl(["show", "workers"])?;
-    let workers = answer["workers"].as_array();
-    Ok(workers.context("`show workers` lists no workers")?.clone())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What each socket says of its mode.
-pub(super) fn modes(balancer: &Balancer) -> Result<Vec<Value>> {
-    let workers = workers(balancer)?;
-    Ok(workers
-        .iter()
-        .map(|worker| worker["mode"].clone())
-        .collect())
-}
-
-fn queues_used(balancer: &Balancer, wanted: usize) -> Result<String> {
-    let stats = balancer.stats()?;
-    let packets: Vec<u64> = stats
-        .workers
-        .iter()
-        .map(|(_, frames)| frames.transmitted)
-        .collect();
-    let used = packets.iter().filter(|packets| **packets > 0).count();
-    ensure!(
-        used >= wanted,
-        "{used} queues instead of {wanted} forwarded packets: {packets:?}"
-    );
-    Ok(format!("packets forwarded by queue: {packets:?}"))
-}
-
-/// No frame was dropped, and none is unaccounted for.
-pub(super) fn frames_conserved(balancer: &Balancer) -> Result<String> {
-    let frames = balancer.stats()?.frames;
-    ensure!(frames.dropped == 0, "frames were dropped: {frames:?}");
-    frames_add_up(balancer)
-}
-
-/// Every frame is accounted for.
-pub(super) fn frames_add_up(balancer: &Balancer) -> Result<String> {
-    let frames = balancer.stats()?.frames;
-    let workers = workers(balancer)?;
-    ensure!(
-        frames.add_up(),
-        "frames do not add up: {frames:?}, {workers:?}"
-    );
-    for worker in workers {
-        for (group, name) in [
-            ("io", "frames-lost"),
-            ("io", "invalid-descriptors"),
-            ("socket", "rx-dropped"),
-            ("socket", "rx-invalid-descriptors"),
-            ("socket", "tx-invalid-descriptors"),
-        ] {
-            let count = worker[group][name].as_u64();
-            ensure!(
-                count == Some(0),
-                "queue {}: {name} is {count:?}",
-                worker["queue"]
-            );
+    #[test]
+    fn requests_fill_the_mtu_with_and_without_the_outer_header() {
+        for (v6, ip) in [(false, 20), (true, 40)] {
+            let lengths = payloads(v6).map(|payload| ip + 8 + 12 + payload);
+            assert_eq!(lengths, [ip + 20, 1500 - ip, 1500]);
         }
-    }
-    Ok(format!(
-        "{} received = {} transmitted + {} passed",
-        frames.received, frames.transmitted, frames.passed
-    ))
-}
-
-/// Ends the balancer as a service manager does.
-pub(super) fn stop(balancer: Balancer) -> Result<String> {
-    let (status, log) = balancer.stop_with_log()?;
-    ensure!(status.success(), "ended with {status}: {log}");
-    let last = log.lines().find(|line| line.contains("stopped: "));
-    let last = last.with_context(|| format!("said nothing about its end: {log}"))?;
-    if last.contains("frames were lost") {
-        bail!("{last}");
-    }
-    Ok(last.to_owned())
-}
-
-/// What the balancer's machine looks like from outside.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Surroundings {
-    link: LinkState,
-    interfaces: usize,
-    program: bool,
-}
-
-impl Surroundings {
-    pub(super) fn look(site: &Site) -> Result<Self> {
-        let links = site.lab().balancer_links();
-        let program = site
-            .lab()
-            .balancer()
-            .run(|| attached_program(BALANCER_INTERFACE))??;
-        Ok(Self {
-            link: links.link(BALANCER_INTERFACE)?,
-            interfaces: links.link_count()?,
-            program: program.is_some(),
-        })
-    }
-
-    /// As [`Self::look`], once the link is there: a driver that has just let go of a program may have
-    /// it down.
-    pub(super) fn at_rest(site: &Site) -> Result<Self> {
-        let deadline = Instant::now() + SETTLE;
-        loop {
-            let now = Self::look(site)?;
-            if now.link.is_running() {
-                return Ok(now);
-            }
-            ensure!(Instant::now() < deadline, "the link stays down: {now:?}");
-            thread::sleep(POLL_INTERVAL);
-        }
-    }
-
-    /// Waits until all is as it was: a driver that lets go of a program may take its link down for
-    /// a moment.
-    pub(super) fn wait_for(&self, site: &Site) -> Result<String> {
-        let deadline = Instant::now() + SETTLE;
-        loop {
-            let now = Self::look(site)?;
-            if now == *self {
-                return Ok("no XDP program, no interface more, the link as before".to_owned());
-            }
-            ensure!(Instant::now() < deadline, "it was {self:?} and is {now:?}");
-            thread::sleep(POLL_INTERVAL);
-        }
+        assert_eq!(thirds(20), [6, 6, 8]);
     }
 }

@@ -7,21 +7,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::balancer::{Balancer, Launch};
-use crate::lab::cpu_time;
 use crate::lab::plan;
 use crate::traffic::{HeldConnections, time_to_answer};
 
+use super::super::observe::{ensure_rests, ensure_serves, frames_add_up, stop};
 use super::super::site::{CLIENTS, PORT, Site};
-use super::super::traffic::{frames_add_up, plan_to, stop};
+use super::super::traffic::plan_to;
 use super::{Outcome, PATIENCE};
 
 /// Bytes of each request.
 const REQUEST: usize = 64;
 /// Pause between an answer and the next request.
 const REST: Duration = Duration::from_millis(50);
-/// How long a balancer without traffic is watched, and what it may use of the processor meanwhile.
-const WATCH: Duration = Duration::from_secs(1);
-const RESTING: Duration = Duration::from_millis(500);
 /// How long a client waits that may belong to a queue without a worker.
 const SHORT_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -29,6 +26,8 @@ const SHORT_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Flowing {
     pub(super) balancer: Balancer,
     pub(super) held: Vec<HeldConnections>,
+    /// Its queues.
+    queues: usize,
 }
 
 impl Flowing {
@@ -48,16 +47,21 @@ impl Flowing {
                 )?);
             }
         }
-        let flowing = Self { balancer, held };
+        let flowing = Self {
+            balancer,
+            held,
+            queues: site.queues(),
+        };
         flowing.all_live().context("before the fault")?;
         Ok(flowing)
     }
 
-    /// A balancer that cannot serve all clients yet.
+    /// A balancer on one queue, that cannot serve all clients yet.
     pub(super) const fn without_connections(balancer: Balancer) -> Self {
         Self {
             balancer,
             held: Vec::new(),
+            queues: 1,
         }
     }
 
@@ -65,7 +69,7 @@ impl Flowing {
     pub(super) fn restart_killed(&mut self, site: &Site) -> Result<()> {
         self.balancer.signal(nix::sys::signal::Signal::SIGKILL)?;
         // What it replaces is waited for when it is dropped.
-        self.balancer = site.launch().start(site.lab())?;
+        self.balancer = site.launch_as_expected().start(site.lab())?;
         Ok(())
     }
 
@@ -75,14 +79,19 @@ impl Flowing {
             .with_context(|| format!("the balancer said: {}", self.balancer.log()))
     }
 
-    /// All are served again and the connections live; then the balancer must come to rest, have all
-    /// frames and stop.
+    /// All are served again and the connections live; then every worker must run, with zero-copy where
+    /// the card has it, and the balancer must come to rest, have all frames and stop.
     pub(super) fn recovered(self, site: &Site, since: Instant) -> Result<Outcome> {
         let interruption = self.served_since(site, since)?;
         self.all_live()?;
-        let Self { balancer, held } = self;
+        let Self {
+            balancer,
+            held,
+            queues,
+        } = self;
         let connections = held.len();
         drop(held);
+        ensure_serves(&balancer, queues, site.zero_copy())?;
         ensure_rests(&balancer)?;
         frames_add_up(&balancer)?;
         stop(balancer)?;
@@ -149,16 +158,4 @@ pub(super) fn some_served(site: &Site) -> Result<usize> {
     let served = answers.iter().filter(|answer| answer.is_ok()).count();
     ensure!(served > 0, "none of {} flows is served", answers.len());
     Ok(served)
-}
-
-/// A balancer that has nothing to do uses little of the processor.
-pub(super) fn ensure_rests(balancer: &Balancer) -> Result<()> {
-    let before = cpu_time(balancer.id())?;
-    thread::sleep(WATCH);
-    let spent = cpu_time(balancer.id())?.saturating_sub(before);
-    ensure!(
-        spent < RESTING,
-        "the balancer used {spent:?} of the processor in {WATCH:?} without traffic"
-    );
-    Ok(())
 }

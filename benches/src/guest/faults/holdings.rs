@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use xdp_redirect::loaded;
 
+use super::super::observe::stop;
 use super::super::scenario::Scenario;
 use super::super::site::Site;
-use super::super::traffic::{Surroundings, stop};
+use super::super::surroundings::Surroundings;
 use super::{Outcome, PATIENCE};
 
 /// Memory that may be lost in the second half of the starts.
@@ -103,7 +104,7 @@ pub(super) fn cycles(site: &Site, scenario: &Scenario) -> Result<Outcome> {
     let around = Surroundings::at_rest(site)?;
     let cycles = |count: usize| -> Result<Holdings> {
         for number in 0..count {
-            site.launch()
+            site.launch_as_expected()
                 .start(site.lab())
                 .and_then(stop)
                 .with_context(|| format!("at start {number} of {count}"))?;

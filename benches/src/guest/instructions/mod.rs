@@ -17,10 +17,10 @@ use dataplane::service::{MacAddress, ServiceControl};
 use serde_json::json;
 use xdp_redirect::{CountCounter, CountProgram, ReflectProgram, XdpMode};
 
+use super::observe::{modes, stop};
 use super::report::Report;
 use super::scenario::Scenario;
-use super::site::Site;
-use super::traffic::{modes, stop};
+use super::site::{Site, insisting};
 use crate::balancer::{Vip, configuration};
 use crate::bench::services;
 use crate::bench::{IpFamily, services::REALS};
@@ -139,10 +139,9 @@ impl Bench<'_> {
                     MacAddress(self.next_hop),
                     configuration(&[vip], 4 * FLOWS as usize)
                 );
-                let mut launch = self.site.launch();
+                let mut launch = insisting(self.site.launch());
                 let file = self.site.lab().scratch().write("counted.toml", text)?;
                 launch.config = Some(file);
-                launch.arguments = ["--mode", "zero-copy"].map(str::to_owned).to_vec();
                 let balancer = launch.start(self.site.lab())?;
                 report.fact("xdp", balancer.ctl(["show", "config"])?["xdp_mode"].clone());
                 report.fact("modes", modes(&balancer)?);
