@@ -23,6 +23,8 @@ pub(super) struct Check {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     facts: BTreeMap<String, Value>,
+    /// Names of the checks that the machine's steps announced.
+    announced: Vec<String>,
     checks: Vec<Check>,
     ended: bool,
 }
@@ -40,6 +42,9 @@ impl Heard {
         if let Some(name) = value["fact"].as_str() {
             self.facts.insert(name.to_owned(), value["value"].clone());
         }
+        let names = value["expect"].as_array().into_iter().flatten();
+        self.announced
+            .extend(names.filter_map(Value::as_str).map(str::to_owned));
         let name = value["check"].as_str()?;
         self.checks.push(Check {
             name: name.to_owned(),
@@ -81,6 +86,13 @@ impl Heard {
             number(format!("{what}-served")),
             number(format!("{what}-sent"))
         )
+    }
+
+    /// Checks that were announced and never heard of.
+    fn missing(&self) -> impl Iterator<Item = &String> {
+        self.announced
+            .iter()
+            .filter(|name| self.checks.iter().all(|check| check.name != **name))
     }
 
     /// How often something was sent again because no answer came; `None` as long as nobody said.
@@ -166,9 +178,11 @@ impl Row {
         if seen != self.expected.to_string() {
             problems.push(format!("{} were expected, {seen} were seen", self.expected));
         }
-        if self.heard.checks.is_empty() {
-            problems.push("nothing was checked".to_owned());
+        if self.heard.announced.is_empty() {
+            problems.push("the machine does not say what it checks".to_owned());
         }
+        let missing = self.heard.missing();
+        problems.extend(missing.map(|name| format!("{name}: was not checked")));
         problems.extend(self.unserved());
         let kernel = self.heard.text("kernel");
         if kernel != self.kernel {
@@ -360,6 +374,7 @@ mod tests {
 
     const GOOD: &str = r#"
 {"fact":"kernel","value":"7.3.4"}
+{"expect":["connections","frames"]}
 {"fact":"xdp","value":"native"}
 {"fact":"modes","value":["zero-copy","zero-copy"]}
 {"fact":"connections-sent","value":200}
@@ -370,8 +385,11 @@ mod tests {
 {"fact":"datagrams-served","value":2000}
 {"fact":"datagrams-resent","value":0}
 {"check":"frames","ok":true,"detail":"all"}
+{"expect":["insist"]}
 {"check":"insist","ok":true,"detail":"zero-copy"}
+{"expect":["busy poll"]}
 {"check":"busy poll","ok":true,"detail":"served"}
+{"expect":["link"]}
 {"fact":"figure link, seconds","value":0.5}
 {"check":"link","ok":true,"detail":"0.5 s"}
 {"end":true}
@@ -462,6 +480,16 @@ mod tests {
                 r#""ok":false,"detail":"all""#,
                 "frames: all",
             ),
+            (
+                r#"{"check":"frames","ok":true,"detail":"all"}"#,
+                "",
+                "frames: was not checked",
+            ),
+            (
+                r#"{"check":"link","ok":true,"detail":"0.5 s"}"#,
+                r#"{"check":"link","ok":tr"#,
+                "link: was not checked",
+            ),
             (r#""7.3.4""#, r#""7.3.5""#, "runs kernel 7.3.5"),
             (
                 r#"connections-sent","value":200"#,
@@ -495,11 +523,22 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_announces_nothing_has_checked_nothing() {
+        let announcements = |line: &&str| !line.starts_with(r#"{"expect""#);
+        let said: Vec<_> = GOOD.lines().filter(announcements).collect();
+        assert_eq!(
+            row(&said.join("\n")).problems(),
+            ["the machine does not say what it checks"]
+        );
+    }
+
+    #[test]
     fn who_counts_instructions_serves_nobody() {
         let said = r#"
 {"fact":"kernel","value":"7.3.4"}
 {"fact":"xdp","value":"native"}
 {"fact":"modes","value":["zero-copy"]}
+{"expect":["instructions"]}
 {"check":"instructions","ok":true,"detail":""}
 {"end":true}
 "#;
