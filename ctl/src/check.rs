@@ -52,6 +52,7 @@ struct Interface {
 
 /// The workers as `run` would start them here and now.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "settings, each on or off")]
 struct Workers {
     priority: String,
     /// Why it is not real-time where the configuration leaves that open.

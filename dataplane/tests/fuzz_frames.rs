@@ -153,7 +153,12 @@ fn changes(settings: Settings) -> Vec<ServiceSpec> {
             real.weight = u32::from(number % 2 == 0);
         }
     }
-    let withdrawn = turned.server_ids.iter().step_by(2).map(|one| one.id).collect();
+    let withdrawn = turned
+        .server_ids
+        .iter()
+        .step_by(2)
+        .map(|one| one.id)
+        .collect();
     turned.server_ids = turned.server_ids.with_valid(&withdrawn, false);
     let elsewhere = turned.source_routes.iter().map(|mut route| {
         let of_family = if route.prefix.is_ipv4() {
