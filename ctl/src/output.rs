@@ -820,10 +820,26 @@ fn explained(result: &Explained) -> String {
         (None, _, Some("egress")) => {
             "a GUE tunnel to a decap destination with egress: its inner packet is sent out\n".to_owned()
         }
+        (None, _, Some("not-a-decap-destination")) => {
+            "the tunnel's destination is none of the decap destinations: passed to the kernel as it came\n"
+                .to_owned()
+        }
         (None, ..) => "no VIP has this destination: passed to the kernel\n".to_owned(),
     };
+    if result.tunnel.is_some() && result.reason.as_deref() != Some("not-a-decap-destination") {
+        text.insert_str(
+            0,
+            "the tunnel's outer header is taken off; of the inner packet: ",
+        );
+    }
     if let Some(by) = &result.by {
         let _ = writeln!(text, "by {}", selected_by(by, result));
+    }
+    if result.flooded {
+        text.push_str(
+            "flooded: too many new connections, so new flows are not stored, source routes not asked, and reals \
+             that are down not left\n",
+        );
     }
     if let Some(server_id) = &result.server_id
         && let Some(line) = server_id_line(server_id, result)
@@ -868,7 +884,11 @@ fn selected_by(by: &str, result: &Explained) -> String {
     }
     let why = match result.passed_over.as_deref() {
         Some("lru-bypass") => "the VIP's flag lru-bypass leaves the flow table out",
+        Some("syn") => "a SYN asks no table",
+        Some("expired") => "the flow's entry has expired",
+        Some("stale-real") => "the flow was with a real whose number another has now",
         Some("real-down") => "the flow leaves the real in the flow table, which is down",
+        Some("global-real-down") => "the flow leaves the real in the global table, which is down",
         _ => "no worker has the flow in its table",
     };
     format!("{}: {why}", short_by(by))
@@ -897,9 +917,10 @@ fn differing(other: &Differing) -> String {
         (None, Some(reason)) => format!("{} ({reason})", other.verdict),
         (None, None) => other.verdict.clone(),
     };
+    let flooded = if other.flooded { ", flooded" } else { "" };
     match &other.by {
-        Some(by) => format!("{queues}: {outcome}, by {}", short_by(by)),
-        None => format!("{queues}: {outcome}"),
+        Some(by) => format!("{queues}: {outcome}, by {}{flooded}", short_by(by)),
+        None => format!("{queues}: {outcome}{flooded}"),
     }
 }
 

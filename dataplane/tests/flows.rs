@@ -9,7 +9,7 @@ use common::{
 };
 use dataplane::{
     counters::DropReason,
-    forward::{Explanation, FlowId, Selection},
+    forward::{Asked, Explanation, FlowId, PassedOver, Selection},
     service::{Protocol, ServiceSpec, VipFlags},
 };
 
@@ -420,6 +420,64 @@ fn a_packet_that_finds_the_ring_empty_is_a_miss_and_no_selection() {
         assert_eq!(counters.ring_selections.get(), 0);
         assert_eq!(counters.vip_ring_selections[0].get(), 0);
     }
+}
+
+/// How the forwarder would select, and why no table would.
+fn how(bench: &Bench, id: &FlowId, asked: Asked) -> (Selection, Option<PassedOver>) {
+    match bench.forwarder.explain_packet(id, &asked, bench.now_ns) {
+        Explanation::Selected {
+            by, passed_over, ..
+        } => (by, passed_over),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_explanation_says_why_an_entry_does_not_count() {
+    let mut bench = Bench::new(&one_vip(80, Tcp, VipFlags::empty(), V4_REALS));
+    let id = FlowId::new(CLIENT.parse().unwrap(), VIP.parse().unwrap(), Tcp).unwrap();
+    let asked = Asked::default();
+    let syn = Asked { syn: true, ..asked };
+    assert_eq!(how(&bench, &id, asked), (Selection::Ring, None));
+    bench.send(&tcp(CLIENT, VIP, Segment::Syn)).unwrap();
+    assert_eq!(how(&bench, &id, asked), (Selection::Table, None));
+    let error = Asked {
+        error: true,
+        ..asked
+    };
+    assert_eq!(how(&bench, &id, error), (Selection::Table, None));
+    assert_eq!(
+        how(&bench, &id, syn),
+        (Selection::Ring, Some(PassedOver::Syn))
+    );
+
+    let flags = VipFlags::UDP_FLOW_MIGRATION;
+    let mut spec = one_vip(80, Udp, flags, V4_REALS);
+    let mut bench = Bench::new(&spec);
+    let id = FlowId::new(CLIENT.parse().unwrap(), VIP.parse().unwrap(), Udp).unwrap();
+    bench.send(&udp(CLIENT, VIP, b"x")).unwrap();
+    let real: std::net::IpAddr = bench.last_real().parse().unwrap();
+    for spec in &mut spec.vips[0].reals {
+        spec.down = spec.address == real;
+    }
+    bench.apply(&spec);
+    let down = (Selection::Ring, Some(PassedOver::RealDown));
+    assert_eq!(how(&bench, &id, asked), down);
+    // In a flood nobody moves.
+    let cap = u64::from(spec.settings.connection_rate_cap);
+    let events = |connection_events| Asked {
+        connection_events,
+        ..asked
+    };
+    assert_eq!(how(&bench, &id, events(cap - 1)), down);
+    assert_eq!(how(&bench, &id, events(cap)), (Selection::Table, None));
+    // What has expired is not left.
+    bench.now_ns += 31 * SECOND_NS;
+    let expired = (Selection::Ring, Some(PassedOver::Expired));
+    assert_eq!(how(&bench, &id, asked), expired);
+    bench.apply(&one_vip(80, Udp, VipFlags::LRU_BYPASS, V4_REALS));
+    let bypass = (Selection::Ring, Some(PassedOver::Bypass));
+    assert_eq!(how(&bench, &id, asked), bypass);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use common::{
     settings, vip,
 };
 use dataplane::{
-    forward::{Explanation, FlowId, Selection},
+    counters::Counter,
+    forward::{Asked, Explanation, FlowId, Selection},
     service::{Protocol, ServerIdSpec, ServerIds, ServiceSpec, Settings, VipFlags},
 };
 
@@ -219,6 +220,38 @@ fn tcp_options_are_read_only_when_asked_and_never_of_a_syn() {
     assert_eq!(counters.by_table_or_ring.get(), 2);
 }
 
+#[test]
+fn an_explanation_reads_ids_where_such_a_packet_is_read() {
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    let id =
+        |protocol| FlowId::new(CLIENT.parse().unwrap(), VIP.parse().unwrap(), protocol).unwrap();
+    let stable = VipFlags::UDP_STABLE_ROUTING;
+    for (protocol, flags, syn, error, by) in [
+        (tcp, VipFlags::empty(), false, false, Selection::ServerId),
+        (tcp, VipFlags::empty(), false, true, Selection::Ring),
+        (tcp, VipFlags::empty(), true, false, Selection::Ring),
+        (tcp, VipFlags::empty(), true, true, Selection::Ring),
+        (udp, VipFlags::QUIC, false, false, Selection::ServerId),
+        (udp, VipFlags::QUIC, false, true, Selection::Ring),
+        (udp, stable, false, true, Selection::ServerId),
+    ] {
+        let bench = Bench::new(&services(protocol, flags, true));
+        let asked = Asked {
+            server_id: Some(0x1001),
+            syn,
+            error,
+            ..Asked::default()
+        };
+        let explained = bench
+            .forwarder
+            .explain_packet(&id(protocol), &asked, bench.now_ns);
+        let Explanation::Selected { by: how, .. } = explained else {
+            panic!("{explained:?}");
+        };
+        assert_eq!(how, by, "{protocol} {flags:?} {syn} {error}");
+    }
+}
+
 /// An ICMP error about `quoted`, a frame from the VIP to the client.
 fn error_about(quoted: &[u8]) -> Vec<u8> {
     icmp_error("198.18.0.1", "203.0.113.10", (3, 4), quoted)
@@ -242,7 +275,7 @@ fn the_tcp_option_in_a_quoted_packet_neither_selects_nor_counts() {
         );
         let counters = &bench.counters.tcp_server_id;
         let counted = [&counters.routed, &counters.by_table_or_ring, &counters.syn];
-        assert_eq!(counted.map(|counter| counter.get()), [0; 3]);
+        assert_eq!(counted.map(Counter::get), [0; 3]);
         assert_eq!(bench.counters.server_id_vips[0].openings.get(), 0);
         assert_eq!(bench.counters.icmp_errors.get(), 4);
     }
@@ -311,7 +344,11 @@ fn an_explanation_can_be_asked_for_a_packet_with_an_id() {
     let id = id.unwrap();
     let explain = |bench: &Bench, server_id| {
         let forwarder = &bench.forwarder;
-        match forwarder.explain_with_server_id(&id, server_id, bench.now_ns) {
+        let asked = Asked {
+            server_id,
+            ..Asked::default()
+        };
+        match forwarder.explain_packet(&id, &asked, bench.now_ns) {
             Explanation::Selected { real, by, .. } => (by, real.to_string()),
             other => panic!("{other:?}"),
         }

@@ -18,8 +18,8 @@ use std::{
 };
 
 use dataplane::{
-    forward::FlowId,
-    service::{HashFunction, RealSpec, VipFlags, VipKey},
+    forward::{Asked, FlowId},
+    service::{HashFunction, Protocol, RealSpec, VipFlags, VipKey},
 };
 use serde_json::{Map, Value};
 
@@ -213,8 +213,10 @@ pub enum Command {
     Explain {
         /// The flow.
         id: FlowId,
-        /// The server id that the packet carries.
-        server_id: Option<u32>,
+        /// Which of its packets.
+        asked: Asked,
+        /// The packet comes in an IPIP tunnel to this address.
+        tunnel: Option<IpAddr>,
     },
     /// Starts a capture.
     CaptureStart(capture::Request),
@@ -532,10 +534,7 @@ impl Arguments {
                 worker: self.optional("worker", value::parse_number)?,
             },
             Verb::FlowCount => Command::FlowCount { filter: filter()? },
-            Verb::Explain => Command::Explain {
-                id: self.flow()?,
-                server_id: self.optional("sid", value::parse_server_id)?,
-            },
+            Verb::Explain => self.explain()?,
             Verb::CaptureStart => Command::CaptureStart(self.capture()?),
             Verb::CaptureStop => Command::CaptureStop,
             Verb::CaptureStatus => Command::CaptureStatus,
@@ -614,6 +613,29 @@ impl Arguments {
 
     fn flags(&self) -> Result<VipFlags, AdminError> {
         Ok(self.many("flags", value::parse_flag)?.into_iter().collect())
+    }
+
+    fn explain(&self) -> Result<Command, AdminError> {
+        let id = self.flow()?;
+        let is = |name| self.optional(name, value::parse_bool);
+        let asked = Asked {
+            server_id: self.optional("sid", value::parse_server_id)?,
+            syn: is("syn")?.unwrap_or(false),
+            error: is("error")?.unwrap_or(false),
+            ..Asked::default()
+        };
+        if asked.syn && id.protocol() == Protocol::Udp {
+            return Err(AdminError::new(
+                "syn",
+                "true, and UDP has none",
+                "leave it out, or ask about a TCP flow",
+            ));
+        }
+        Ok(Command::Explain {
+            id,
+            asked,
+            tunnel: self.optional("tunnel", value::parse_address)?,
+        })
     }
 
     /// All server ids of ids and ranges.
@@ -976,7 +998,11 @@ mod tests {
         assert_eq!(
             parse("explain [2001:db8::9]:4000 [2001:db8::1]:80 tcp sid=4097"),
             Ok(Command::Explain {
-                server_id: Some(4097),
+                asked: Asked {
+                    server_id: Some(4097),
+                    ..Asked::default()
+                },
+                tunnel: None,
                 id: FlowId::new(
                     "[2001:db8::9]:4000".parse().expect("an endpoint"),
                     "[2001:db8::1]:80".parse().expect("an endpoint"),
@@ -985,6 +1011,13 @@ mod tests {
                 .expect("one family")
             })
         );
+        let Ok(Command::Explain { asked, tunnel, .. }) =
+            parse("explain 192.0.2.1:1 203.0.113.10:80 tcp --syn error=true tunnel=198.18.5.1")
+        else {
+            panic!("a command");
+        };
+        assert!(asked.syn && asked.error);
+        assert_eq!(tunnel, Some([198, 18, 5, 1].into()));
         assert_eq!(
             parse("flow purge 203.0.113.10:80/tcp real=198.51.100.1"),
             Ok(Command::FlowPurge {
@@ -1212,6 +1245,11 @@ mod tests {
             ("sid add 198.51.100.1 9-8", "id", "1 to 2147483647"),
             ("sid add 198.51.100.1 1-65537", "id", "65536 at most"),
             ("sid add 198.51.100.1 1-2147483647", "id", "65536 at most"),
+            (
+                "explain 192.0.2.1:1 203.0.113.10:80 udp syn=true",
+                "syn",
+                "a TCP flow",
+            ),
             ("sid add 7 198.51.100.1", "real", "sid add ADDR ID…"),
             ("sid add 198.51.100.1", "id", "usage"),
             ("sid add 198.51.100.1 2147483648", "id", "1 to 2147483647"),

@@ -189,8 +189,8 @@ impl Engine {
                 Answer::Analysis(analysis::analyze(&view(), vip.as_ref(), worker)?)
             }
             Command::FlowCount { filter } => Answer::Counts(flows::count(&view(), &filter)?),
-            Command::Explain { id, server_id } => {
-                Answer::Explained(flows::explain(&view(), &id, server_id)?)
+            Command::Explain { id, asked, tunnel } => {
+                Answer::Explained(flows::explain(&view(), &id, asked, tunnel)?)
             }
             Command::CaptureStart(request) => {
                 self.refuse_file_of_others()?;

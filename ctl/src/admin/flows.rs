@@ -3,12 +3,12 @@
 //! A walk is cut into steps, each a question of its own that the worker answers between two bursts,
 //! so that no walk holds packets up for longer than a step takes.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::Cell, net::IpAddr, sync::Arc};
 
 use dataplane::{
     counters::DropReason,
-    forward::{Explanation, FlowId, FlowRecord, Forwarder, Selection},
-    service::{Protocol, ServerIdForm, ServiceTable, Vip, VipFlags, VipKey},
+    forward::{Asked, Explanation, FlowId, FlowRecord, Forwarder, Selection},
+    service::{Protocol, ServerIdForm, ServiceTable, Vip, VipKey},
     worker::now_ns,
 };
 
@@ -404,19 +404,32 @@ pub(super) fn count(view: &View, filter: &FlowFilter) -> Result<FlowCounts, Admi
 pub(super) fn explain(
     view: &View,
     id: &FlowId,
-    server_id: Option<u32>,
+    asked: Asked,
+    tunnel: Option<IpAddr>,
 ) -> Result<Explained, AdminError> {
+    if let Some(address) = tunnel
+        && view.table.decap_destination(address).is_none()
+    {
+        return Ok(Explained {
+            verdict: "pass".into(),
+            reason: Some("not-a-decap-destination".into()),
+            tunnel,
+            ..Explained::default()
+        });
+    }
     let (mut answers, mut failed) = (Vec::new(), Vec::new());
     for worker in chosen(view, None)? {
         let id = *id;
+        let asked = Asked {
+            connection_events: worker.counters().connection_events_at(now_ns()),
+            ..asked
+        };
         let answer = worker.ask_about(&id, move |forwarder, now_ns| {
-            let explanation = forwarder.explain_with_server_id(&id, server_id, now_ns);
-            (explanation, forwarder.flow(&id))
+            forwarder.explain_packet(&id, &asked, now_ns)
         });
         match answer {
-            Ok((explanation, entry)) => {
-                let mut answer = explained(&explanation).held_to_next_hop(&view.table);
-                answer.passed_over = passed_over(view, id, entry.as_ref()).map(str::to_owned);
+            Ok(explanation) => {
+                let answer = explained(&explanation).held_to_next_hop(&view.table);
                 answers.push((owner(worker), answer));
             }
             Err(error) => failed.push(failure(worker, &error)),
@@ -438,7 +451,10 @@ pub(super) fn explain(
         ));
     };
     Ok(Explained {
-        server_id: server_id.and_then(|server_id| server_id_use(view, id, server_id)),
+        server_id: asked
+            .server_id
+            .and_then(|server_id| server_id_use(view, id, server_id, &asked)),
+        tunnel,
         failed,
         ..summary
     })
@@ -459,25 +475,12 @@ fn summary(answers: Vec<(Option<u32>, Explained)>) -> Option<Explained> {
             continue;
         }
         summary.passed_over = summary.passed_over.or(passed_over);
+        summary.flooded |= answer.flooded;
         if is_by_table(&answer) {
             summary.workers.extend(worker);
         }
     }
     Some(summary)
-}
-
-/// Why a table that has this entry for the flow is not asked, or not followed.
-fn passed_over(view: &View, id: FlowId, entry: Option<&FlowRecord>) -> Option<&'static str> {
-    let destination = id.destination();
-    let vip = view
-        .table
-        .lookup(destination.ip(), destination.port(), id.protocol())?;
-    if vip.flags.contains(VipFlags::LRU_BYPASS) {
-        return Some("lru-bypass");
-    }
-    entry
-        .filter(|entry| entry.real_address.is_some() && vip.is_down(entry.real.index()))
-        .map(|_| "real-down")
 }
 
 impl Explained {
@@ -495,7 +498,8 @@ impl Explained {
 
     fn add_other(&mut self, worker: Option<u32>, answer: Self) {
         let alike = self.others.iter_mut().find(|other| {
-            (&other.verdict, other.real, &other.by) == (&answer.verdict, answer.real, &answer.by)
+            (&other.verdict, other.real, &other.by, other.flooded)
+                == (&answer.verdict, answer.real, &answer.by, answer.flooded)
         });
         match alike {
             Some(other) => other.workers.extend(worker),
@@ -504,6 +508,7 @@ impl Explained {
                 reason: answer.reason,
                 real: answer.real,
                 by: answer.by,
+                flooded: answer.flooded,
                 workers: worker.into_iter().collect(),
             }),
         }
@@ -511,11 +516,12 @@ impl Explained {
 }
 
 /// What becomes of a server id in a packet of the flow; nothing if no VIP has it.
-fn server_id_use(view: &View, id: &FlowId, server_id: u32) -> Option<ServerIdUse> {
+fn server_id_use(view: &View, id: &FlowId, server_id: u32, asked: &Asked) -> Option<ServerIdUse> {
     let table = &view.table;
     let destination = id.destination();
     let vip = table.lookup(destination.ip(), destination.port(), id.protocol())?;
-    let read_from = table.server_id_forms(vip).map(|form| match form {
+    let forms = table.server_id_forms(vip).filter(|form| asked.reads(*form));
+    let read_from = forms.map(|form| match form {
         ServerIdForm::QuicConnectionId => "quic-connection-id".to_owned(),
         ServerIdForm::UdpPayload => "udp-payload".to_owned(),
         ServerIdForm::TcpOption => "tcp-option".to_owned(),
@@ -548,16 +554,19 @@ fn explained(explanation: &Explanation) -> Explained {
             reason: Some(if *egress { "egress" } else { "cross-pop" }.into()),
             ..Explained::default()
         },
-        Explanation::NoReal { vip } => Explained {
+        Explanation::NoReal { vip, passed_over } => Explained {
             verdict: "drop".into(),
             reason: Some("no-real".into()),
             vip: Some(vip.to_string()),
+            passed_over: passed_over.map(|why| why.name().into()),
             ..Explained::default()
         },
         Explanation::Selected {
             vip,
             real,
             by,
+            passed_over,
+            flooded,
             local,
             ring_index,
             hash,
@@ -568,6 +577,8 @@ fn explained(explanation: &Explanation) -> Explained {
             vip: Some(vip.to_string()),
             real: Some(*real),
             by: Some(by.name().into()),
+            passed_over: passed_over.map(|why| why.name().into()),
+            flooded: *flooded,
             hash: Some(*hash),
             ring_index: Some(*ring_index),
             outer_source: (!local).then_some(*outer_source),

@@ -542,7 +542,8 @@ pub struct FlowCount {
 pub struct Explained {
     /// `transmit`, `pass`, `drop` or, for tunnels to a decap destination, `decapsulate`.
     pub verdict: String,
-    /// Why it is not transmitted: `not-a-vip`, `local-real` or `no-real`. What becomes of an inner packet:
+    /// Why it is not transmitted: `not-a-vip`, `not-a-decap-destination`, `local-real`, `no-real` or
+    /// `no-next-hop`. What becomes of an inner packet:
     /// `cross-pop` (decided like any other) or `egress` (sent out).
     pub reason: Option<String>,
     /// The VIP.
@@ -554,10 +555,19 @@ pub struct Explained {
     /// Workers whose tables have the flow with this real. More than one when the flow moved between
     /// queues.
     pub workers: Vec<u32>,
-    /// Why the flow tables do not decide although they may have the flow: `lru-bypass` (the VIP does not
-    /// ask them) or `real-down` (the flow leaves the real that they have).
+    /// Why the flow tables do not decide although they are there, or even have the flow: `lru-bypass` (the
+    /// VIP does not ask them), `syn` (such a packet does not), `expired` (the entry is too old),
+    /// `stale-real` (the number of its real was given to another), `real-down` or `global-real-down` (the
+    /// flow leaves the real that the worker's table, or the global one, has).
     #[serde(default)]
     pub passed_over: Option<String>,
+    /// The cap on new connections is in force at a worker that says this: it stores no new flow, asks no
+    /// source route, and no flow leaves a real that is down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flooded: bool,
+    /// The packet comes in an IPIP tunnel to this address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<IpAddr>,
     /// What the other workers say, if it is something else: then it depends on the queue at which the
     /// packet arrives.
     #[serde(default)]
@@ -586,6 +596,9 @@ pub struct Differing {
     pub real: Option<IpAddr>,
     /// As in [`Explained`].
     pub by: Option<String>,
+    /// As in [`Explained`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flooded: bool,
     /// These workers.
     pub workers: Vec<u32>,
 }

@@ -271,6 +271,64 @@ fn explain_says_when_a_flow_leaves_a_real_that_is_down() {
 }
 
 #[test]
+fn explain_is_asked_about_other_packets_than_data() {
+    let served = Served::new();
+    let mut admin = served.connect();
+    let real = served
+        .rig
+        .real_of(0, CLIENT, "203.0.113.10:80")
+        .expect("it leaves");
+    admin.result(&format!("real weight {WEB} {real} 0"));
+    let by = |explained: &Value| (explained["by"].clone(), explained["passed_over"].clone());
+    let error = admin.result(&format!("explain {FLOW} error=true"));
+    assert_eq!(by(&error), ("table".into(), Value::Null));
+    let syn = admin.result(&format!("explain {FLOW} --syn"));
+    assert_eq!(by(&syn), ("ring".into(), "syn".into()));
+    assert_ne!(syn["real"], real.to_string());
+    let text = stdout(&served, &format!("explain {FLOW} --syn"));
+    assert!(
+        text.contains("by the VIP's ring: a SYN asks no table"),
+        "{text}"
+    );
+
+    let tunnel = format!("explain {FLOW} tunnel=198.18.5.1");
+    let explained = admin.result(&tunnel);
+    assert_eq!(
+        explained["reason"], "not-a-decap-destination",
+        "{explained}"
+    );
+    admin.result("decap add 198.18.5.1");
+    let explained = admin.result(&tunnel);
+    assert_eq!(
+        (&explained["by"], &explained["tunnel"]),
+        (&"table".into(), &"198.18.5.1".into())
+    );
+    let text = stdout(&served, &tunnel);
+    let line = format!(
+        "the tunnel's outer header is taken off; of the inner packet: {WEB} sends it to {real}"
+    );
+    assert!(text.lines().any(|other| other == line), "{text}");
+}
+
+#[test]
+fn explain_says_when_the_worker_is_flooded() {
+    let served = Served::new();
+    let mut admin = served.connect();
+    admin.result("set balancer.connection_rate_cap 1");
+    let explained = admin.result(&format!("explain {FLOW}"));
+    assert_eq!(explained["flooded"], Value::Null, "{explained}");
+    // It lasts for the rest of a second, which may be over before the question comes.
+    let flooded = (0..100).any(|round| {
+        for port in 0..3 {
+            let client = format!("192.0.2.1:{}", 5000 + 3 * round + port);
+            served.rig.send(0, &client, "203.0.113.10:80");
+        }
+        admin.result(&format!("explain {FLOW}"))["flooded"] == true
+    });
+    assert!(flooded);
+}
+
+#[test]
 fn an_answer_without_a_worker_is_incomplete() {
     let served = Served::new();
     served.rig.send(0, CLIENT, "203.0.113.10:80");

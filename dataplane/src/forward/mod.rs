@@ -40,7 +40,7 @@ use crate::{
 pub use events::BurstEvents;
 pub use flow_hash::{HashAddress, flow_hash};
 pub use packet_slot::{Outcome, Packet, Selection, Verdict};
-pub use questions::{Explanation, FlowId, FlowIdError, FlowRecord};
+pub use questions::{Asked, Explanation, FlowId, FlowIdError, FlowRecord, PassedOver};
 
 /// Packets that are processed together.
 pub const BURST: usize = 64;

@@ -12,8 +12,13 @@ use super::{
     server_id,
 };
 use crate::{
-    packet::{emit, parse::FlowTuple},
-    service::{Detours, Encapsulation, Protocol, Real, RealId, ServiceTable, Vip, VipKey},
+    packet::{
+        emit,
+        parse::{FlowTuple, tcp_flags},
+    },
+    service::{
+        Detours, Encapsulation, Protocol, Real, RealId, ServerIdForm, ServiceTable, Vip, VipKey,
+    },
 };
 
 /// A flow as operators name it.
@@ -95,6 +100,68 @@ pub struct FlowRecord {
     pub last_use_ns: u64,
 }
 
+/// What is asked about besides the flow: the packet, and the state of the worker that takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The packet carries this server id, in whatever form the VIP reads.
+    pub server_id: Option<u32>,
+    /// It is a TCP segment with SYN.
+    pub syn: bool,
+    /// It is an ICMP error that quotes a packet of the flow.
+    pub error: bool,
+    /// Connection events that the worker has counted in the window that lasts
+    /// ([`connection_events_at`](crate::counters::WorkerCounters::connection_events_at)).
+    pub connection_events: u64,
+}
+
+impl Asked {
+    /// Whether a server id in this form would be looked for in the packet.
+    pub const fn reads(&self, form: ServerIdForm) -> bool {
+        match form {
+            ServerIdForm::QuicConnectionId => !self.error,
+            ServerIdForm::UdpPayload => true,
+            ServerIdForm::TcpOption => !self.syn && !self.error,
+        }
+    }
+
+    /// Whether the packet's `nth` connection event is over the cap. The first of a window never is.
+    fn is_flooded(&self, nth: u64, table: &ServiceTable) -> bool {
+        let events = self.connection_events + nth;
+        events > 1 && events > u64::from(table.settings().connection_rate_cap)
+    }
+}
+
+/// Why no flow table decides, although one is there or even has the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassedOver {
+    /// The VIP asks none.
+    Bypass,
+    /// A SYN asks none.
+    Syn,
+    /// The entry has expired.
+    Expired,
+    /// The number of the entry's real was given to another real.
+    StaleReal,
+    /// The flow leaves the real of its worker's table, which is down.
+    RealDown,
+    /// The flow leaves the real of the global table, which is down.
+    GlobalRealDown,
+}
+
+impl PassedOver {
+    /// Name in answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bypass => "lru-bypass",
+            Self::Syn => "syn",
+            Self::Expired => "expired",
+            Self::StaleReal => "stale-real",
+            Self::RealDown => "real-down",
+            Self::GlobalRealDown => "global-real-down",
+        }
+    }
+}
+
 /// Where a flow would go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Explanation {
@@ -109,6 +176,8 @@ pub enum Explanation {
     NoReal {
         /// The VIP.
         vip: VipKey,
+        /// Why the tables do not name one either.
+        passed_over: Option<PassedOver>,
     },
     /// A real is selected.
     Selected {
@@ -118,6 +187,10 @@ pub enum Explanation {
         real: IpAddr,
         /// How.
         by: Selection,
+        /// Why no table did.
+        passed_over: Option<PassedOver>,
+        /// The worker's cap on new connections is in force.
+        flooded: bool,
         /// The real is this host, and the VIP leaves its packets to the kernel.
         local: bool,
         /// Slot of the VIP's ring that the flow hashes to.
@@ -204,24 +277,19 @@ impl Forwarder {
     }
 
     /// Which real the next packet of this flow gets and why, without changing anything. The packet is
-    /// taken to be no SYN.
+    /// taken to be no SYN and no ICMP error.
     pub fn explain(&self, id: &FlowId, now_ns: u64) -> Explanation {
-        self.explain_with_server_id(id, None, now_ns)
+        self.explain_packet(id, &Asked::default(), now_ns)
     }
 
-    /// As [`Self::explain`], for a packet that carries this server id, in whatever form the VIP reads.
-    pub fn explain_with_server_id(
-        &self,
-        id: &FlowId,
-        server_id: Option<u32>,
-        now_ns: u64,
-    ) -> Explanation {
+    /// As [`Self::explain`], for another packet or a worker with many new connections.
+    pub fn explain_packet(&self, id: &FlowId, asked: &Asked, now_ns: u64) -> Explanation {
         let Some(vip) = self.vip_of(id) else {
             return self.explain_without_vip(id);
         };
         match id.destination.ip() {
-            IpAddr::V4(_) => self.v4.explain(&self.table, vip, id, server_id, now_ns),
-            IpAddr::V6(_) => self.v6.explain(&self.table, vip, id, server_id, now_ns),
+            IpAddr::V4(_) => self.v4.explain(&self.table, vip, id, asked, now_ns),
+            IpAddr::V6(_) => self.v6.explain(&self.table, vip, id, asked, now_ns),
         }
     }
 
@@ -278,81 +346,116 @@ impl<A: Family> Lane<A> {
         table: &ServiceTable,
         vip: &Vip,
         id: &FlowId,
-        server_id: Option<u32>,
+        asked: &Asked,
         now_ns: u64,
     ) -> Explanation {
-        let Some(flow) = id.tuple::<A>() else {
+        let Some(mut flow) = id.tuple::<A>() else {
             return Explanation::NotAVip;
         };
+        if asked.syn {
+            flow.tcp_flags = tcp_flags::SYN;
+        }
         let flow = lane::with_port_rules(&flow, vip);
-        let key = A::key(&flow);
-        let stored = self
-            .flows
-            .peek(self.flows.hash(&key), &key)
-            .filter(|_| lane::reads_table(vip))
-            .filter(|stored| !stored.is_expired(now_ns, lane::timeout(flow.protocol)))
-            .and_then(|stored| lane::current_real(table, RealId::from_bits(stored.value)));
-        let known = match stored {
-            Some(real) => Some((real, Selection::Table)),
-            None => {
-                global::<A>(table, vip, &flow, now_ns).map(|real| (real, Selection::GlobalTable))
+        let flooded = asked.is_flooded(1, table);
+        let named = asked
+            .server_id
+            .filter(|_| table.server_id_forms(vip).any(|form| asked.reads(form)))
+            .and_then(|server_id| server_id::known_real::<A>(table, server_id));
+        let hash = lane::ring_hash(&flow, vip);
+        let (real, by, passed_over) = match (named, self.known(table, vip, &flow, now_ns)) {
+            (Some(real), _) => (Some(real), Selection::ServerId, None),
+            (None, Known::Real(real, by)) if flooded || !vip.is_down(real.id.index()) => {
+                (Some(real), by, None)
+            }
+            (None, known) => {
+                let passed_over = match known {
+                    Known::Real(_, Selection::GlobalTable) => Some(PassedOver::GlobalRealDown),
+                    Known::Real(..) => Some(PassedOver::RealDown),
+                    Known::Nothing(reason) => reason,
+                };
+                // Where flows migrate, that was an event of its own.
+                let migrates = vip.detours.contains(Detours::FLOW_MIGRATION);
+                let nth = if migrates { 2 } else { 1 };
+                let follows =
+                    vip.detours.contains(Detours::SOURCE_ROUTE) && !asked.is_flooded(nth, table);
+                let routed = follows.then(|| flow.source.source_route(table)).flatten();
+                if routed.is_some() {
+                    (routed, Selection::SourceRoute, passed_over)
+                } else {
+                    let index = vip.ring.select(hash);
+                    (table.real(usize::from(index)), Selection::Ring, passed_over)
+                }
             }
         };
-        let hash = lane::ring_hash(&flow, vip);
-        let routed = || {
-            let follows = vip.detours.contains(Detours::SOURCE_ROUTE);
-            follows.then(|| flow.source.source_route(table)).flatten()
-        };
-        let named = server_id
-            .filter(|_| table.server_id_forms(vip).next().is_some())
-            .and_then(|server_id| server_id::known_real::<A>(table, server_id));
-        let (real, by) = if let Some(real) = named {
-            (Some(real), Selection::ServerId)
-        } else if let Some((real, by)) = known.filter(|(real, _)| !vip.is_down(real.id.index())) {
-            (Some(real), by)
-        } else if let Some(real) = routed() {
-            (Some(real), Selection::SourceRoute)
-        } else {
-            let index = vip.ring.select(hash);
-            (table.real(usize::from(index)), Selection::Ring)
-        };
         let Some(real) = real else {
-            return Explanation::NoReal { vip: vip.key };
+            return Explanation::NoReal {
+                vip: vip.key,
+                passed_over,
+            };
         };
         let source = lane::outer_source_of(&flow, vip, by);
         Explanation::Selected {
             vip: vip.key,
             real: real.address,
             by,
+            passed_over,
+            flooded,
             local: detour::goes_up(vip, real),
             ring_index: hash % vip.ring.len() as u32,
             hash,
             outer_source: outer_source::<A>(table, real.address, source, flow.source_port),
         }
     }
+
+    /// What the flow tables say: the worker's own, then the global one.
+    fn known<'t>(
+        &self,
+        table: &'t ServiceTable,
+        vip: &Vip,
+        flow: &FlowTuple<A>,
+        now_ns: u64,
+    ) -> Known<'t> {
+        if !lane::reads_table(vip) {
+            return Known::Nothing(Some(PassedOver::Bypass));
+        }
+        if lane::is_syn(flow) {
+            return Known::Nothing(Some(PassedOver::Syn));
+        }
+        let key = A::key(flow);
+        let timeout = lane::timeout(flow.protocol);
+        let judge = |stored: Flow<A::Key>| {
+            if stored.is_expired(now_ns, timeout) {
+                return Err(PassedOver::Expired);
+            }
+            let real = lane::current_real(table, RealId::from_bits(stored.value));
+            real.ok_or(PassedOver::StaleReal)
+        };
+        let own = self.flows.peek(self.flows.hash(&key), &key).map(judge);
+        if let Some(Ok(real)) = own {
+            return Known::Real(real, Selection::Table);
+        }
+        let asks_global = vip.detours.contains(Detours::GLOBAL_TABLE);
+        let global = asks_global.then(|| table.global()).flatten();
+        let global = global.and_then(|global| global.peek(&key));
+        match global.map(|(value, last_use)| {
+            judge(Flow {
+                key,
+                value,
+                last_use,
+            })
+        }) {
+            Some(Ok(real)) => Known::Real(real, Selection::GlobalTable),
+            global => Known::Nothing(own.or(global).and_then(Result::err)),
+        }
+    }
 }
 
-/// The real that the global table has for the flow.
-fn global<'t, A: Family>(
-    table: &'t ServiceTable,
-    vip: &Vip,
-    flow: &FlowTuple<A>,
-    now_ns: u64,
-) -> Option<&'t Real> {
-    if !vip.detours.contains(Detours::GLOBAL_TABLE) {
-        return None;
-    }
-    let key = A::key(flow);
-    let (value, last_use) = table.global()?.peek(&key)?;
-    let stored = Flow {
-        key,
-        value,
-        last_use,
-    };
-    if stored.is_expired(now_ns, lane::timeout(flow.protocol)) {
-        return None;
-    }
-    lane::current_real(table, RealId::from_bits(value))
+/// What the flow tables say of a flow.
+enum Known<'t> {
+    /// It is with this real, by that table.
+    Real(&'t Real, Selection),
+    /// Nothing, or nothing that counts.
+    Nothing(Option<PassedOver>),
 }
 
 fn outer_source<A: Family>(

@@ -618,13 +618,24 @@ pub static COMMANDS: &[CommandSpec] = &[
         verb: Verb::Explain,
         summary: "Say which real a flow's packets go to, and why",
         details: "Asks every worker's table, since the interface decides which worker sees the flow; \
-                  else the global table, source routes and the VIP's ring. The packet is taken to be no \
-                  SYN, and to carry no server id without sid=. Changes nothing.",
+                  else the global table, source routes and the VIP's ring. Without more the packet is one \
+                  of the flow that is no SYN and carries no server id. Changes nothing.",
         arguments: &[
             FLOW[0],
             FLOW[1],
             FLOW[2],
             ArgumentSpec::named("sid", Kind::ServerId, "a server id that the packet carries"),
+            ArgumentSpec::named("syn", Kind::Bool, "whether the packet is a TCP SYN; false"),
+            ArgumentSpec::named(
+                "error",
+                Kind::Bool,
+                "whether it is an ICMP error that quotes the flow; false",
+            ),
+            ArgumentSpec::named(
+                "tunnel",
+                Kind::Decap,
+                "it comes in an IPIP tunnel to this address",
+            ),
         ],
     },
     CommandSpec {
