@@ -27,7 +27,7 @@ impl Bucket {
     /// The tag of a hash's part; never that of a free slot.
     #[inline]
     pub(crate) const fn tag(bits: u16) -> u16 {
-        if bits == FREE { 1 } else { bits }
+        bits | 1
     }
 
     /// Slots with this tag.
@@ -69,10 +69,8 @@ impl Bucket {
     /// it is and need not be written back to memory.
     #[inline]
     pub(crate) fn touch(&mut self, way: usize, clocks: &mut Clocks) {
-        let before = self.stamps[way];
-        let stamp = clocks.use_again(before);
-        if stamp != before {
-            self.stamps[way] = stamp;
+        if self.stamps[way] != clocks.latest {
+            self.stamps[way] = clocks.use_again(self.stamps[way]);
         }
     }
 
@@ -171,6 +169,8 @@ impl Clock {
 pub(crate) struct Clocks {
     arrivals: Clock,
     proofs: Clock,
+    /// The stamp of a flow that was used again just now.
+    latest: Stamp,
     /// Ticks after which a proved flow has not been used while a whole table of others was proved: a
     /// strict order of use would have dropped it.
     lifetime: u16,
@@ -185,6 +185,7 @@ impl Clocks {
         Self {
             arrivals,
             proofs,
+            latest: Stamp::proved(0),
             lifetime: capacity.div_ceil(proofs.events_per_tick as usize) as u16,
         }
     }
@@ -201,8 +202,9 @@ impl Clocks {
     pub(crate) fn use_again(&mut self, stamp: Stamp) -> Stamp {
         if !stamp.is_proved() {
             self.proofs.event();
+            self.latest = Stamp::proved(self.proofs.tick);
         }
-        Stamp::proved(self.proofs.tick)
+        self.latest
     }
 
     /// Selects instead of branching, so that the loop over a bucket becomes vector instructions.
@@ -239,8 +241,9 @@ mod tests {
 
     #[test]
     fn a_tag_is_never_that_of_a_free_slot() {
-        assert_ne!(Bucket::tag(0), FREE);
-        assert_eq!(Bucket::tag(0xffff), 0xffff);
+        for bits in 0..=u16::MAX {
+            assert_ne!(Bucket::tag(bits), FREE);
+        }
         assert_eq!(Bucket::EMPTY.free().size(), WAYS as u32);
     }
 

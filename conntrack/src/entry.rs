@@ -37,8 +37,8 @@ impl<K: FlowKey> Entry<K> {
 
     /// The part that lies behind all others.
     #[inline]
-    pub(crate) fn last_part(&self) -> &impl Sized {
-        &self.used
+    pub(crate) const fn last_part(&self) -> *const impl Sized {
+        &raw const self.used
     }
 
     /// Whether the flow has been idle for more than `timeout` nanoseconds at `now`.

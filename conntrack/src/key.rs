@@ -58,7 +58,8 @@ impl FlowKey for FlowKeyV4 {
     #[inline]
     fn is(&self, tuple: &[u32; 3]) -> bool {
         let [source, destination, ports] = self.tuple();
-        (source ^ tuple[0]) | (destination ^ tuple[1]) | (ports ^ tuple[2]) == 0
+        // Two comparisons: addresses lie next to each other here and there.
+        side_by_side(source, destination) == side_by_side(tuple[0], tuple[1]) && ports == tuple[2]
     }
 
     #[inline]
@@ -81,14 +82,10 @@ impl FlowKey for FlowKeyV4 {
 impl Hash for FlowKeyV4 {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let source = u32::from_ne_bytes(self.source);
-        let destination = u32::from_ne_bytes(self.destination);
-        state.write_u64(u64::from(source) << 32 | u64::from(destination));
-        state.write_u64(ports_and_protocol(
-            self.source_port,
-            self.destination_port,
-            self.protocol,
-        ));
+        let [source, destination, _] = self.tuple();
+        let rest = ports_and_protocol(self.source_port, self.destination_port, self.protocol);
+        // One integer costs a multiplication less than two.
+        state.write_u128(u128::from(rest) << 64 | u128::from(side_by_side(source, destination)));
     }
 }
 
@@ -260,6 +257,12 @@ impl AnyKey {
             protocol,
         })
     }
+}
+
+/// Two words as one, as they lie in memory of a little-endian processor.
+#[inline]
+fn side_by_side(first: u32, second: u32) -> u64 {
+    u64::from(second) << 32 | u64::from(first)
 }
 
 #[inline]

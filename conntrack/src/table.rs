@@ -72,7 +72,7 @@ impl<K: FlowKey> Group<K> {
     #[inline]
     fn prefetch_entry(&self, way: usize) {
         let entry = &self.entries[way];
-        prefetch(entry);
+        prefetch(std::ptr::from_ref(entry));
         prefetch(entry.last_part());
     }
 }
@@ -180,7 +180,7 @@ impl<K: FlowKey> FlowTable<K> {
     #[inline]
     pub fn prefetch(&self, hash: u64) -> Hint {
         let bucket = self.first_bucket(hash);
-        prefetch(&self.groups[bucket].bucket);
+        prefetch(self.groups.as_ptr().wrapping_add(bucket));
         Hint(Slot::new(bucket, 0))
     }
 
@@ -200,8 +200,9 @@ impl<K: FlowKey> FlowTable<K> {
     }
 
     /// Starts loading the second bucket. Says which slot of the first a new flow would get.
+    #[inline(never)]
     fn prefetch_for_new(&self, first: usize, hash: u64) -> usize {
-        prefetch(&self.groups[self.place(hash).second].bucket);
+        prefetch(&raw const self.groups[self.place(hash).second].bucket);
         let bucket = &self.groups[first].bucket;
         let free = bucket.free().next();
         free.unwrap_or_else(|| bucket.first_to_go(&self.clocks).0)
@@ -212,18 +213,36 @@ impl<K: FlowKey> FlowTable<K> {
     #[inline]
     pub fn lookup_at(
         &mut self,
-        Hint(slot): Hint,
+        hint: Hint,
         hash: u64,
         key: &K,
         now: u64,
         timeout: Option<u64>,
     ) -> Lookup {
+        match self.hit_at(hint, key, now, timeout) {
+            Some(value) => Lookup::Hit(value),
+            None => self.lookup(hash, key, now, timeout),
+        }
+    }
+
+    /// The value of a flow that is where the hint of [`prefetch_entry`](Self::prefetch_entry) says; the
+    /// hit counts as a use. `None` says nothing but that the flow has to be [looked up](Self::lookup).
+    #[inline]
+    pub fn hit_at(
+        &mut self,
+        Hint(slot): Hint,
+        key: &K,
+        now: u64,
+        timeout: Option<u64>,
+    ) -> Option<u32> {
         let way = slot.way();
-        match self.groups.get(slot.bucket()) {
-            Some(group) if group.bucket.is_used(way) && group.entries[way].is_of(key) => {
-                self.use_at(slot, now, timeout)
-            }
-            _ => self.lookup(hash, key, now, timeout),
+        let group = self.groups.get(slot.bucket())?;
+        if !(group.bucket.is_used(way) && group.entries[way].is_of(key)) {
+            return None;
+        }
+        match self.use_at(slot, now, timeout) {
+            Lookup::Hit(value) => Some(value),
+            Lookup::Expired | Lookup::Miss => None,
         }
     }
 

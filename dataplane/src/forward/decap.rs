@@ -2,7 +2,7 @@
 //! again; everything else is the kernel's (katran-compat section 8).
 
 use super::{
-    Frame, admit,
+    admit_any,
     family::Lanes,
     lane::Stage,
     packet_slot::{Outcome, Packet, Verdict},
@@ -10,12 +10,8 @@ use super::{
 };
 use crate::{
     counters::{Counter, DecapCounters, DropReason},
-    packet::{
-        parse,
-        tunnel::{self, InnerError, Tunnel},
-    },
+    packet::tunnel::{self, InnerError, Tunnel},
 };
-use xdp_layout::Tag;
 
 /// How often a packet is decided again; Katran is stopped by the kernel's limit on tail calls.
 const MAX_RECIRCULATIONS: usize = 33;
@@ -50,17 +46,13 @@ pub(super) fn unmatched(
         }
         recirculations += 1;
         counters.recirculated.add(1);
-        counters.recirculated_bytes.add(packet.len as u64);
+        counters.recirculated_bytes.add(packet.len() as u64);
     }
     if recirculations == 0 {
         return Outcome::new(Verdict::Pass);
     }
     // What is no tunnel to a decap destination any more does not come back here for another one.
-    match parse::frame(packet.frame()) {
-        Frame::V4(ip) => admit(lanes, stage, slot, packet, &ip),
-        Frame::V6(ip) => admit(lanes, stage, slot, packet, &ip),
-        Frame::NotIp => Outcome::new(Verdict::Pass),
-    }
+    admit_any(lanes, stage, slot, packet)
 }
 
 /// The tunnel, if it goes to a decap destination, and whether its inner packet is to be sent out.
@@ -76,19 +68,17 @@ fn strip(
     tunnel: &Tunnel,
     counters: &DecapCounters,
 ) -> Result<(), DropReason> {
-    let frame = &mut packet.buffer[packet.room..packet.room + packet.len];
-    tunnel.strip(frame).map_err(|error| match error {
-        InnerError::Truncated => DropReason::InnerTruncated,
-        InnerError::Expired => DropReason::TtlExpired,
-    })?;
+    tunnel
+        .strip(packet.frame_mut())
+        .map_err(|error| match error {
+            InnerError::Truncated => DropReason::InnerTruncated,
+            InnerError::Expired => DropReason::TtlExpired,
+        })?;
     if tunnel.destination.is_ipv4() {
         counters.outer_v4.add(1);
     } else {
         counters.outer_v6.add(1);
     }
-    packet.room += tunnel.header_len;
-    packet.len -= tunnel.header_len;
-    // Whatever the XDP program found, it found in the outer header.
-    packet.tag.vip = Tag::NO_VIP;
+    packet.strip(tunnel.header_len);
     Ok(())
 }

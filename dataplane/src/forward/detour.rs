@@ -83,8 +83,8 @@ impl<A: Family> Lane<A> {
     /// Brings what the routes of the burst's new flows take into the caches. One by one, between other
     /// work, each look-up would wait for memory several times; without anything between them they overlap.
     #[inline(never)]
-    pub(super) fn load_routes(&self, stage: &Stage<'_>) {
-        for pending in &self.pending {
+    pub(super) fn load_routes(&self, stage: &Stage<'_>, burst: &[Pending<A>]) {
+        for pending in burst {
             let vip = stage.table.vip(pending.vip);
             if !vip.is_some_and(|vip| vip.detours.contains(Detours::SOURCE_ROUTE)) {
                 continue;

@@ -5,19 +5,24 @@
 
 use std::net::IpAddr;
 
-use conntrack::{FlowTable, Lookup};
+use conntrack::{FlowKey, FlowTable, Lookup};
 
 use super::{
     family::{Family, Lanes},
     lane::{self, Lane, Pending, Stage},
     packet_slot::{Outcome, Packet, Selection, Verdict},
+    queue::{Entrance, Waiting},
 };
 use crate::{
-    packet::{ETHERNET_LEN, emit::Inner},
-    service::{PlainVip, RealId},
+    packet::{
+        ETHERNET_LEN,
+        emit::{Inner, InnerIp},
+        outer::OuterHeader,
+    },
+    service::{PlainVip, Real, RealId},
 };
 
-/// Puts a packet of a plain VIP into its lane; false if it has to go the long way.
+/// Puts a packet of a plain VIP into its queue; false if it has to go the long way.
 #[inline]
 pub(super) fn admit(
     lanes: &mut Lanes<'_>,
@@ -25,51 +30,123 @@ pub(super) fn admit(
     slot: usize,
     packet: &Packet<'_>,
 ) -> bool {
-    let Some(vip) = stage.table.plain_vip(packet.tag) else {
+    let Some(vip) = stage.table.plain_vip(packet.tag()) else {
         return false;
     };
-    if packet.len > usize::from(stage.table.settings().max_frame) {
-        return false;
-    }
     match vip.address {
-        IpAddr::V4(address) => lanes.v4.take(slot, packet, vip, address.octets()),
-        IpAddr::V6(address) => lanes.v6.take(slot, packet, vip, address.octets()),
+        IpAddr::V4(address) => take(&mut lanes.v4, slot, packet, vip, address.octets()),
+        IpAddr::V6(address) => take(&mut lanes.v6, slot, packet, vip, address.octets()),
     }
 }
 
+/// Takes a packet that is what the tag says it is: TCP or UDP for this plain VIP.
+#[inline]
+fn take<A: Family>(
+    entrance: &mut Entrance<'_, A>,
+    slot: usize,
+    packet: &Packet<'_>,
+    vip: &PlainVip,
+    address: A,
+) -> bool {
+    let Some(head) = packet.head::<A>() else {
+        return false;
+    };
+    let expected = vip.takes(packet.len())
+        && A::is_data(head, vip.protocol)
+        && A::destination(head) == address
+        && A::destination_port(head) == vip.port;
+    if expected {
+        let is_new = A::tcp_flags(head) & vip.opening != 0;
+        entrance.push_plain(slot, &A::flow(head), vip.number, is_new);
+    }
+    expected
+}
+
+/// Sends a packet of a plain VIP to the real that the flow table has at the hinted place. False, and
+/// nothing is done, if it has none there or the outer header is not prepared.
+#[expect(
+    clippy::inline_always,
+    reason = "the loop around it is its only caller"
+)]
+#[inline(always)]
+pub(super) fn send_on<A: Family>(
+    flows: &mut FlowTable<A::Key>,
+    stage: &Stage<'_>,
+    waiting: &Waiting,
+    packet: &mut Packet<'_>,
+    outcome: &mut Outcome,
+) -> bool {
+    let Some(head) = packet.head::<A>() else {
+        return false;
+    };
+    let key = A::key(&A::flow(head));
+    let timeout = lane::timeout(key.protocol());
+    let Some(bits) = flows.hit_at(waiting.hint, &key, stage.now_ns, timeout) else {
+        return false;
+    };
+    let real = RealId::from_bits(bits);
+    encapsulate::<A>(stage, waiting, packet, real, Selection::Table, outcome)
+}
+
 impl<A: Family> Lane<A> {
-    /// Takes a packet that is what the tag says it is: TCP or UDP for this plain VIP.
-    #[inline]
-    fn take(&mut self, slot: usize, packet: &Packet<'_>, vip: &PlainVip, address: A) -> bool {
-        let Some(data) = A::data(packet.frame(), vip.protocol) else {
-            return false;
+    /// Sends on a packet of a plain VIP that [`send_on`] left alone.
+    #[inline(never)]
+    pub(super) fn resolve_known(
+        &mut self,
+        stage: &mut Stage<'_>,
+        waiting: &Waiting,
+        packet: &mut Packet<'_>,
+    ) -> Outcome {
+        let Some(head) = packet.head::<A>() else {
+            return Outcome::new(Verdict::Pass);
         };
-        let flow = &data.flow;
-        let expected = flow.destination == address && flow.destination_port == vip.port;
-        if expected {
-            self.push_plain(slot, data, vip.number);
-        }
-        expected
+        let key = A::key(&A::flow(head));
+        let timeout = lane::timeout(key.protocol());
+        let found = self
+            .flows
+            .lookup(waiting.table_hash, &key, stage.now_ns, timeout);
+        let known = match found {
+            Lookup::Hit(bits) => lane::current_real(stage.table, RealId::from_bits(bits)),
+            Lookup::Expired | Lookup::Miss => None,
+        };
+        self.resolve_plain(stage, waiting, packet, known, found == Lookup::Miss)
     }
 
-    /// Sends on a packet of a plain VIP that [`resolve`] left alone. `found` is what the flow table said
-    /// if it was asked.
+    /// Sends on a packet of a plain VIP that opens a connection.
     #[inline(never)]
     pub(super) fn resolve_new(
         &mut self,
         stage: &mut Stage<'_>,
-        pending: &Pending<A>,
+        waiting: &Waiting,
         packet: &mut Packet<'_>,
-        found: Option<Lookup>,
     ) -> Outcome {
-        let Some(vip) = stage.table.vip(pending.vip) else {
+        self.resolve_plain(stage, waiting, packet, None, false)
+    }
+
+    /// Sends a packet of a plain VIP to the real that the flow table has, or else to the ring's.
+    /// `is_missed` says that the table was just asked for the flow and does not have it.
+    #[inline]
+    fn resolve_plain(
+        &mut self,
+        stage: &mut Stage<'_>,
+        waiting: &Waiting,
+        packet: &mut Packet<'_>,
+        known: Option<&Real>,
+        is_missed: bool,
+    ) -> Outcome {
+        let (Some(head), Some(vip)) = (packet.head::<A>(), stage.table.vip(waiting.vip)) else {
             return Outcome::new(Verdict::Pass);
         };
-        let known = match found {
-            Some(Lookup::Hit(bits)) => lane::current_real(stage.table, RealId::from_bits(bits)),
-            _ => None,
+        let inner = A::inner(head);
+        let pending = &Pending {
+            table_hash: waiting.table_hash,
+            vip: waiting.vip,
+            length: inner.length,
+            flow: A::flow(head),
+            tos: inner.tos,
+            slot: waiting.slot,
+            is_error: false,
         };
-        let is_missed = found == Some(Lookup::Miss);
         let (real, selection) = match known {
             Some(real) => (Some(real), Selection::Table),
             None => (
@@ -77,8 +154,9 @@ impl<A: Family> Lane<A> {
                 Selection::Ring,
             ),
         };
+        let mut outcome = Outcome::new(Verdict::Pass);
         if let Some(real) = real
-            && let Some(outcome) = send(stage, pending, packet, real.id, selection)
+            && encapsulate::<A>(stage, waiting, packet, real.id, selection, &mut outcome)
         {
             return outcome;
         }
@@ -87,71 +165,69 @@ impl<A: Family> Lane<A> {
     }
 }
 
-/// Sends a packet of a plain VIP to the real that the flow table has. Where it has none, or the outer
-/// header is not prepared, nothing is done but to say what the table has, if it was asked.
-#[inline]
-pub(super) fn resolve<A: Family>(
-    flows: &mut FlowTable<A::Key>,
-    stage: &Stage<'_>,
-    pending: &Pending<A>,
-    packet: &mut Packet<'_>,
-) -> Result<Outcome, Option<Lookup>> {
-    let flow = &pending.flow;
-    if lane::is_syn(flow) {
-        return Err(None);
-    }
-    let Pending {
-        hint, table_hash, ..
-    } = *pending;
-    let timeout = lane::timeout(flow.protocol);
-    let found = flows.lookup_at(hint, table_hash, &A::key(flow), stage.now_ns, timeout);
-    let Lookup::Hit(bits) = found else {
-        return Err(Some(found));
-    };
-    let real = RealId::from_bits(bits);
-    send(stage, pending, packet, real, Selection::Table).ok_or(Some(found))
-}
-
-/// Puts the prepared outer header in front of a packet. `None`, and nothing is done, when there is none
+/// Puts the prepared outer header in front of a packet. False, and nothing is done, when there is none
 /// for this real or it does not fit into the room.
 #[expect(clippy::inline_always, reason = "half of what most packets cost")]
 #[inline(always)]
-fn send<A: Family>(
+fn encapsulate<A: Family>(
     stage: &Stage<'_>,
-    pending: &Pending<A>,
+    waiting: &Waiting,
     packet: &mut Packet<'_>,
     real: RealId,
     selection: Selection,
-) -> Option<Outcome> {
-    let header = stage.table.outer_header(real)?;
+    outcome: &mut Outcome,
+) -> bool {
     // The room is that of the header: nothing has to move.
-    if packet.room + ETHERNET_LEN != header.size() {
-        return None;
-    }
-    let own_mac = *packet.frame().first_chunk()?;
-    let inner = Inner {
-        tos: pending.tos,
-        length: pending.length,
-        source: pending.flow.source,
-        source_port: pending.flow.source_port,
+    let size = packet.room() + ETHERNET_LEN;
+    let (Some(header), Some(head)) = (stage.table.outer_header(real, size), packet.head::<A>())
+    else {
+        return false;
     };
-    let written = if header.is_v4() {
-        header.write_v4(packet.buffer, &own_mac, &A::inside_v4(&inner)?)
-    } else {
-        header.write_v6(packet.buffer, &own_mac, &inner)
-    };
-    if !written {
-        return None;
+    let inner = A::inner(head);
+    let own_mac = A::own_mac(head);
+    let inside_v4 = A::inside_v4(&inner);
+    if header.is_v4() && inside_v4.is_none() {
+        return false;
     }
-    let bytes = u64::from(pending.length);
-    stage.counters.vips[usize::from(pending.vip)].count(bytes);
+    let out = packet.buffer_mut();
+    match inside_v4 {
+        Some(inner) if header.is_v4() => {
+            if let Some(out) = out.first_chunk_mut() {
+                header.write_v4(out, own_mac, &inner);
+            }
+        }
+        // Most packets stay in their family.
+        Some(_) => write_v6_apart(header, out, own_mac, inner),
+        None => write_v6(header, out, own_mac, &inner),
+    }
+    let bytes = u64::from(inner.length);
+    stage.counters.vips[usize::from(waiting.vip)].count(bytes);
     stage.counters.reals[real.index()].count(bytes);
-    Some(Outcome {
+    *outcome = Outcome {
         verdict: Verdict::Transmit {
-            len: (packet.room + packet.len) as u16,
+            len: (packet.room() + packet.len()) as u16,
         },
-        vip: pending.vip,
+        vip: waiting.vip,
         real,
         selection,
-    })
+    };
+    true
+}
+
+/// As [`write_v6`], not to crowd the registers of the loop it is called in.
+#[inline(never)]
+fn write_v6_apart<A: InnerIp>(
+    header: &OuterHeader,
+    out: &mut [u8],
+    own_mac: [u8; 6],
+    inner: Inner<A>,
+) {
+    write_v6(header, out, own_mac, &inner);
+}
+
+#[inline]
+fn write_v6<A: InnerIp>(header: &OuterHeader, out: &mut [u8], own_mac: [u8; 6], inner: &Inner<A>) {
+    if let Some(out) = out.first_chunk_mut() {
+        header.write_v6(out, own_mac, inner);
+    }
 }

@@ -4,33 +4,51 @@ use std::net::{IpAddr, SocketAddr};
 
 use conntrack::{FlowKeyV4, FlowKeyV6, SharedKey};
 
-use super::{flow_hash::HashAddress, lane::Lane};
+use super::{
+    flow_hash::HashAddress,
+    lane::Lane,
+    queue::{Entrance, Queue},
+};
 use crate::packet::{
     IPV4_LEN, IPV6_LEN,
     emit::{self, Inner, InnerIp},
-    parse::{self, Address, Data, FlowTuple},
+    head::Headed,
+    parse::FlowTuple,
 };
 use crate::service::{Real, ServiceTable};
 
-/// The lanes of a burst.
+/// Where a burst's packets go.
 pub(super) struct Lanes<'f> {
-    pub(super) v4: &'f mut Lane<[u8; 4]>,
-    pub(super) v6: &'f mut Lane<[u8; 16]>,
+    pub(super) v4: Entrance<'f, [u8; 4]>,
+    pub(super) v6: Entrance<'f, [u8; 16]>,
+}
+
+impl<'f> Lanes<'f> {
+    #[inline]
+    pub(super) const fn new(
+        queue_v4: &'f mut Queue<[u8; 4]>,
+        lane_v4: &'f Lane<[u8; 4]>,
+        queue_v6: &'f mut Queue<[u8; 16]>,
+        lane_v6: &'f Lane<[u8; 16]>,
+    ) -> Self {
+        Self {
+            v4: Entrance::new(queue_v4, lane_v4),
+            v6: Entrance::new(queue_v6, lane_v6),
+        }
+    }
 }
 
 /// An IP version; the type is its address in wire order.
-pub(super) trait Family: Address + InnerIp + HashAddress {
+pub(super) trait Family: Headed + InnerIp + HashAddress + 'static {
     /// Flow-table key.
-    type Key: SharedKey;
+    type Key: SharedKey + 'static;
     /// Whether this is IPv4.
     const IS_V4: bool;
     /// Bytes of the IP header.
     const HEADER_LEN: usize;
 
-    /// What a frame says as TCP or UDP of a plain VIP with this protocol.
-    fn data(frame: &[u8], protocol: u8) -> Option<Data<Self>>;
-    /// The lane of this family.
-    fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self>;
+    /// The entrance of this family.
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self>;
     /// The key of a flow.
     fn key(flow: &FlowTuple<Self>) -> Self::Key;
     /// Source and destination of a key, and its protocol.
@@ -53,13 +71,8 @@ impl Family for [u8; 4] {
     const HEADER_LEN: usize = IPV4_LEN;
 
     #[inline]
-    fn data(frame: &[u8], protocol: u8) -> Option<Data<Self>> {
-        parse::data_v4(frame, protocol)
-    }
-
-    #[inline]
-    fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self> {
-        lanes.v4
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self> {
+        &mut lanes.v4
     }
 
     #[inline]
@@ -116,13 +129,8 @@ impl Family for [u8; 16] {
     const HEADER_LEN: usize = IPV6_LEN;
 
     #[inline]
-    fn data(frame: &[u8], protocol: u8) -> Option<Data<Self>> {
-        parse::data_v6(frame, protocol)
-    }
-
-    #[inline]
-    fn lane<'l>(lanes: &'l mut Lanes<'_>) -> &'l mut Lane<Self> {
-        lanes.v6
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self> {
+        &mut lanes.v6
     }
 
     #[inline]

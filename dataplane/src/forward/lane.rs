@@ -1,14 +1,10 @@
-//! The packets of a burst that belong to one IP version and need a real, and that version's flow
-//! table.
+//! How packets of one IP version get their reals: that version's flow table, and the ring.
 
-use arrayvec::ArrayVec;
-use conntrack::{FlowTable, Hint, Insertion, Lookup};
+use conntrack::{FlowTable, Insertion, Lookup};
 
 use super::{
-    BURST,
     connection_rate::ConnectionRate,
     events::BurstEvents,
-    express,
     family::Family,
     flow_hash::flow_hash,
     packet_slot::{Outcome, Packet, Selection, Verdict},
@@ -18,34 +14,26 @@ use crate::{
     counters::{DropReason, WorkerCounters},
     packet::{
         emit::Inner,
-        parse::{Data, FlowTuple, IpPacket, Kind, tcp_flags},
+        parse::{FlowTuple, tcp_flags},
         protocol,
     },
-    service::{Detours, Real, RealId, ServiceTable, Vip, VipFlags},
+    service::{Real, RealId, ServiceTable, Vip, VipFlags},
 };
 
 /// A UDP flow that was idle for longer has ended (katran-compat section 1).
 const UDP_TIMEOUT_NS: u64 = 30_000_000_000;
 
-/// Packets by which the loading of an entry is ahead of its use: as many cache lines as a processor
-/// loads at once, and long enough for memory to answer.
-const AHEAD: usize = 16;
-
-/// A packet that waits for its real.
+/// A packet whose turn has come, and what was read of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending<A> {
     pub(super) table_hash: u64,
-    /// Where the flow table probably has the flow.
-    pub(super) hint: Hint,
     pub(super) vip: u16,
     pub(super) length: u16,
     /// The flow with the ports that table and hash take.
     pub(super) flow: FlowTuple<A>,
     pub(super) tos: u8,
     /// Place in the burst.
-    slot: u8,
-    /// The packet went the short way into the lane.
-    is_plain: bool,
+    pub(super) slot: u8,
     /// The packet is an ICMP error about the flow.
     pub(super) is_error: bool,
 }
@@ -59,13 +47,10 @@ pub(super) struct Storing {
     pub(super) is_missed: bool,
 }
 
-/// One IP version's share of a burst.
+/// One IP version's flow table.
 #[derive(Debug)]
 pub(super) struct Lane<A: Family> {
     pub(super) flows: FlowTable<A::Key>,
-    pub(super) pending: ArrayVec<Pending<A>, BURST>,
-    /// A packet of the burst is for a VIP that follows source routes.
-    has_routed: bool,
 }
 
 /// What the stages of a burst share.
@@ -82,109 +67,20 @@ impl Stage<'_> {
     #[inline]
     pub(super) fn is_flooded(&mut self) -> bool {
         let cap = self.table.settings().connection_rate_cap;
-        self.connection_rate.is_over(cap, self.now_ns)
+        let is_over = self.connection_rate.is_over(cap, self.now_ns);
+        self.connection_rate.publish(self.counters);
+        is_over
     }
 }
 
 impl<A: Family> Lane<A> {
-    pub(super) fn new(flows: FlowTable<A::Key>) -> Self {
-        Self {
-            flows,
-            pending: ArrayVec::new(),
-            has_routed: false,
-        }
-    }
-
-    /// Takes a packet for `vip` into the lane.
-    #[inline]
-    pub(super) fn push(&mut self, slot: usize, ip: &IpPacket<A>, flow: &FlowTuple<A>, vip: &Vip) {
-        let data = Data {
-            flow: with_port_rules(flow, vip),
-            tos: ip.tos,
-            length: ip.length,
-        };
-        let is_error = matches!(ip.kind, Kind::IcmpError(_));
-        self.has_routed |= vip.detours.contains(Detours::SOURCE_ROUTE);
-        self.await_real(slot, data, vip.number, false, is_error);
-    }
-
-    /// Takes a packet for a plain VIP into the lane.
-    #[inline]
-    pub(super) fn push_plain(&mut self, slot: usize, data: Data<A>, vip: u16) {
-        self.await_real(slot, data, vip, true, false);
-    }
-
-    /// Starts loading what the flow table has of the flow.
-    #[expect(
-        clippy::inline_always,
-        reason = "the packet's fields stay in registers"
-    )]
-    #[inline(always)]
-    fn await_real(&mut self, slot: usize, data: Data<A>, vip: u16, is_plain: bool, is_error: bool) {
-        let Data { flow, tos, length } = data;
-        let table_hash = self.flows.hash(&A::key(&flow));
-        self.pending.push(Pending {
-            table_hash,
-            hint: self.flows.prefetch(table_hash),
-            vip,
-            length,
-            flow,
-            tos,
-            slot: slot as u8,
-            is_plain,
-            is_error,
-        });
-    }
-
-    /// Finds a real for each packet in the lane and encapsulates it; empties the lane.
-    #[inline]
-    pub(super) fn resolve(
-        &mut self,
-        stage: &mut Stage<'_>,
-        burst: &mut [Packet<'_>],
-        outcomes: &mut [Outcome; BURST],
-    ) {
-        let count = self.pending.len();
-        stage.counters.vip_packets.add(count as u64);
-        for place in 0..count.min(AHEAD) {
-            self.look_ahead(place);
-        }
-        if std::mem::take(&mut self.has_routed) && !stage.table.source_routes().is_empty() {
-            self.load_routes(stage);
-        }
-        for place in 0..count {
-            if place + AHEAD < count {
-                self.look_ahead(place + AHEAD);
-            }
-            let pending = &self.pending[place];
-            let slot = usize::from(pending.slot);
-            let packet = &mut burst[slot];
-            outcomes[slot] = if pending.is_plain {
-                match express::resolve(&mut self.flows, stage, pending, packet) {
-                    Ok(outcome) => outcome,
-                    Err(found) => {
-                        let pending = *pending;
-                        self.resolve_new(stage, &pending, packet, found)
-                    }
-                }
-            } else {
-                let pending = *pending;
-                self.resolve_any(stage, &pending, packet)
-            };
-        }
-        self.pending.clear();
-    }
-
-    /// Starts loading the entry of a packet's flow.
-    #[inline]
-    fn look_ahead(&mut self, place: usize) {
-        let pending = &mut self.pending[place];
-        pending.hint = self.flows.prefetch_entry(pending.hint, pending.table_hash);
+    pub(super) const fn new(flows: FlowTable<A::Key>) -> Self {
+        Self { flows }
     }
 
     /// Finds the real of a packet of whatever VIP and encapsulates it.
     #[inline(never)]
-    fn resolve_any(
+    pub(super) fn resolve_any(
         &mut self,
         stage: &mut Stage<'_>,
         pending: &Pending<A>,

@@ -18,6 +18,7 @@ mod icmp_error;
 mod lane;
 mod packet_slot;
 mod questions;
+mod queue;
 mod rewrite;
 mod server_id;
 mod snapshot;
@@ -30,6 +31,7 @@ use self::{
     connection_rate::ConnectionRate,
     family::{Family, Lanes},
     lane::{Lane, Stage},
+    queue::Queue,
 };
 use crate::{
     counters::{DropReason, WorkerCounters},
@@ -61,6 +63,9 @@ pub struct Forwarder {
     counters: Arc<WorkerCounters>,
     v4: Lane<[u8; 4]>,
     v6: Lane<[u8; 16]>,
+    /// Empty between bursts.
+    queue_v4: Queue<[u8; 4]>,
+    queue_v6: Queue<[u8; 16]>,
     connection_rate: ConnectionRate,
     events: BurstEvents,
 }
@@ -82,6 +87,8 @@ impl Forwarder {
             counters,
             v4: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
             v6: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
+            queue_v4: Queue::default(),
+            queue_v6: Queue::default(),
             events: BurstEvents::default(),
             connection_rate: ConnectionRate::default(),
         })
@@ -141,42 +148,71 @@ impl Forwarder {
             events: BurstEvents::default(),
             now_ns,
         };
-        let mut lanes = Lanes {
-            v4: &mut self.v4,
-            v6: &mut self.v6,
-        };
         let mut received_bytes = 0;
+        let mut any_dropped = false;
         for (slot, packet) in burst.iter_mut().enumerate() {
-            received_bytes += packet.len as u64;
-            // Packets in a lane get their outcome there.
-            if !express::admit(&mut lanes, &stage, slot, packet) {
-                outcomes[slot] = match parse::frame(packet.frame()) {
-                    Frame::V4(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
-                    Frame::V6(ip) => admit(&mut lanes, &stage, slot, packet, &ip),
-                    Frame::NotIp => Outcome::new(Verdict::Pass),
-                };
+            received_bytes += packet.len() as u64;
+            // Packets in a queue get their outcome there.
+            if !express::admit(
+                &mut Lanes::new(&mut self.queue_v4, &self.v4, &mut self.queue_v6, &self.v6),
+                &stage,
+                slot,
+                packet,
+            ) {
+                outcomes[slot] = admit_any(
+                    &mut Lanes::new(&mut self.queue_v4, &self.v4, &mut self.queue_v6, &self.v6),
+                    &stage,
+                    slot,
+                    packet,
+                );
+                any_dropped |= outcomes[slot].is_drop();
             }
         }
-        self.v4.resolve(&mut stage, burst, outcomes);
-        self.v6.resolve(&mut stage, burst, outcomes);
+        any_dropped |= self
+            .queue_v4
+            .resolve(&mut self.v4, &mut stage, burst, outcomes);
+        any_dropped |= self
+            .queue_v6
+            .resolve(&mut self.v6, &mut stage, burst, outcomes);
         self.events = stage.events;
 
         let counters = &*self.counters;
         counters.received.packets.add(burst.len() as u64);
         counters.received.bytes.add(received_bytes);
-        for (packet, outcome) in burst.iter().zip(&*outcomes) {
-            if let Verdict::Drop(reason) = outcome.verdict {
-                counters.drop(reason, packet.frame_len() as u64);
-            }
+        if any_dropped {
+            count_drops(counters, burst, outcomes);
         }
         counters
             .flows
             .set((self.v4.flows.len() + self.v6.flows.len()) as u64);
-        self.connection_rate.publish(counters);
     }
 }
 
-/// Decides a packet that needs no flow, or puts it in the lane, where it gets its outcome later.
+#[inline(never)]
+fn count_drops(counters: &WorkerCounters, burst: &[Packet<'_>], outcomes: &[Outcome; BURST]) {
+    for (packet, outcome) in burst.iter().zip(outcomes) {
+        if let Verdict::Drop(reason) = outcome.verdict {
+            counters.drop(reason, packet.frame_len() as u64);
+        }
+    }
+}
+
+/// As [`admit`], of a packet of whatever kind.
+#[inline(never)]
+fn admit_any(
+    lanes: &mut Lanes<'_>,
+    stage: &Stage<'_>,
+    slot: usize,
+    packet: &mut Packet<'_>,
+) -> Outcome {
+    match parse::frame(packet.frame()) {
+        Frame::V4(ip) => admit(lanes, stage, slot, packet, &ip),
+        Frame::V6(ip) => admit(lanes, stage, slot, packet, &ip),
+        Frame::NotIp => Outcome::new(Verdict::Pass),
+    }
+}
+
+/// Decides a packet that needs no flow, or puts it in a queue, where it gets its outcome later.
 #[inline]
 fn admit<A: Family>(
     lanes: &mut Lanes<'_>,
@@ -231,14 +267,14 @@ fn admit<A: Family>(
         return decap::unmatched(lanes, stage, slot, packet);
     };
     let max_frame = table.settings().max_frame;
-    if packet.len > usize::from(max_frame) {
+    if packet.len() > usize::from(max_frame) {
         stage.events.mark_too_big(slot);
         return Outcome {
             vip: vip.number,
             ..Outcome::new(too_long::<A>(stage, packet, max_frame))
         };
     }
-    A::lane(lanes).push(slot, ip, flow, vip);
+    A::entrance(lanes).push(slot, ip, flow, vip);
     Outcome::new(Verdict::Pass)
 }
 
@@ -273,11 +309,12 @@ fn tagged_vip<'t, A: Family>(
     packet: &Packet<'_>,
     flow: &FlowTuple<A>,
 ) -> Option<&'t Vip> {
-    if packet.tag.vip == xdp_layout::Tag::NO_VIP {
+    let tag = packet.tag();
+    if tag.vip == xdp_layout::Tag::NO_VIP {
         return None;
     }
-    let vip = stage.table.vip(packet.tag.vip).filter(|vip| {
-        vip.generation == packet.tag.generation
+    let vip = stage.table.vip(tag.vip).filter(|vip| {
+        vip.generation == tag.generation
             && vip.key.protocol.number() == flow.protocol
             && [0, u16::from_be_bytes(flow.destination_port)].contains(&vip.key.port)
             && vip.key.contains(flow.destination.into())
@@ -294,6 +331,10 @@ fn lookup(table: &ServiceTable, address: IpAddr, port: [u8; 2], protocol: u8) ->
 }
 
 impl Outcome {
+    pub(super) const fn is_drop(&self) -> bool {
+        matches!(self.verdict, Verdict::Drop(_))
+    }
+
     /// A verdict in which no VIP and no real took part.
     const fn new(verdict: Verdict) -> Self {
         Self {

@@ -1,8 +1,10 @@
 //! One packet of a burst, and what became of it.
 
+use std::mem::offset_of;
+
 use xdp_layout::Tag;
 
-use crate::{counters::DropReason, service::RealId};
+use crate::{counters::DropReason, packet::head::Headed, service::RealId};
 
 /// A frame with room in front of it, in a buffer that the forwarder may rewrite.
 ///
@@ -15,30 +17,43 @@ use crate::{counters::DropReason, service::RealId};
 #[derive(Debug)]
 pub struct Packet<'a> {
     pub(super) buffer: &'a mut [u8],
-    pub(super) room: usize,
-    pub(super) len: usize,
+    /// As it lies in memory: one word, which is written as one.
+    tag: u64,
+    room: u32,
+    len: u32,
     /// `len` when the frame arrived.
-    arrived_len: usize,
-    pub(super) tag: Tag,
+    arrived_len: u32,
 }
 
 impl<'a> Packet<'a> {
+    const NO_TAG: u64 = u64::from_ne_bytes(
+        Tag {
+            generation: 0,
+            vip: Tag::NO_VIP,
+            room: 0,
+            zero: 0,
+        }
+        .to_bytes(),
+    );
+
     /// A frame as the XDP program redirected it: `received` bytes from the start of `buffer`, a
     /// [`Tag`] first. The tag says how much room there is. `None` when the room in the tag is not
     /// inside the received bytes.
     #[inline]
     pub fn tagged(buffer: &'a mut [u8], received: usize) -> Option<Self> {
-        let tag = Tag::from_bytes(*buffer.get(..received)?.first_chunk()?);
-        let room = usize::from(tag.room);
-        if room < Tag::SIZE || room > received {
+        let tag: &[u8; Tag::SIZE] = buffer.get(..received)?.first_chunk()?;
+        let room = usize::from(tag[offset_of!(Tag, room)]);
+        let tag = u64::from_ne_bytes(*tag);
+        if room < Tag::SIZE {
             return None;
         }
+        let len = u32::try_from(received.checked_sub(room)?).ok()?;
         Some(Self {
-            room,
-            len: received - room,
-            arrived_len: received - room,
-            tag,
             buffer,
+            tag,
+            room: room as u32,
+            len,
+            arrived_len: len,
         })
     }
 
@@ -49,17 +64,13 @@ impl<'a> Packet<'a> {
         if room.checked_add(len)? > buffer.len() {
             return None;
         }
+        let len = u32::try_from(len).ok()?;
         Some(Self {
-            room,
+            buffer,
+            tag: Self::NO_TAG,
+            room: u32::try_from(room).ok()?,
             len,
             arrived_len: len,
-            tag: Tag {
-                generation: 0,
-                vip: Tag::NO_VIP,
-                room: 0,
-                zero: 0,
-            },
-            buffer,
         })
     }
 
@@ -67,25 +78,57 @@ impl<'a> Packet<'a> {
     /// [`Verdict::Transmit`] its bytes are no longer those.
     #[inline]
     pub fn frame(&self) -> &[u8] {
-        &self.buffer[self.room..][..self.len]
+        &self.buffer[self.room()..][..self.len()]
+    }
+
+    /// As [`Self::frame`].
+    #[inline]
+    pub(super) fn frame_mut(&mut self) -> &mut [u8] {
+        let (room, len) = (self.room(), self.len());
+        &mut self.buffer[room..][..len]
+    }
+
+    /// The frame's headers, if it is TCP or UDP; they may reach beyond its end.
+    #[inline]
+    pub(super) fn head<A: Headed>(&self) -> Option<&A::Head> {
+        A::head(self.buffer, self.room)
+    }
+
+    /// Bytes of [`Self::frame`].
+    #[inline]
+    pub(super) const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// What the XDP program wrote in front of the frame.
+    #[inline]
+    pub(super) const fn tag(&self) -> Tag {
+        Tag::from_bytes(self.tag.to_ne_bytes())
+    }
+
+    /// An outer header of `len` bytes was taken off. Whatever the XDP program found, it found there.
+    pub(super) const fn strip(&mut self, len: usize) {
+        self.room += len as u32;
+        self.len -= len as u32;
+        self.tag = Self::NO_TAG;
     }
 
     /// Bytes of the arriving frame.
     #[inline]
     pub const fn frame_len(&self) -> usize {
-        self.arrived_len
+        self.arrived_len as usize
     }
 
     /// Bytes of outer headers that were taken off.
     #[inline]
     pub const fn stripped_len(&self) -> usize {
-        self.arrived_len - self.len
+        (self.arrived_len - self.len) as usize
     }
 
     /// Bytes of room in front of the frame.
     #[inline]
     pub const fn room(&self) -> usize {
-        self.room
+        self.room as usize
     }
 
     /// The buffer, for who rewrites it without a forwarder.

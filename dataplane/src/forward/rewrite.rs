@@ -26,7 +26,7 @@ pub(super) fn encapsulate<A: Family>(
     let next_hop = settings.next_hop_mac.ok_or(DropReason::NoNextHop)?;
     let overhead = settings.encapsulation.overhead(real.is_ipv4());
     let own_mac = destination_mac(packet);
-    let payload_len = packet.len - ETHERNET_LEN;
+    let payload_len = packet.len() - ETHERNET_LEN;
     let frame = place(packet, overhead, payload_len, counters)?;
     let len = frame.len() as u16;
     let (headers, payload) = frame.split_at_mut(ETHERNET_LEN + overhead);
@@ -78,7 +78,7 @@ pub(super) fn echo_reply<A: Family>(
     counters: &WorkerCounters,
 ) -> Result<u16, DropReason> {
     let arriving: [u8; ETHERNET_LEN] = *packet.frame().first_chunk().ok_or(DropReason::NoRoom)?;
-    let payload_len = packet.len - ETHERNET_LEN;
+    let payload_len = packet.len() - ETHERNET_LEN;
     let frame = place(packet, 0, payload_len, counters)?;
     frame[..ETHERNET_LEN].copy_from_slice(&arriving);
     A::echo_reply(frame);
@@ -91,7 +91,7 @@ pub(super) fn send_back(
     counters: &WorkerCounters,
 ) -> Result<u16, DropReason> {
     let arriving: [u8; ETHERNET_LEN] = *packet.frame().first_chunk().ok_or(DropReason::NoRoom)?;
-    let payload_len = packet.len - ETHERNET_LEN;
+    let payload_len = packet.len() - ETHERNET_LEN;
     let frame = place(packet, 0, payload_len, counters)?;
     let (macs, ethertype) = arriving.split_at(12);
     frame[..6].copy_from_slice(&macs[6..]);
@@ -107,7 +107,7 @@ pub(super) fn too_big_reply<A: Family>(
     counters: &WorkerCounters,
 ) -> Result<u16, DropReason> {
     let arriving: [u8; ETHERNET_LEN] = *packet.frame().first_chunk().ok_or(DropReason::NoRoom)?;
-    let quoted = emit::too_big_quote(A::IS_V4).min(packet.len) - ETHERNET_LEN;
+    let quoted = emit::too_big_quote(A::IS_V4).min(packet.len()) - ETHERNET_LEN;
     let frame = place(packet, A::HEADER_LEN + ICMP_LEN, quoted, counters)?;
     let (destination, source) = (sized_mac(&arriving[..6]), sized_mac(&arriving[6..12]));
     let Some((ethernet, message)) = frame.split_first_chunk_mut() else {
@@ -128,7 +128,7 @@ fn place<'p>(
     payload_len: usize,
     counters: &WorkerCounters,
 ) -> Result<&'p mut [u8], DropReason> {
-    let from = packet.room + ETHERNET_LEN;
+    let from = packet.room() + ETHERNET_LEN;
     let to = ETHERNET_LEN + overhead;
     let len = to + payload_len;
     if len > packet.buffer.len() || len > usize::from(u16::MAX) {

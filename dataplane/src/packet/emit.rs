@@ -167,15 +167,15 @@ fn ipv6(
 /// Outer IPv4 source of a flow in IPIP (section 6.1): `172.16.0.0/16` and two bytes that differ by flow.
 #[inline]
 pub const fn ipip_source_v4(source: [u8; 4], source_port: [u8; 2]) -> [u8; 4] {
-    let [high, low] = ipip_source_v4_low(source, source_port).to_be_bytes();
+    let [high, low] = ipip_source_v4_low(source, source_port);
     [172, 16, high, low]
 }
 
-/// The two bytes that differ by flow, as the number that they are in network byte order.
+/// The two bytes that differ by flow.
 #[inline]
-pub const fn ipip_source_v4_low(source: [u8; 4], source_port: [u8; 2]) -> u16 {
+pub const fn ipip_source_v4_low(source: [u8; 4], source_port: [u8; 2]) -> [u8; 2] {
     // The address's last byte meets the port's first.
-    u16::from_be_bytes([source[2], source[3]]) ^ u16::from_le_bytes(source_port)
+    (u16::from_be_bytes([source[2], source[3]]) ^ u16::from_le_bytes(source_port)).to_be_bytes()
 }
 
 /// Outer IPv6 source of a flow in IPIP (section 6.2): `0100::/96` and four bytes that differ by flow.

@@ -1,5 +1,5 @@
-//! Packets as bytes: what kind a frame is ([`parse`]), tunnels that arrive ([`tunnel`]), checksums
-//! ([`checksum`]) and the headers we write ([`emit`], [`outer`]).
+//! Packets as bytes: what kind a frame is ([`parse`], and [`head`] for most), tunnels that arrive
+//! ([`tunnel`]), checksums ([`checksum`]) and the headers we write ([`emit`], [`outer`]).
 //!
 //! Pure functions over slices. Nothing here panics on any input, follows a chain of extension
 //! headers or trusts a length field: katran-compat section 4 says which fields are looked at, and
@@ -7,6 +7,7 @@
 
 pub mod checksum;
 pub mod emit;
+pub mod head;
 pub mod outer;
 pub mod parse;
 pub mod server_id;

@@ -6,30 +6,37 @@ use std::net::IpAddr;
 use xdp_layout::Tag;
 
 use super::{
-    spec::{Encapsulation, Settings},
+    spec::{Encapsulation, Protocol, Settings},
     table::{Real, RealId, Vip},
 };
-use crate::packet::outer::OuterHeader;
+use crate::packet::{IPV4_LEN, IPV6_LEN, head, outer::OuterHeader, parse::tcp_flags};
 
 /// A VIP without flags, by single address, port and protocol, whose packets need nothing but flow
 /// table, ring and encapsulation.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(32))]
 pub(crate) struct PlainVip {
-    /// Table generation in which the number was given to the VIP; 0 for numbers without a plain VIP.
+    /// Table generation in which the number was given to the VIP.
     generation: u32,
     pub(crate) number: u16,
     pub(crate) port: [u8; 2],
+    /// Bytes of the shortest frame with this protocol's header, and how many lengths from there on are
+    /// taken: none for numbers without a plain VIP.
+    shortest: u16,
+    lengths: u16,
     pub(crate) protocol: u8,
+    /// Bits of TCP header byte 13 that say that the flow is new; none for UDP.
+    pub(crate) opening: u8,
     pub(crate) address: IpAddr,
 }
 
 /// The outer header towards a real.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-pub(crate) struct RealHeader {
+struct RealHeader {
     id: RealId,
-    pub(crate) header: Option<OuterHeader>,
+    /// Of size 0 where none can be prepared.
+    header: OuterHeader,
 }
 
 /// By VIP number and by real index.
@@ -49,24 +56,22 @@ impl Plain {
             .iter()
             .rposition(Option::is_some)
             .map_or(0, |last| last + 1);
-        let header = |real: &Real| match (settings.encapsulation, settings.next_hop_mac) {
-            (Encapsulation::Ipip, Some(next_hop)) => {
-                Some(OuterHeader::ipip(next_hop.0, real.address))
-            }
-            _ => None,
+        let next_hop = settings
+            .next_hop_mac
+            .filter(|_| settings.encapsulation == Encapsulation::Ipip);
+        let header = |real: &Option<Real>| RealHeader {
+            id: real.map_or(RealId::NONE, |real| real.id),
+            header: match (real, next_hop) {
+                (Some(real), Some(next_hop)) => OuterHeader::ipip(next_hop.0, real.address),
+                _ => OuterHeader::NONE,
+            },
         };
         Self {
             vips: vips[..used]
                 .iter()
-                .map(|vip| PlainVip::of(vip.as_ref()))
+                .map(|vip| PlainVip::of(vip.as_ref(), settings.max_frame))
                 .collect(),
-            reals: reals[..highest]
-                .iter()
-                .map(|real| RealHeader {
-                    id: real.map_or(RealId::NONE, |real| real.id),
-                    header: real.as_ref().and_then(header),
-                })
-                .collect(),
+            reals: reals[..highest].iter().map(header).collect(),
         }
     }
 
@@ -74,40 +79,58 @@ impl Plain {
     #[inline]
     pub(super) fn vip(&self, tag: Tag) -> Option<&PlainVip> {
         let vip = self.vips.get(usize::from(tag.vip))?;
-        if vip.generation != tag.generation || vip.generation == 0 {
-            return None;
-        }
-        Some(vip)
+        (vip.generation == tag.generation).then_some(vip)
     }
 
-    /// The outer header towards the real, unless its index was given to another real since then.
+    /// The outer header towards the real, if it has this size and the index was not given to another
+    /// real since then.
     #[inline]
-    pub(super) fn header(&self, id: RealId) -> Option<&OuterHeader> {
+    pub(super) fn header(&self, id: RealId, size: usize) -> Option<&OuterHeader> {
         let real = self.reals.get(id.index())?;
-        if real.id != id {
-            return None;
-        }
-        real.header.as_ref()
+        (real.id == id && real.header.size() == size).then_some(&real.header)
     }
 }
 
 impl PlainVip {
-    fn of(vip: Option<&Vip>) -> Self {
+    /// Whether a frame is long enough for its headers, and not too long to be sent.
+    #[inline]
+    pub(crate) fn takes(&self, frame_len: usize) -> bool {
+        frame_len.wrapping_sub(self.shortest.into()) < self.lengths.into()
+    }
+
+    fn of(vip: Option<&Vip>, max_frame: u16) -> Self {
         let none = Self {
             generation: 0,
             number: Tag::NO_VIP,
             port: [0; 2],
+            shortest: 0,
+            lengths: 0,
             protocol: 0,
+            opening: 0,
             address: IpAddr::from([0; 4]),
         };
         let is_plain =
             |vip: &&Vip| vip.detours.is_empty() && vip.flags.is_empty() && !vip.is_wildcard();
-        vip.filter(is_plain).map_or(none, |vip| Self {
-            generation: vip.generation,
-            number: vip.number,
-            port: vip.key.port.to_be_bytes(),
-            protocol: vip.key.protocol.number(),
-            address: vip.key.address,
+        vip.filter(is_plain).map_or(none, |vip| {
+            let ip_len = match vip.key.address {
+                IpAddr::V4(_) => IPV4_LEN,
+                IpAddr::V6(_) => IPV6_LEN,
+            };
+            let protocol = vip.key.protocol.number();
+            let shortest = head::shortest_frame(ip_len, protocol) as u16;
+            Self {
+                generation: vip.generation,
+                number: vip.number,
+                port: vip.key.port.to_be_bytes(),
+                shortest,
+                lengths: (max_frame + 1).saturating_sub(shortest),
+                protocol,
+                opening: match vip.key.protocol {
+                    Protocol::Tcp => tcp_flags::SYN,
+                    Protocol::Udp => 0,
+                },
+                address: vip.key.address,
+            }
         })
     }
 }

@@ -234,10 +234,11 @@ impl ServiceTable {
         self.plain.vip(tag)
     }
 
-    /// The outer header towards a real, where it can be prepared and the id is the real's current one.
+    /// The outer header towards a real, where it can be prepared, has this size, and the id is the
+    /// real's current one.
     #[inline]
-    pub(crate) fn outer_header(&self, id: RealId) -> Option<&OuterHeader> {
-        self.plain.header(id)
+    pub(crate) fn outer_header(&self, id: RealId, size: usize) -> Option<&OuterHeader> {
+        self.plain.header(id, size)
     }
 
     /// The real at this index.
