@@ -500,7 +500,8 @@ impl Control {
                 "real",
                 format!("no VIP has the real {real}"),
                 format!(
-                    "`real list` names those there are; one to which only a source route or a server id                      sends can be added without a share: `real add VIP {real}@0 local=true`"
+                    "`real list` names those there are; one to which only a source route or a server id \
+                     sends can be added without a share: `real add VIP {real}@0 local=true`"
                 ),
             ));
         }
@@ -830,7 +831,8 @@ fn real_position(vip: &VipSpec, address: &IpAddr) -> Result<usize, AdminError> {
                 "real",
                 format!("{address} is not a real of {}", vip.key),
                 format!(
-                    "`real list {vip}` names those there are; one to which only a source route or a                      server id sends can be added without a share: `real add {vip} {address}@0`",
+                    "`real list {vip}` names those there are; one to which only a source route or a \
+                     server id sends can be added without a share: `real add {vip} {address}@0`",
                     vip = vip.key
                 ),
             )
