@@ -9,7 +9,8 @@
 //!
 //! A lookup is split so that a burst of packets can overlap its cache misses: compute all hashes
 //! with [`FlowTable::hash`], pass each to [`FlowTable::prefetch`], then each to
-//! [`FlowTable::prefetch_entry`], then look all of them up with [`FlowTable::lookup_at`].
+//! [`FlowTable::prefetch_entry`], then ask for each with [`FlowTable::hit_at`], and
+//! [`FlowTable::lookup`] those that are not where the hint says.
 //!
 //! ```
 //! use conntrack::{FlowKeyV4, FlowTable, Lookup};
@@ -25,7 +26,8 @@
 //! let hash = flows.hash(&key);
 //! let hint = flows.prefetch(hash);
 //! let hint = flows.prefetch_entry(hint, hash);
-//! assert_eq!(flows.lookup_at(hint, hash, &key, 0, None), Lookup::Miss);
+//! assert_eq!(flows.hit_at(hint, &key, 0, None), None);
+//! assert_eq!(flows.lookup(hash, &key, 0, None), Lookup::Miss);
 //! flows.insert_missed(hash, key, 7, 0);
 //! assert_eq!(flows.lookup(hash, &key, 0, None), Lookup::Hit(7));
 //! # Ok::<(), conntrack::NewError>(())

@@ -208,25 +208,9 @@ impl<K: FlowKey> FlowTable<K> {
         free.unwrap_or_else(|| bucket.first_to_go(&self.clocks).0)
     }
 
-    /// As [`lookup`](Self::lookup), and quicker if the hint of
-    /// [`prefetch_entry`](Self::prefetch_entry) is right; it may be stale or another flow's.
-    #[inline]
-    pub fn lookup_at(
-        &mut self,
-        hint: Hint,
-        hash: u64,
-        key: &K,
-        now: u64,
-        timeout: Option<u64>,
-    ) -> Lookup {
-        match self.hit_at(hint, key, now, timeout) {
-            Some(value) => Lookup::Hit(value),
-            None => self.lookup(hash, key, now, timeout),
-        }
-    }
-
     /// The value of a flow that is where the hint of [`prefetch_entry`](Self::prefetch_entry) says; the
-    /// hit counts as a use. `None` says nothing but that the flow has to be [looked up](Self::lookup).
+    /// hit counts as a use. The hint may be stale or another flow's: `None` says nothing but that the flow has
+    /// to be [looked up](Self::lookup).
     #[inline]
     pub fn hit_at(
         &mut self,
@@ -494,10 +478,8 @@ mod tests {
         let hash = small.hash(&key(n));
         small.insert(hash, key(n), 7, 0);
         let hint = small.prefetch_entry(hint, hash);
-        assert_eq!(
-            small.lookup_at(hint, hash, &key(n), 0, None),
-            Lookup::Hit(7)
-        );
+        assert_eq!(small.hit_at(hint, &key(n), 0, None), None);
+        assert_eq!(small.lookup(hash, &key(n), 0, None), Lookup::Hit(7));
     }
 
     #[test]

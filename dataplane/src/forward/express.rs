@@ -62,8 +62,8 @@ fn take<A: Family>(
     expected
 }
 
-/// Sends a packet of a plain VIP to the real that the flow table has at the hinted place. False, and
-/// nothing is done, if it has none there or the outer header is not prepared.
+/// Sends a packet of a plain VIP to the real that the flow table has at the hinted place. If it has none
+/// there, or the outer header is not prepared, the packet is left alone; the error is the real, if any.
 #[expect(
     clippy::inline_always,
     reason = "the loop around it is its only caller"
@@ -75,21 +75,38 @@ pub(super) fn send_on<A: Family>(
     waiting: &Waiting,
     packet: &mut Packet<'_>,
     outcome: &mut Outcome,
-) -> bool {
+) -> Result<(), Option<RealId>> {
     let Some(head) = packet.head::<A>() else {
-        return false;
+        return Err(None);
     };
     let key = A::key(&A::flow(head));
     let timeout = lane::timeout(key.protocol());
     let Some(bits) = flows.hit_at(waiting.hint, &key, stage.now_ns, timeout) else {
-        return false;
+        return Err(None);
     };
     let real = RealId::from_bits(bits);
-    encapsulate::<A>(stage, waiting, packet, real, Selection::Table, outcome)
+    if encapsulate::<A>(stage, waiting, packet, real, Selection::Table, outcome) {
+        Ok(())
+    } else {
+        Err(Some(real))
+    }
 }
 
 impl<A: Family> Lane<A> {
-    /// Sends on a packet of a plain VIP that [`send_on`] left alone.
+    /// Sends on a packet of a plain VIP of which [`send_on`] found the real, but no outer header.
+    #[inline(never)]
+    pub(super) fn resolve_found(
+        &mut self,
+        stage: &mut Stage<'_>,
+        waiting: &Waiting,
+        packet: &mut Packet<'_>,
+        found: RealId,
+    ) -> Outcome {
+        let known = lane::current_real(stage.table, found);
+        self.resolve_plain(stage, waiting, packet, known, false)
+    }
+
+    /// Sends on a packet of a plain VIP whose flow [`send_on`] did not find.
     #[inline(never)]
     pub(super) fn resolve_known(
         &mut self,

@@ -152,7 +152,8 @@ impl Forwarder {
         let mut any_dropped = false;
         for (slot, packet) in burst.iter_mut().enumerate() {
             received_bytes += packet.len() as u64;
-            // Packets in a queue get their outcome there.
+            // Packets in a queue get their outcome there. `Lanes` are made anew for each, so that for most
+            // packets they are nothing but registers.
             if !express::admit(
                 &mut Lanes::new(&mut self.queue_v4, &self.v4, &mut self.queue_v6, &self.v6),
                 &stage,

@@ -144,10 +144,15 @@ impl<A: Family> Queue<A> {
             let outcome = &mut outcomes[slot];
             *outcome = match one.way {
                 Way::Known => {
-                    if express::send_on::<A>(&mut lane.flows, stage, one, packet, outcome) {
+                    let Err(found) =
+                        express::send_on::<A>(&mut lane.flows, stage, one, packet, outcome)
+                    else {
                         continue;
+                    };
+                    match found {
+                        Some(real) => lane.resolve_found(stage, one, packet, real),
+                        None => lane.resolve_known(stage, one, packet),
                     }
-                    lane.resolve_known(stage, one, packet)
                 }
                 Way::New => lane.resolve_new(stage, one, packet),
                 Way::Long => match long.next() {
