@@ -4,6 +4,7 @@
 
 mod control;
 mod direct_table;
+mod first_few;
 mod huge_pages;
 mod kernel;
 mod plain;

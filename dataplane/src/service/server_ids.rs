@@ -13,7 +13,7 @@ use std::{
 use ahash::RandomState;
 use hashbrown::HashMap;
 
-use super::{spec::ServerIdSpec, table::MAX_REALS};
+use super::{first_few::first_few, spec::ServerIdSpec, table::MAX_REALS};
 
 /// Largest server id: connection ids carry them as signed 32-bit numbers (katran-compat section 7.1).
 pub const MAX_SERVER_ID: u32 = i32::MAX as u32;
@@ -204,12 +204,6 @@ impl Eq for ServerIds {}
 
 impl fmt::Debug for ServerIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 8;
-        let mut list = f.debug_list();
-        list.entries(self.iter().take(SHOWN));
-        if self.len() > SHOWN {
-            list.entry(&format_args!("and {} more", self.len() - SHOWN));
-        }
-        list.finish()
+        first_few(f, self.iter(), self.len())
     }
 }

@@ -13,6 +13,7 @@ use ahash::RandomState;
 use hashbrown::{HashMap, HashSet};
 
 use super::{
+    first_few::first_few,
     prefix_table::{PrefixTable, PrefixTableV4, PrefixTableV6},
     range_table::Key,
     spec::SourceRouteSpec,
@@ -414,12 +415,6 @@ impl Eq for SourceRoutes {}
 
 impl fmt::Debug for SourceRoutes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 8;
-        let mut list = f.debug_list();
-        list.entries(self.iter().take(SHOWN));
-        if self.len() > SHOWN {
-            list.entry(&format_args!("and {} more", self.len() - SHOWN));
-        }
-        list.finish()
+        first_few(f, self.iter(), self.len())
     }
 }
