@@ -475,26 +475,26 @@ fn server_ids<'i>(
     origins: &mut Origins,
 ) -> ServerIds {
     let mut ids = Vec::with_capacity(tables.len());
-    // Position in the file, and the lines of the section, of id and of real.
-    let mut places: Vec<(usize, usize, usize, usize)> = Vec::with_capacity(tables.len());
+    // Id, position in the file, and the lines of the section, of id and of real.
+    let mut places: Vec<(u32, usize, usize, usize, usize)> = Vec::with_capacity(tables.len());
     for (index, mut section) in tables {
         if let Some(server_id) = server_id(reader, &mut section) {
             let first = origins.server_ids.entry(server_id.real);
             first.or_insert_with(|| element(index, &section));
-            ids.push(server_id);
             let line = |key| section.lines.get(key).copied().unwrap_or(section.line);
-            places.push((index, section.line, line("id"), line("real")));
+            places.push((server_id.id, index, section.line, line("id"), line("real")));
+            ids.push(server_id);
         }
         reader.finish(&section);
     }
-    ServerIds::new(ids.clone()).unwrap_or_else(|errors| {
+    ServerIds::new(ids).unwrap_or_else(|errors| {
         for (place, error) in errors {
             let earlier = |first: usize| {
-                let (index, line, ..) = places[first];
+                let (_, index, line, ..) = places[first];
                 format!("server_id[{index}] on line {line}")
             };
-            let (key, problem, remedy) = describe_server_id(error, ids[place].id, earlier);
-            let (index, _, of_id, of_real) = places[place];
+            let (id, index, _, of_id, of_real) = places[place];
+            let (key, problem, remedy) = describe_server_id(error, id, earlier);
             reader.problems.push(Problem {
                 line: Some(if key == "real" { of_real } else { of_id }),
                 field: format!("server_id[{index}].{key}"),
