@@ -58,8 +58,8 @@ impl FlowKey for FlowKeyV4 {
     #[inline]
     fn is(&self, tuple: &[u32; 3]) -> bool {
         let [source, destination, ports] = self.tuple();
-        // Two comparisons: addresses lie next to each other here and there.
-        side_by_side(source, destination) == side_by_side(tuple[0], tuple[1]) && ports == tuple[2]
+        // Two comparisons: destination and ports lie next to each other here and there.
+        side_by_side(destination, ports) == side_by_side(tuple[1], tuple[2]) && source == tuple[0]
     }
 
     #[inline]
@@ -80,12 +80,19 @@ impl FlowKey for FlowKeyV4 {
 }
 
 impl Hash for FlowKeyV4 {
+    /// As the fields lie in a packet from the protocol to the ports, so that a key which was just read
+    /// there is hashed without being taken apart: two words, of which the first lacks lifetime and
+    /// checksum.
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let [source, destination, _] = self.tuple();
-        let rest = ports_and_protocol(self.source_port, self.destination_port, self.protocol);
+        let [source, destination, ports] = self.tuple();
+        let protocol = u32::from_ne_bytes([0, self.protocol, 0, 0]);
+        let words = [
+            side_by_side(protocol, source),
+            side_by_side(destination, ports),
+        ];
         // One integer costs a multiplication less than two.
-        state.write_u128(u128::from(rest) << 64 | u128::from(side_by_side(source, destination)));
+        state.write_u128(u128::from(words[1]) << 64 | u128::from(words[0]));
     }
 }
 

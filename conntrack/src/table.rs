@@ -1,6 +1,7 @@
 //! The flow table.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::ops::Range;
 
 use crate::bucket::{Bucket, Clocks};
@@ -171,9 +172,15 @@ impl<K: FlowKey> FlowTable<K> {
     }
 
     /// The key's hash under this table's seeds.
+    #[expect(
+        clippy::manual_hash_one,
+        reason = "`hash_one` is not inlined where packets are hashed"
+    )]
     #[inline]
     pub fn hash(&self, key: &K) -> u64 {
-        self.hasher.hash_one(key)
+        let mut hasher = self.hasher.build_hasher();
+        key.hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Starts loading the cache line where a look-up with `hash` begins. Says where that is.
@@ -187,7 +194,11 @@ impl<K: FlowKey> FlowTable<K> {
     /// Starts loading what a look-up with `hash` touches next: the flow's entry, or the second bucket
     /// and the slot that a new flow would get. To be called with what [`prefetch`](Self::prefetch)
     /// said, when it has had time to finish. Says where the flow probably is.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "it is a dozen instructions of a packet's"
+    )]
+    #[inline(always)]
     pub fn prefetch_entry(&self, Hint(slot): Hint, hash: u64) -> Hint {
         let bucket = slot.bucket();
         let Some(group) = self.groups.get(bucket) else {

@@ -115,8 +115,17 @@ drop_reasons! {
     PassFailed = "pass-failed", "The packet was for the kernel and could not be handed up.";
 }
 
-fn traffic(slots: usize) -> Box<[Traffic]> {
-    (0..slots).map(|_| Traffic::default()).collect()
+/// A list whose length is known where it is indexed, which spares a packet the comparison.
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "the list is too long for the stack"
+)]
+fn traffic<const SLOTS: usize>() -> Box<[Traffic; SLOTS]> {
+    let list: Box<[Traffic]> = (0..SLOTS).map(|_| Traffic::default()).collect();
+    let Ok(list) = list.try_into() else {
+        unreachable!("it has this length")
+    };
+    list
 }
 
 fn counters(slots: usize) -> Box<[Counter]> {
@@ -133,17 +142,17 @@ counter_table! {
         /// Frames handed to the kernel; bytes of the arriving frame.
         passed: Traffic = Traffic::default(),
         /// Frames dropped, by [`DropReason`]; bytes of the arriving frame.
-        drops: Box<[Traffic]> = traffic(DropReason::ALL.len()),
+        drops: Box<[Traffic; DropReason::ALL.len()]> = traffic(),
         /// Per VIP number: packets, and bytes by the IPv4 total length or the IPv6 payload length
         /// (katran-compat section 10).
-        vips: Box<[Traffic]> = traffic(MAX_VIPS),
+        vips: Box<[Traffic; MAX_VIPS]> = traffic(),
         /// Per VIP number, of VIPs that route by server id.
         server_id_vips: Box<[ServerIdVipCounters]> =
             (0..MAX_VIPS).map(|_| ServerIdVipCounters::default()).collect(),
         /// Per VIP number: packets for which the ring chose a real.
         vip_ring_selections: Box<[Counter]> = counters(MAX_VIPS),
         /// Per real index, as per VIP.
-        reals: Box<[Traffic]> = traffic(MAX_REALS),
+        reals: Box<[Traffic; MAX_REALS]> = traffic(),
         /// Per real index: packets for which the ring chose it.
         real_ring_selections: Box<[Counter]> = counters(MAX_REALS),
         /// What the worker's loop did.
@@ -360,13 +369,10 @@ impl WorkerCounters {
 
     /// Bytes that the counters take.
     pub fn memory_bytes(&self) -> usize {
-        let traffic = [&self.drops, &self.vips, &self.reals];
+        let traffic = [&self.drops[..], &self.vips[..], &self.reals[..]];
         let counters = [&self.vip_ring_selections, &self.real_ring_selections];
         size_of::<Self>()
-            + traffic
-                .map(|list| size_of_val(&**list))
-                .iter()
-                .sum::<usize>()
+            + traffic.map(size_of_val).iter().sum::<usize>()
             + counters
                 .map(|list| size_of_val(&**list))
                 .iter()

@@ -17,6 +17,7 @@ use crate::{
     packet::{
         ETHERNET_LEN,
         emit::{Inner, InnerIp},
+        head::MacWords,
         outer::OuterHeader,
     },
     service::{PlainVip, Real, RealId},
@@ -236,14 +237,14 @@ fn encapsulate<A: Family>(
 fn write_v6_apart<A: InnerIp>(
     header: &OuterHeader,
     out: &mut [u8],
-    own_mac: [u8; 6],
+    own_mac: MacWords,
     inner: Inner<A>,
 ) {
     write_v6(header, out, own_mac, &inner);
 }
 
 #[inline]
-fn write_v6<A: InnerIp>(header: &OuterHeader, out: &mut [u8], own_mac: [u8; 6], inner: &Inner<A>) {
+fn write_v6<A: InnerIp>(header: &OuterHeader, out: &mut [u8], own_mac: MacWords, inner: &Inner<A>) {
     if let Some(out) = out.first_chunk_mut() {
         header.write_v6(out, own_mac, inner);
     }

@@ -11,14 +11,18 @@ use super::{
 
 const TCP_FLAGS: usize = 13;
 
-/// `EtherType` and first byte of an IPv4 header without options, but for the version, and a type of
-/// service that is masked out.
-const START_V4: u32 = u32::from_ne_bytes([ETHERTYPE_IPV4[0], ETHERTYPE_IPV4[1], 5, 0]);
+/// Of the first eight bytes of an IPv4 header: its length; more fragments and offset, but not DF.
+const NO_OPTIONS_OR_FRAGMENT: u64 = u64::from_ne_bytes([0x0f, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+const NO_OPTIONS: u64 = u64::from_ne_bytes([5, 0, 0, 0, 0, 0, 0, 0]);
 
 /// Bytes up to the end of a TCP header. A UDP packet may end sooner; what follows it in its buffer is
 /// not looked at.
 const V4_LEN: usize = ETHERNET_LEN + IPV4_LEN + TCP_LEN;
 const V6_LEN: usize = ETHERNET_LEN + IPV6_LEN + TCP_LEN;
+
+/// An Ethernet address as two words: of six bytes the compiler makes one word, which it has to put together
+/// and take apart.
+pub type MacWords = ([u8; 4], [u8; 2]);
 
 /// An IP version whose packets have a head.
 pub trait Headed: Address {
@@ -31,7 +35,7 @@ pub trait Headed: Address {
     /// options, no fragment (katran-compat section 4.2).
     fn is_data(head: &Self::Head, protocol: u8) -> bool;
     /// Destination of the Ethernet header.
-    fn own_mac(head: &Self::Head) -> [u8; 6];
+    fn own_mac(head: &Self::Head) -> MacWords;
     /// Destination address.
     fn destination(head: &Self::Head) -> Self;
     /// Destination port.
@@ -82,24 +86,24 @@ impl Headed for [u8; 4] {
     #[inline]
     fn is_data(head: &Self::Head, protocol: u8) -> bool {
         // EtherType and header length; more fragments and offset, but not DF; protocol.
-        word::<12>(head) & u32::from_ne_bytes([0xff, 0xff, 0x0f, 0]) == START_V4
-            && word::<20>(head) & u32::from_ne_bytes([0x3f, 0xff, 0, 0xff])
-                == u32::from_ne_bytes([0, 0, 0, protocol])
+        bytes::<12, 2>(head) == ETHERTYPE_IPV4
+            && u64::from_ne_bytes(bytes::<14, 8>(head)) & NO_OPTIONS_OR_FRAGMENT == NO_OPTIONS
+            && Self::protocol(head) == protocol
     }
 
     #[inline]
-    fn own_mac(head: &Self::Head) -> [u8; 6] {
-        bytes::<0, 6>(head)
+    fn own_mac(head: &Self::Head) -> MacWords {
+        (bytes::<0, 4>(head), bytes::<4, 2>(head))
     }
 
     #[inline]
     fn destination(head: &Self::Head) -> Self {
-        bytes::<30, 4>(head)
+        (to_ports(head) as u32).to_le_bytes()
     }
 
     #[inline]
     fn destination_port(head: &Self::Head) -> [u8; 2] {
-        bytes::<36, 2>(head)
+        ((to_ports(head) >> 48) as u16).to_le_bytes()
     }
 
     #[inline]
@@ -109,7 +113,7 @@ impl Headed for [u8; 4] {
 
     #[inline]
     fn protocol(head: &Self::Head) -> u8 {
-        head[23]
+        (to_source(head) >> 8) as u8
     }
 
     #[inline]
@@ -117,8 +121,8 @@ impl Headed for [u8; 4] {
         Inner {
             tos: head[15],
             length: u16::from_be_bytes([head[16], head[17]]),
-            source: bytes::<26, 4>(head),
-            source_port: bytes::<34, 2>(head),
+            source: ((to_source(head) >> 32) as u32).to_le_bytes(),
+            source_port: ((to_ports(head) >> 32) as u16).to_le_bytes(),
         }
     }
 }
@@ -137,8 +141,8 @@ impl Headed for [u8; 16] {
     }
 
     #[inline]
-    fn own_mac(head: &Self::Head) -> [u8; 6] {
-        bytes::<0, 6>(head)
+    fn own_mac(head: &Self::Head) -> MacWords {
+        (bytes::<0, 4>(head), bytes::<4, 2>(head))
     }
 
     #[inline]
@@ -187,11 +191,16 @@ fn bytes<const AT: usize, const N: usize>(head: &[u8]) -> [u8; N] {
     bytes
 }
 
-/// Four bytes of a head, in one load, which the compiler does not make of bytes of which some are masked
-/// out.
+/// Lifetime, protocol, checksum and source address of an IPv4 header; the first is the lowest byte.
 #[inline]
-fn word<const AT: usize>(head: &[u8; V4_LEN]) -> u32 {
-    u32::from_ne_bytes(bytes::<AT, 4>(head))
+fn to_source(head: &[u8; V4_LEN]) -> u64 {
+    u64::from_le_bytes(bytes::<22, 8>(head))
+}
+
+/// Destination address of an IPv4 header and both ports; the first is the lowest byte.
+#[inline]
+fn to_ports(head: &[u8; V4_LEN]) -> u64 {
+    u64::from_le_bytes(bytes::<30, 8>(head))
 }
 
 #[cfg(test)]

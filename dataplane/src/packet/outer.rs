@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::{
     ETHERNET_LEN, IPV4_LEN, IPV6_LEN, checksum,
     emit::{self, Inner, InnerIp},
+    head::MacWords,
 };
 
 const WITH_IPV4: usize = ETHERNET_LEN + IPV4_LEN;
@@ -84,7 +85,7 @@ impl OuterHeader {
 
     /// Writes an IPv4 header for a packet.
     #[inline]
-    pub fn write_v4(&self, out: &mut [u8; WITH_IPV4], own_mac: [u8; 6], inner: &Inner<[u8; 4]>) {
+    pub fn write_v4(&self, out: &mut [u8; WITH_IPV4], own_mac: MacWords, inner: &Inner<[u8; 4]>) {
         let (bytes, _) = self.bytes.split_at(WITH_IPV4);
         let length = inner.length.wrapping_add(IPV4_LEN as u16).to_be_bytes();
         let source_low = emit::ipip_source_v4_low(inner.source, inner.source_port);
@@ -94,7 +95,8 @@ impl OuterHeader {
                 sum + u32::from(u16::from_ne_bytes(word))
             });
         out.copy_from_slice(bytes);
-        out[6..12].copy_from_slice(&own_mac);
+        out[6..10].copy_from_slice(&own_mac.0);
+        out[10..12].copy_from_slice(&own_mac.1);
         let ip = &mut out[ETHERNET_LEN..];
         ip[1] = inner.tos;
         ip[2..4].copy_from_slice(&length);
@@ -107,13 +109,14 @@ impl OuterHeader {
     pub fn write_v6<A: InnerIp>(
         &self,
         out: &mut [u8; WITH_IPV6],
-        own_mac: [u8; 6],
+        own_mac: MacWords,
         inner: &Inner<A>,
     ) {
         let length = inner.length.wrapping_add(A::UNCOUNTED);
         let source = emit::ipip_source_v6(inner.source, inner.source_port);
         *out = self.bytes;
-        out[6..12].copy_from_slice(&own_mac);
+        out[6..10].copy_from_slice(&own_mac.0);
+        out[10..12].copy_from_slice(&own_mac.1);
         let ip = &mut out[ETHERNET_LEN..];
         ip[0] |= inner.tos >> 4;
         ip[1] = inner.tos << 4;
@@ -127,6 +130,11 @@ impl OuterHeader {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn words(mac: [u8; 6]) -> MacWords {
+        let (first, rest) = mac.split_at(4);
+        (first.try_into().unwrap(), rest.try_into().unwrap())
+    }
 
     fn expected(
         next_hop: [u8; 6],
@@ -163,20 +171,20 @@ mod tests {
             let mut out = [0xee; 80];
 
             let header = OuterHeader::ipip(next_hop, real_v4.into());
-            header.write_v4(out.first_chunk_mut().unwrap(), own_mac, &v4);
+            header.write_v4(out.first_chunk_mut().unwrap(), words(own_mac), &v4);
             let bytes = expected(next_hop, own_mac, true, |outer| {
                 emit::ipip_v4(outer.first_chunk_mut().unwrap(), &v4, real_v4);
             });
             prop_assert_eq!(&out[..header.size()], bytes);
 
             let header = OuterHeader::ipip(next_hop, real_v6.into());
-            header.write_v6(out.first_chunk_mut().unwrap(), own_mac, &v4);
+            header.write_v6(out.first_chunk_mut().unwrap(), words(own_mac), &v4);
             let bytes = expected(next_hop, own_mac, false, |outer| {
                 emit::ipip_v6(outer.first_chunk_mut().unwrap(), &v4, real_v6);
             });
             prop_assert_eq!(&out[..header.size()], bytes);
 
-            header.write_v6(out.first_chunk_mut().unwrap(), own_mac, &v6);
+            header.write_v6(out.first_chunk_mut().unwrap(), words(own_mac), &v6);
             let bytes = expected(next_hop, own_mac, false, |outer| {
                 emit::ipip_v6(outer.first_chunk_mut().unwrap(), &v6, real_v6);
             });
