@@ -54,6 +54,10 @@ impl Heard {
         self.checks.last()
     }
 
+    fn is_nothing(&self) -> bool {
+        self.facts.is_empty() && self.checks.is_empty() && !self.ended
+    }
+
     fn fact(&self, name: &str) -> &Value {
         self.facts.get(name).unwrap_or(&Value::Null)
     }
@@ -162,6 +166,9 @@ impl Row {
     pub(super) fn problems(&self) -> Vec<String> {
         if let Some(why) = &self.lacks {
             return vec![why.clone()];
+        }
+        if let Some(error) = self.error.as_ref().filter(|_| self.heard.is_nothing()) {
+            return vec![format!("{error}; it said nothing")];
         }
         let mut problems: Vec<String> = self
             .heard
@@ -565,6 +572,18 @@ mod tests {
         assert!(!row.ok());
         assert_eq!(row.problems(), ["no TAP devices"]);
         assert!(table(&[row]).contains("not run"));
+    }
+
+    #[test]
+    fn a_machine_that_did_not_come_up_says_why_and_nothing_else() {
+        let mut row = row("");
+        row.error = Some("QEMU ended with 1".to_owned());
+        assert_eq!(row.problems(), ["QEMU ended with 1; it said nothing"]);
+        row.error = None;
+        assert!(
+            row.problems()
+                .contains(&"the machine's last word is missing".to_owned())
+        );
     }
 
     #[test]

@@ -49,6 +49,8 @@ impl Selection {
                 .collect();
             pairs.push(in_turn(&of_kernel));
         }
+        // The one that takes longest runs last: should time run out, the others have been seen.
+        pairs.sort_by_key(|pair| is_same(pair, &broken));
         Self {
             turn,
             pairs,
@@ -57,9 +59,13 @@ impl Selection {
     }
 
     /// Whether a machine's card is broken.
-    pub(super) fn breaks(&self, (kernel, card): &(Kernel, Card)) -> bool {
-        (kernel.name, card.name) == (self.broken.0.name, self.broken.1.name)
+    pub(super) fn breaks(&self, pair: &(Kernel, Card)) -> bool {
+        is_same(pair, &self.broken)
     }
+}
+
+fn is_same(one: &(Kernel, Card), other: &(Kernel, Card)) -> bool {
+    (one.0.name, one.1.name) == (other.0.name, other.1.name)
 }
 
 impl fmt::Display for Selection {
@@ -116,6 +122,7 @@ mod tests {
                 .filter(|pair| selection.breaks(pair))
                 .collect();
             assert!(broken.len() == 1 && has_zero_copy(broken[0]));
+            assert!(selection.breaks(selection.pairs.last().expect("five")));
         }
     }
 
