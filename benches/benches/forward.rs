@@ -150,6 +150,7 @@ fn source_routes(criterion: &mut Criterion) {
                 flags,
                 routes: routes.clone(),
                 clients: Arc::clone(clients),
+                ..Services::default()
             };
             let mut workload = Workload::with_services(version, FLOWS as usize, services);
             workload.establish(FLOWS);

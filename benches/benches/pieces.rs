@@ -90,7 +90,7 @@ fn encapsulation(criterion: &mut Criterion) {
     let (mut out_v4, mut out_v6) = ([0; 34], [0; 54]);
     group.bench_function("ipip/ipv4/prepared", |bencher| {
         bencher.iter(|| {
-            prepared_v4.write_v4(
+            prepared_v4.write_ipip_v4(
                 black_box(&mut out_v4),
                 ([4; 4], [4; 2]),
                 black_box(&inner_v4),
@@ -99,7 +99,7 @@ fn encapsulation(criterion: &mut Criterion) {
     });
     group.bench_function("ipip/ipv6/prepared", |bencher| {
         bencher.iter(|| {
-            prepared_v6.write_v6(
+            prepared_v6.write_ipip_v6(
                 black_box(&mut out_v6),
                 ([4; 4], [4; 2]),
                 black_box(&inner_v6),

@@ -2,10 +2,17 @@
 //! `instructions CASE`, where a case is one of those below.
 #![forbid(unsafe_code)]
 
-use std::{hint::black_box, process::ExitCode};
+use std::{
+    hint::black_box,
+    net::{Ipv4Addr, Ipv6Addr},
+    process::ExitCode,
+};
 
-use dataplane::forward::{BURST, Selection};
-use workload::{Burst, IpVersion, RandomFlows, Workload};
+use dataplane::{
+    forward::{BURST, Selection},
+    service::Encapsulation,
+};
+use workload::{Burst, IpVersion, RandomFlows, Services, Workload};
 
 /// Flows in the table, which is made for as many.
 const FLOWS: u64 = 10_000;
@@ -19,13 +26,28 @@ struct Case {
     selection: Selection,
     /// Packets of a burst.
     burst: usize,
+    encapsulation: Encapsulation,
 }
 
-const CASES: [Case; 6] = [
+const GUE: Encapsulation = Encapsulation::Gue {
+    port: 9886,
+    source_v4: Ipv4Addr::new(198, 51, 100, 1),
+    source_v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
+};
+
+const CASES: [Case; 8] = [
     case("hit-ipv4", IpVersion::V4, Selection::Table, BURST),
     case("hit-ipv6", IpVersion::V6, Selection::Table, BURST),
     case("new-ipv4", IpVersion::V4, Selection::Ring, BURST),
     case("new-ipv6", IpVersion::V6, Selection::Ring, BURST),
+    Case {
+        encapsulation: GUE,
+        ..case("hit-ipv4-gue", IpVersion::V4, Selection::Table, BURST)
+    },
+    Case {
+        encapsulation: GUE,
+        ..case("hit-ipv6-gue", IpVersion::V6, Selection::Table, BURST)
+    },
     case("hit-ipv4-burst-1", IpVersion::V4, Selection::Table, 1),
     case("hit-ipv4-burst-4", IpVersion::V4, Selection::Table, 4),
 ];
@@ -36,6 +58,7 @@ const fn case(name: &'static str, version: IpVersion, selection: Selection, burs
         version,
         selection,
         burst,
+        encapsulation: Encapsulation::Ipip,
     }
 }
 
@@ -46,7 +69,11 @@ fn measured(workload: &mut Workload, burst: &Burst) {
 }
 
 fn run(case: &Case) {
-    let mut workload = Workload::new(case.version, FLOWS as usize);
+    let services = Services {
+        encapsulation: case.encapsulation,
+        ..Services::default()
+    };
+    let mut workload = Workload::with_services(case.version, FLOWS as usize, services);
     workload.establish(FLOWS);
     let mut known = RandomFlows::below(FLOWS);
     let mut unknown = FLOWS..;

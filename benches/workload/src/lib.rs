@@ -15,8 +15,8 @@ use dataplane::{
     counters::WorkerCounters,
     forward::{BURST, Forwarder, ForwarderConfig, Outcome, Packet, Selection, Verdict},
     service::{
-        HashFunction, MacAddress, Protocol, RealId, RealSpec, ServiceControl, ServiceSpec,
-        Settings, SourceRoutes, VipFlags, VipKey, VipSpec,
+        Encapsulation, HashFunction, MacAddress, Protocol, RealId, RealSpec, ServiceControl,
+        ServiceSpec, Settings, SourceRoutes, VipFlags, VipKey, VipSpec,
     },
 };
 use xdp_layout::Tag;
@@ -55,13 +55,6 @@ impl IpVersion {
         }
     }
 
-    const fn room(self) -> usize {
-        match self {
-            Self::V4 => 20,
-            Self::V6 => 40,
-        }
-    }
-
     const fn headers(self) -> usize {
         match self {
             Self::V4 => HEADERS_V4,
@@ -92,9 +85,11 @@ impl IpVersion {
     }
 }
 
-/// What the VIP has besides reals.
-#[derive(Clone, Debug, Default)]
+/// What the VIP has besides reals, and how its packets are sent on.
+#[derive(Clone, Debug)]
 pub struct Services {
+    /// Outer headers.
+    pub encapsulation: Encapsulation,
     /// Its flags.
     pub flags: VipFlags,
     /// Source routes.
@@ -103,9 +98,22 @@ pub struct Services {
     pub clients: Arc<[IpAddr]>,
 }
 
+impl Default for Services {
+    fn default() -> Self {
+        Self {
+            encapsulation: Encapsulation::Ipip,
+            flags: VipFlags::empty(),
+            routes: SourceRoutes::default(),
+            clients: Arc::default(),
+        }
+    }
+}
+
 /// A forwarder, the flows it knows and a memory of frames.
 pub struct Workload {
     version: IpVersion,
+    /// Bytes of the outer headers.
+    room: usize,
     forwarder: Forwarder,
     counters: Arc<WorkerCounters>,
     memory: Box<[u8]>,
@@ -139,6 +147,7 @@ impl Workload {
     /// As [`Self::new`], or a route is for clients of a family without a real for it.
     pub fn with_services(version: IpVersion, capacity: usize, services: Services) -> Self {
         let Services {
+            encapsulation,
             flags,
             routes,
             clients,
@@ -147,6 +156,7 @@ impl Workload {
         let spec = ServiceSpec {
             settings: Settings {
                 next_hop_mac: Some(MacAddress([2, 0, 0, 0, 0xcc, 3])),
+                encapsulation,
                 // Else a flood of new flows would be measured as what it costs not to store them.
                 connection_rate_cap: u32::MAX,
                 ..Settings::default()
@@ -174,7 +184,7 @@ impl Workload {
         let tag = Tag {
             generation: vip.generation,
             vip: vip.number,
-            room: version.room() as u8,
+            room: vip.room,
             zero: 0,
         };
         let template = template(version, tag, vip.key.address);
@@ -187,6 +197,7 @@ impl Workload {
             Forwarder::new(&config, table, Arc::clone(&counters)).expect("memory for the table");
         Self {
             version,
+            room: tag.room.into(),
             forwarder,
             counters,
             memory: vec![0; CHUNKS * CHUNK].into_boxed_slice(),
@@ -221,10 +232,10 @@ impl Workload {
         let first_chunk = self.next_chunk;
         let mut packets = 0;
         for flow in flows {
-            let start = (first_chunk + packets) * CHUNK + FRAME_AT - self.version.room();
+            let start = (first_chunk + packets) * CHUNK + FRAME_AT - self.room;
             let bytes = &mut self.memory[start..start + self.template.len()];
             bytes.copy_from_slice(&self.template);
-            let packet = &mut bytes[self.version.room() + 14..];
+            let packet = &mut bytes[self.room + 14..];
             if self.clients.is_empty() {
                 write_flow(self.version, packet, flow);
             } else {
@@ -248,7 +259,7 @@ impl Workload {
     #[inline]
     pub fn decide(&mut self, burst: &Burst) {
         let received = self.template.len();
-        let start = FRAME_AT - self.version.room();
+        let start = FRAME_AT - self.room;
         let mut packets = arrayvec::ArrayVec::<Packet<'_>, BURST>::new();
         let chunks = self.memory.chunks_exact_mut(CHUNK);
         for chunk in chunks.skip(burst.first_chunk).take(burst.packets) {
@@ -266,7 +277,7 @@ impl Workload {
     #[inline]
     pub fn decide_watched(&mut self, burst: &Burst, monitor: &mut Monitor) {
         let received = self.template.len();
-        let start = FRAME_AT - self.version.room();
+        let start = FRAME_AT - self.room;
         let chunks = self.memory.chunks_exact_mut(CHUNK);
         for chunk in chunks.skip(burst.first_chunk).take(burst.packets) {
             monitor.arrives(&mut chunk[start..], received);
@@ -307,22 +318,23 @@ impl Workload {
 
 /// A frame as it arrives, without room: headers of a TCP segment.
 pub fn frame(version: IpVersion) -> Vec<u8> {
-    let no_tag = Tag {
-        generation: 0,
-        vip: Tag::NO_VIP,
-        room: 0,
-        zero: 0,
-    };
-    let vip = version.address(100, 10);
-    template(version, no_tag, vip).split_off(version.room())
+    let mut bytes = vec![0; version.headers()];
+    write_headers(&mut bytes, version.address(100, 10));
+    bytes
 }
 
 /// Room with its tag, and headers of a TCP segment without payload.
 fn template(version: IpVersion, tag: Tag, vip: IpAddr) -> Vec<u8> {
-    const ACK: u8 = 0x10;
-    let mut bytes = vec![0; version.room() + version.headers()];
+    let room = usize::from(tag.room);
+    let mut bytes = vec![0; room + version.headers()];
     bytes[..Tag::SIZE].copy_from_slice(&tag.to_bytes());
-    let frame = &mut bytes[version.room()..];
+    write_headers(&mut bytes[room..], vip);
+    bytes
+}
+
+/// Writes the headers of a TCP segment without payload; source address and port are 0.
+fn write_headers(frame: &mut [u8], vip: IpAddr) {
+    const ACK: u8 = 0x10;
     frame[..12].copy_from_slice(&[2, 0, 0, 0, 0xaa, 2, 2, 0, 0, 0, 0xbb, 1]);
     let tcp = match vip {
         IpAddr::V4(vip) => {
@@ -341,7 +353,6 @@ fn template(version: IpVersion, tag: Tag, vip: IpAddr) -> Vec<u8> {
     };
     frame[tcp + 2..tcp + 4].copy_from_slice(&PORT.to_be_bytes());
     frame[tcp + 12..tcp + 14].copy_from_slice(&[0x50, ACK]);
-    bytes
 }
 
 /// Makes source address and port of an IP packet those of a flow: 48 bits that differ from flow to

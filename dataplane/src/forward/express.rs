@@ -16,9 +16,7 @@ use super::{
 use crate::{
     packet::{
         ETHERNET_LEN,
-        emit::{Inner, InnerIp},
-        head::MacWords,
-        outer::OuterHeader,
+        outer::{Form, OuterHeader},
     },
     service::{PlainVip, Real, RealId},
 };
@@ -203,20 +201,19 @@ fn encapsulate<A: Family>(
     };
     let inner = A::inner(head);
     let own_mac = A::own_mac(head);
-    let inside_v4 = A::inside_v4(&inner);
-    if header.is_v4() && inside_v4.is_none() {
-        return false;
-    }
-    let out = packet.buffer_mut();
-    match inside_v4 {
-        Some(inner) if header.is_v4() => {
-            if let Some(out) = out.first_chunk_mut() {
-                header.write_v4(out, own_mac, &inner);
-            }
+    let is_written = match (header.form(), A::inside_v4(&inner)) {
+        (Some(Form::IpipV4), Some(inner)) => {
+            let out = packet.buffer_mut().first_chunk_mut();
+            out.map(|out| header.write_ipip_v4(out, own_mac, &inner))
         }
-        // Most packets stay in their family.
-        Some(_) => write_v6_apart(header, out, own_mac, inner),
-        None => write_v6(header, out, own_mac, &inner),
+        (Some(Form::IpipV6), None) => {
+            let out = packet.buffer_mut().first_chunk_mut();
+            out.map(|out| header.write_ipip_v6(out, own_mac, &inner))
+        }
+        _ => write_apart::<A>(header, packet),
+    };
+    if is_written.is_none() {
+        return false;
     }
     let bytes = u64::from(inner.length);
     stage.counters.vips[usize::from(waiting.vip)].count(bytes);
@@ -232,20 +229,24 @@ fn encapsulate<A: Family>(
     true
 }
 
-/// As [`write_v6`], not to crowd the registers of the loop it is called in.
+/// Writes headers of any form, not to crowd the registers of the loop around [`encapsulate`]: most packets
+/// go in IPIP of their own family. `None`, and nothing is written, for a real of the wrong family, or if
+/// the checksum is not that of a sound packet.
 #[inline(never)]
-fn write_v6_apart<A: InnerIp>(
-    header: &OuterHeader,
-    out: &mut [u8],
-    own_mac: MacWords,
-    inner: Inner<A>,
-) {
-    write_v6(header, out, own_mac, &inner);
-}
-
-#[inline]
-fn write_v6<A: InnerIp>(header: &OuterHeader, out: &mut [u8], own_mac: MacWords, inner: &Inner<A>) {
-    if let Some(out) = out.first_chunk_mut() {
-        header.write_v6(out, own_mac, inner);
+fn write_apart<A: Family>(header: &OuterHeader, packet: &mut Packet<'_>) -> Option<()> {
+    let head = packet.head::<A>()?;
+    let (inner, own_mac, part) = (A::inner(head), A::own_mac(head), A::gue_part(head));
+    let out = packet.buffer_mut();
+    match header.form()? {
+        Form::IpipV4 => {
+            header.write_ipip_v4(out.first_chunk_mut()?, own_mac, &A::inside_v4(&inner)?);
+        }
+        Form::IpipV6 => header.write_ipip_v6(out.first_chunk_mut()?, own_mac, &inner),
+        Form::GueV4 => {
+            let inner = A::inside_v4(&inner)?;
+            header.write_gue_v4(out.first_chunk_mut()?, own_mac, &inner, part?);
+        }
+        Form::GueV6 => header.write_gue_v6(out.first_chunk_mut()?, own_mac, &inner, part?),
     }
+    Some(())
 }

@@ -181,14 +181,17 @@ pub const fn ipip_source_v4_low(source: [u8; 4], source_port: [u8; 2]) -> [u8; 2
 /// Outer IPv6 source of a flow in IPIP (section 6.2): `0100::/96` and four bytes that differ by flow.
 #[inline]
 pub fn ipip_source_v6<A: InnerIp>(source: A, source_port: [u8; 2]) -> [u8; 16] {
-    let low = source.low_bytes();
     let mut outer = [0; 16];
     outer[0] = 1;
-    outer[12] = low[0] ^ source_port[0];
-    outer[13] = low[1] ^ source_port[1];
-    outer[14] = low[2];
-    outer[15] = low[3];
+    outer[12..].copy_from_slice(&ipip_source_v6_low(source, source_port));
     outer
+}
+
+/// The four bytes that differ by flow.
+#[inline]
+pub fn ipip_source_v6_low<A: InnerIp>(source: A, source_port: [u8; 2]) -> [u8; 4] {
+    let port = u32::from_ne_bytes([source_port[0], source_port[1], 0, 0]);
+    (u32::from_ne_bytes(source.low_bytes()) ^ port).to_ne_bytes()
 }
 
 /// IPIP towards an IPv4 real (section 6.1).
@@ -227,11 +230,7 @@ pub fn gue_v4(
         source,
         real,
     );
-    let source_port = [
-        inner.source[2] ^ inner.source_port[1],
-        inner.source[3] ^ inner.source_port[0],
-    ];
-    udp_header(udp, source_port, port, udp_length);
+    udp_header(udp, gue_source_port_v4(inner), port, udp_length);
     let sum = checksum::pseudo_header(&ip[12..20], protocol::UDP, u32::from(udp_length))
         + checksum::sum(udp)
         + <[u8; 4]>::gue_checksum_part(packet);
@@ -254,24 +253,40 @@ pub fn gue_v6<A: InnerIp>(
         .wrapping_add(UDP_LEN as u16);
     let (ip, udp) = split_header::<IPV6_LEN>(out);
     ipv6(ip, inner.tos, udp_length, protocol::UDP, source, real);
-    let high = inner.source.gue_port_bytes();
-    let source_port = [
-        high[0] ^ inner.source_port[0],
-        high[1] ^ inner.source_port[1],
-    ];
-    udp_header(udp, source_port, port, udp_length);
+    udp_header(udp, gue_source_port_v6(inner), port, udp_length);
     let sum = checksum::pseudo_header(&ip[8..40], protocol::UDP, u32::from(udp_length))
         + checksum::sum(udp)
         + A::gue_checksum_part(packet);
     udp[6..8].copy_from_slice(&checksum::finish(sum).to_be_bytes());
 }
 
-/// IP header and UDP header of an outer header.
+/// GUE's source port towards an IPv4 real (section 6.3).
 #[inline]
-fn split_header<const IP: usize>(out: &mut [u8]) -> (&mut [u8; IP], &mut [u8; UDP_LEN]) {
+pub const fn gue_source_port_v4(inner: &Inner<[u8; 4]>) -> [u8; 2] {
+    [
+        inner.source[2] ^ inner.source_port[1],
+        inner.source[3] ^ inner.source_port[0],
+    ]
+}
+
+/// GUE's source port towards an IPv6 real (section 6.3).
+#[inline]
+pub fn gue_source_port_v6<A: InnerIp>(inner: &Inner<A>) -> [u8; 2] {
+    let high = inner.source.gue_port_bytes();
+    [
+        high[0] ^ inner.source_port[0],
+        high[1] ^ inner.source_port[1],
+    ]
+}
+
+/// What is in front of an outer UDP header, and that.
+#[inline]
+pub(super) fn split_header<const FRONT: usize>(
+    out: &mut [u8],
+) -> (&mut [u8; FRONT], &mut [u8; UDP_LEN]) {
     let (ip, udp) = out
-        .split_first_chunk_mut::<IP>()
-        .expect("the callers' arrays hold an IP header");
+        .split_first_chunk_mut::<FRONT>()
+        .expect("the callers' arrays hold what is in front");
     let udp = udp
         .first_chunk_mut::<UDP_LEN>()
         .expect("the callers' arrays hold a UDP header");

@@ -46,6 +46,10 @@ pub trait Headed: Address {
     fn protocol(head: &Self::Head) -> u8;
     /// What an outer header takes from the packet.
     fn inner(head: &Self::Head) -> Inner<Self>;
+    /// What GUE's checksum has of the packet (katran-compat section 6.4): the IP header's sum without that
+    /// of the pseudo header, so that addresses and length are gone. Of words as they lie in memory, not
+    /// folded. `None` if the length is shorter than the header.
+    fn gue_part(head: &Self::Head) -> Option<u32>;
 
     /// The flow, as the parser says.
     #[inline]
@@ -125,6 +129,22 @@ impl Headed for [u8; 4] {
             source_port: ((to_ports(head) >> 32) as u16).to_le_bytes(),
         }
     }
+
+    #[inline]
+    fn gue_part(head: &Self::Head) -> Option<u32> {
+        let lifetime = [head[22], 0];
+        let header_len = (IPV4_LEN as u16).to_be_bytes();
+        let words = [
+            bytes::<14, 2>(head),
+            bytes::<18, 2>(head),
+            bytes::<20, 2>(head),
+            lifetime,
+            bytes::<24, 2>(head),
+            header_len,
+        ];
+        let length = Self::inner(head).length;
+        (usize::from(length) >= IPV4_LEN).then(|| words.into_iter().map(word).sum())
+    }
 }
 
 impl Headed for [u8; 16] {
@@ -174,6 +194,18 @@ impl Headed for [u8; 16] {
             source_port: bytes::<54, 2>(head),
         }
     }
+
+    #[inline]
+    fn gue_part(head: &Self::Head) -> Option<u32> {
+        let words = [
+            bytes::<14, 2>(head),
+            bytes::<16, 2>(head),
+            bytes::<20, 2>(head),
+            // The pseudo header has the protocol in a low byte.
+            [0xff, !Self::protocol(head)],
+        ];
+        Some(words.into_iter().map(word).sum())
+    }
 }
 
 /// `N` bytes behind the room, whose end cannot overflow.
@@ -189,6 +221,11 @@ fn bytes<const AT: usize, const N: usize>(head: &[u8]) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&head[AT..AT + N]);
     bytes
+}
+
+#[inline]
+fn word(bytes: [u8; 2]) -> u32 {
+    u32::from(u16::from_ne_bytes(bytes))
 }
 
 /// Lifetime, protocol, checksum and source address of an IPv4 header; the first is the lowest byte.

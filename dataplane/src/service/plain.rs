@@ -9,7 +9,11 @@ use super::{
     spec::{Encapsulation, Protocol, Settings},
     table::{Real, RealId, Vip},
 };
-use crate::packet::{IPV4_LEN, IPV6_LEN, head, outer::OuterHeader, parse::tcp_flags};
+use crate::packet::{
+    IPV4_LEN, IPV6_LEN, head,
+    outer::{Gue, OuterHeader},
+    parse::tcp_flags,
+};
 
 /// A VIP without flags, by single address, port and protocol, whose packets need nothing but flow
 /// table, ring and encapsulation.
@@ -56,13 +60,25 @@ impl Plain {
             .iter()
             .rposition(Option::is_some)
             .map_or(0, |last| last + 1);
-        let next_hop = settings
-            .next_hop_mac
-            .filter(|_| settings.encapsulation == Encapsulation::Ipip);
         let header = |real: &Option<Real>| RealHeader {
             id: real.map_or(RealId::NONE, |real| real.id),
-            header: match (real, next_hop) {
-                (Some(real), Some(next_hop)) => OuterHeader::ipip(next_hop.0, real.address),
+            header: match (real, settings.next_hop_mac) {
+                (Some(real), Some(next_hop)) => match settings.encapsulation {
+                    Encapsulation::Ipip => OuterHeader::ipip(next_hop.0, real.address),
+                    Encapsulation::Gue {
+                        port,
+                        source_v4,
+                        source_v6,
+                    } => OuterHeader::gue(
+                        next_hop.0,
+                        real.address,
+                        Gue {
+                            port,
+                            source_v4,
+                            source_v6,
+                        },
+                    ),
+                },
                 _ => OuterHeader::NONE,
             },
         };
