@@ -139,6 +139,10 @@ impl QueuePort for TimedPort {
         self.port.kick()
     }
 
+    fn rouse_sender(&mut self) -> io::Result<bool> {
+        self.port.rouse_sender()
+    }
+
     fn unfinished(&self) -> usize {
         self.port.unfinished()
     }
@@ -155,8 +159,8 @@ impl QueuePort for TimedPort {
         self.port.fill_ring_empty()
     }
 
-    fn wake_receiver(&mut self) {
-        self.port.wake_receiver();
+    fn rouse_receiver(&mut self) -> io::Result<bool> {
+        self.port.rouse_receiver()
     }
 
     fn check(&mut self) -> io::Result<()> {

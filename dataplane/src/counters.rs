@@ -326,9 +326,9 @@ counter_table! {
         fill_kicks = "fill-kicks", Count, "system calls", "",
             "The kernel was asked to look at the fill ring.";
         rx_stalls = "rx-stalls", Count, "times", "",
-            "The kernel had found the fill ring empty and nothing arrived until it was told to look again.";
+            "The driver had found the fill ring empty and nothing arrived until it was called.";
         tx_stalls = "tx-stalls", Count, "times", "",
-            "Frames were on their way and none left for a second; the kernel was kicked.";
+            "Frames were on their way and none left for a second.";
         invalid_descriptors = "invalid-descriptors", Count, "descriptors", "",
             "Descriptors from the kernel that lay outside the frames' memory or were too long.";
         frames_lost = "frames-lost", Gauge, "frames", "",

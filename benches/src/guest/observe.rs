@@ -78,10 +78,23 @@ pub(super) fn queues_used(balancer: &Balancer, wanted: usize) -> Result<String> 
     Ok(format!("packets forwarded by queue: {packets:?}"))
 }
 
-/// No frame was dropped, and none is unaccounted for.
+/// A number of `show workers`, over all workers.
+pub(super) fn sum(balancer: &Balancer, group: &str, name: &str) -> Result<u64> {
+    let workers = workers(balancer)?;
+    let counts = workers.iter().map(|worker| worker[group][name].as_u64());
+    counts
+        .sum::<Option<u64>>()
+        .with_context(|| format!("`show workers` has no {name}"))
+}
+
+/// No frame was dropped, none is unaccounted for, and no queue stood still.
 pub(super) fn frames_conserved(balancer: &Balancer) -> Result<String> {
     let frames = balancer.stats()?.frames;
     ensure!(frames.dropped == 0, "frames were dropped: {frames:?}");
+    for name in ["rx-stalls", "tx-stalls"] {
+        let stalls = sum(balancer, "io", name)?;
+        ensure!(stalls == 0, "{name} is {stalls}");
+    }
     frames_add_up(balancer)
 }
 

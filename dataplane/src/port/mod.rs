@@ -145,9 +145,13 @@ pub trait QueuePort {
     /// Does nothing when the kernel takes frames by itself.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Tells the kernel once to transmit, whether it asked for it or not: some drivers keep the last
-    /// frames until they are told again.
+    /// Tells the kernel once more to transmit, if it asks to be told, though the TX ring may be empty:
+    /// some drivers keep the last frames until then.
     fn kick(&mut self) -> io::Result<()>;
+
+    /// Has the driver serve its side of transmission now, even if it does not ask to be told; returns
+    /// whether the kernel offers a way to the driver.
+    fn rouse_sender(&mut self) -> io::Result<bool>;
 
     /// Frames handed to the kernel that have not been reaped.
     fn unfinished(&self) -> usize;
@@ -163,12 +167,14 @@ pub trait QueuePort {
     /// Sleeps until the TX ring has room or the time is over.
     fn wait_for_room(&mut self, timeout: Duration) -> io::Result<()>;
 
-    /// Times that the kernel wanted a chunk for a frame and the fill ring had none. It may ask the
-    /// kernel; called about once a second.
+    /// Times that a driver wanted chunks from the fill ring and found none. It may ask the kernel;
+    /// called about once a second.
     fn fill_ring_empty(&mut self) -> u64;
 
-    /// Tells the kernel once to look at the fill ring, whether it asked for it or not.
-    fn wake_receiver(&mut self);
+    /// Has the driver look now at what has arrived and at the fill ring, even if it does not ask to be
+    /// told, if the kernel offers a way to it, and waits a few milliseconds for frames; returns whether
+    /// any came of it. For a queue that has been silent.
+    fn rouse_receiver(&mut self) -> io::Result<bool>;
 
     /// Whether the queue is still there. Called about once a second.
     fn check(&mut self) -> io::Result<()>;

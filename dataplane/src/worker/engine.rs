@@ -406,7 +406,8 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
     }
 
     /// Finds out whether the queue is still there, whether all chunks are, and whether both
-    /// directions move. The worker's thread calls it about once a second.
+    /// directions move, and calls the driver for one that does not. The worker's thread calls it about
+    /// once a second.
     ///
     /// # Errors
     /// The queue is gone.
@@ -414,10 +415,10 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
         self.next_check_ns = self.now_ns + nanoseconds(CHECK_INTERVAL);
         self.count_chunks();
         self.port.check()?;
-        self.kick_what_stands_still()
+        self.rouse_what_stands_still()
     }
 
-    fn kick_what_stands_still(&mut self) -> io::Result<()> {
+    fn rouse_what_stands_still(&mut self) -> io::Result<()> {
         let counters = self.forwarder.counters();
         let findings = self.watchdog.look(Signs {
             received: counters.received.packets.get(),
@@ -426,22 +427,21 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
             unfinished: self.port.unfinished(),
         });
         let queue = self.queue;
-        if findings.rx_silent {
-            self.port.wake_receiver();
-        }
-        if findings.rx_stalled {
+        if findings.rx_silent && self.port.rouse_receiver()? {
             counters.io.rx_stalls.add(1);
-            tracing::warn!(
-                queue,
-                "nothing was received until the driver was told to look at the fill ring"
-            );
+            tracing::warn!(queue, "nothing was received until the driver was called");
         }
         if findings.tx_stalled {
             counters.io.tx_stalls.add(1);
+            let called = self.port.rouse_sender()?;
             if !self.tx_stalled {
-                tracing::warn!(queue, "no frame leaves, telling the driver to transmit");
+                tracing::warn!(
+                    queue,
+                    called,
+                    "no frame leaves; if that goes on while the link is up, restart katran-xsk, which \
+                     sets the queue up anew"
+                );
             }
-            self.port.kick()?;
         }
         self.tx_stalled = findings.tx_stalled;
         Ok(())

@@ -14,7 +14,7 @@
 //!   the control plane or a fault: a step of a question may do what it likes, and its closure is
 //!   freed; a frame that goes to the kernel costs a system call; lost frames are logged once.
 //! - About once a second the worker asks whether the queue is still there, counts the chunks, and
-//!   kicks a direction that stands still ([`Engine::check`]).
+//!   calls the driver if a direction stands still ([`Engine::check`]).
 //! - A swapped-out table is not freed here; the [`Publisher`](crate::service::Publisher) keeps it.
 
 mod clock;

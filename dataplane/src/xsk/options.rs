@@ -29,14 +29,14 @@ pub(super) struct Statistics {
     pub(super) tx_ring_empty_descs: u64,
 }
 
-fn get<T: Plain>(fd: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
+fn get<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
     let mut value = T::default();
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` is writable for `len` bytes, and `Plain` allows any bytes in it.
     let result = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
-            libc::SOL_XDP,
+            level,
             name,
             (&raw mut value).cast(),
             &raw mut len,
@@ -69,12 +69,17 @@ fn set(fd: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int) -> io::Result<
 
 /// Whether the kernel gave the socket zero-copy.
 pub(super) fn is_zero_copy(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(get::<u32>(fd, libc::XDP_OPTIONS)? & libc::XDP_OPTIONS_ZEROCOPY != 0)
+    Ok(get::<u32>(fd, libc::SOL_XDP, libc::XDP_OPTIONS)? & libc::XDP_OPTIONS_ZEROCOPY != 0)
 }
 
 /// The kernel's counters of a socket. Kernels before 5.9 fill in the first three.
 pub(super) fn statistics(fd: BorrowedFd<'_>) -> io::Result<Statistics> {
-    get(fd, libc::XDP_STATISTICS)
+    get(fd, libc::SOL_XDP, libc::XDP_STATISTICS)
+}
+
+/// Whether the kernel knows which poll function (NAPI) serves the socket's queue.
+pub(super) fn knows_driver(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(get::<u32>(fd, libc::SOL_SOCKET, libc::SO_INCOMING_NAPI_ID)? != 0)
 }
 
 /// Whether each call into the socket polls the device. The option is a time, but of that the kernel only

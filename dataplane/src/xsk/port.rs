@@ -33,6 +33,9 @@ use crate::{
     },
 };
 
+/// How long a driver that has just been called may take until frames are there.
+const ANSWER: Duration = Duration::from_millis(5);
+
 /// A chunk of an [`XskPort`]'s memory in the worker's hands.
 ///
 /// Neither `Clone` nor `Copy`, unlike the descriptor inside, and made in one place only.
@@ -165,6 +168,42 @@ impl XskPort {
         } else {
             Ok(())
         }
+    }
+
+    /// Tells the driver to look at the fill ring, if it asks to be told: else the kernel does not pass
+    /// the call on (`cached_need_wakeup` in `net/xdp/xsk.c`).
+    fn wake_receiver(&mut self) {
+        self.activity.fill_kicks += 1;
+        // What it returns says nothing that the next check will not find out.
+        let _ = self.call();
+    }
+
+    /// Runs the driver's poll function for this queue, whatever the driver asks for, and returns whether
+    /// there is a way to.
+    ///
+    /// Busy polling is that way: it comes before the kernel looks at what the driver asks for. The
+    /// function is that of the receive queue. In mlx5, which does not ask to be told to send while frames
+    /// are on their way, it serves transmission too; igb and virtio-net always ask.
+    fn poll_driver(&self) -> bool {
+        let socket = self.socket_fd();
+        if !options::knows_driver(socket).unwrap_or(false) {
+            return false;
+        }
+        if self.busy_poll {
+            return self.call().is_ok();
+        }
+        if options::set_busy_poll(socket, true).is_err() {
+            return false;
+        }
+        let reached = self.call().is_ok();
+        // Less than before is always allowed.
+        let _ = options::set_busy_poll(socket, false);
+        reached
+    }
+
+    /// A call into the socket that moves nothing by itself.
+    fn call(&self) -> nix::Result<usize> {
+        recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT)
     }
 }
 
@@ -347,11 +386,20 @@ impl QueuePort for XskPort {
     }
 
     fn kick(&mut self) -> io::Result<()> {
+        if !self.tx.needs_wakeup() {
+            return Ok(());
+        }
         self.activity.tx_kicks += 1;
         match send(self.raw_fd(), &[], MsgFlags::MSG_DONTWAIT) {
             Err(errno) => self.after_kick(errno),
             Ok(_) => Ok(()),
         }
+    }
+
+    fn rouse_sender(&mut self) -> io::Result<bool> {
+        let asks = self.tx.needs_wakeup();
+        self.kick()?;
+        Ok(self.poll_driver() || asks)
     }
 
     fn unfinished(&self) -> usize {
@@ -361,7 +409,7 @@ impl QueuePort for XskPort {
     fn spin(&mut self) {
         if self.busy_poll {
             // As any call into the socket, it polls the device.
-            let _ = recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
+            let _ = self.call();
         } else {
             std::hint::spin_loop();
         }
@@ -389,6 +437,10 @@ impl QueuePort for XskPort {
     }
 
     fn fill_ring_empty(&mut self) -> u64 {
+        // Where the kernel copies it takes chunks itself, when it has a frame: no driver waits for any.
+        if !self.zero_copy {
+            return 0;
+        }
         // What cannot be asked any more has not risen.
         if let Ok(statistics) = options::statistics(self.socket_fd()) {
             self.fill_ring_empty = statistics.rx_fill_ring_empty_descs;
@@ -396,10 +448,17 @@ impl QueuePort for XskPort {
         self.fill_ring_empty
     }
 
-    fn wake_receiver(&mut self) {
+    fn rouse_receiver(&mut self) -> io::Result<bool> {
+        // What is there already came without.
+        if self.rx.nb_avail_exact() > 0 || !self.poll_driver() {
+            return Ok(false);
+        }
         self.activity.fill_kicks += 1;
-        // What it returns says nothing that the next check will not find out.
-        let _ = recv(self.raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
+        let mut fds = [PollFd::new(self.socket_fd(), PollFlags::POLLIN)];
+        poll_for(&mut fds, ANSWER)?;
+        let [socket] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        self.check_events(socket)?;
+        Ok(socket.contains(PollFlags::POLLIN))
     }
 
     fn check(&mut self) -> io::Result<()> {

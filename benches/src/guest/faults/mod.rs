@@ -21,7 +21,7 @@ use nix::sys::time::TimeValLike;
 use crate::lab::cpu_time;
 use crate::lab::plan::{self, BALANCER_INTERFACE};
 
-use super::observe::{WATCH, ensure_rests, ensure_serves, frames_add_up, stop, workers};
+use super::observe::{WATCH, ensure_rests, ensure_serves, frames_add_up, stop, sum};
 use super::report::Report;
 use super::scenario::Scenario;
 use super::site::{CLIENTS, PORT, Site};
@@ -202,16 +202,11 @@ fn starve(site: &Site, _: &Scenario) -> Result<Outcome> {
     let since = Instant::now();
     flowing.balancer.signal(Signal::SIGCONT)?;
     flowing.served_since(site, since)?;
-    let sum = |group: &str, name: &str| -> Result<u64> {
-        let workers = workers(&flowing.balancer)?;
-        let counts = workers.iter().map(|worker| worker[group][name].as_u64());
-        counts
-            .sum::<Option<u64>>()
-            .with_context(|| format!("`show workers` has no {name}"))
-    };
-    let starved = sum("socket", "fill-ring-empty")? + sum("socket", "rx-ring-full")?;
+    let balancer = &flowing.balancer;
+    let starved =
+        sum(balancer, "socket", "fill-ring-empty")? + sum(balancer, "socket", "rx-ring-full")?;
     ensure!(starved > 0, "the card always had a chunk for a frame");
-    let stalls = sum("io", "rx-stalls")?;
+    let stalls = sum(balancer, "io", "rx-stalls")?;
     let mut outcome = flowing.recovered(site, since)?;
     outcome.seen = format!("no chunk or no room {starved} times, {stalls} RX stalls, all served");
     Ok(outcome)

@@ -3,7 +3,8 @@
 //! [`pair`] gives a [`MemoryPort`] for the worker and a [`MemoryNic`] for the test. The port behaves
 //! as a copy-mode socket does: rings of fixed size with 32-bit indices, frames that leave only when
 //! the kernel is kicked, at most [`MemoryConfig::kick_budget`] for each kick. The other end decides
-//! when frames arrive and complete, and which errors kicks return.
+//! when frames arrive and complete, which errors kicks return, and how the driver misbehaves: as in the
+//! kernel, a kick does not reach a driver that does not ask for it.
 
 mod nic;
 mod ring;
@@ -113,14 +114,18 @@ struct Shared {
     sent: u64,
     driver: Driver,
     fill_ring_empty: u64,
+    /// Received by the card; the driver has not looked yet.
+    in_card: VecDeque<Vec<u8>>,
 }
 
 /// Misbehaviour of the driver.
 #[derive(Debug, Default)]
 struct Driver {
-    /// It says that it sends by itself.
+    /// It does not ask to be told to send.
     claims_to_send: bool,
     hearing: Hearing,
+    /// The kernel does not know its poll function.
+    out_of_reach: bool,
 }
 
 /// Whether the driver looks at the fill ring.
@@ -129,14 +134,14 @@ enum Hearing {
     /// For each frame.
     #[default]
     Good,
-    /// Once more; then it takes the ring for empty and does not look until it is told to.
+    /// Once more; then it takes the ring for empty and does not look until its poll function runs.
     GoesDeaf,
-    /// Not until it is told to.
+    /// Not until its poll function runs.
     Deaf,
 }
 
 impl Shared {
-    /// What `sendto` does: sends what the driver held, takes up to the budget from the TX ring.
+    /// What `sendto` does while the driver asks to be told.
     fn kick(&mut self) -> Result<(), Errno> {
         match self.link {
             Link::Up => {}
@@ -146,6 +151,16 @@ impl Shared {
         if let Some(error) = self.kick_errors.pop_front() {
             return Err(error);
         }
+        self.transmit();
+        if self.tx.is_empty() {
+            Ok(())
+        } else {
+            Err(Errno::EAGAIN)
+        }
+    }
+
+    /// Sends what the driver held, takes up to the budget from the TX ring.
+    fn transmit(&mut self) {
         while let Some(frame) = self.held.pop_front() {
             self.send(frame);
         }
@@ -160,11 +175,62 @@ impl Shared {
                 self.send(frame);
             }
         }
-        if self.tx.is_empty() {
-            Ok(())
-        } else {
-            Err(Errno::EAGAIN)
+    }
+
+    /// What the driver's poll function does, if the kernel knows it; returns whether it does.
+    fn poll_driver(&mut self) -> bool {
+        if self.driver.out_of_reach || self.link != Link::Up {
+            return false;
         }
+        self.driver.hearing = Hearing::Good;
+        while let Some(frame) = self.in_card.pop_front() {
+            if self.arrive(&frame).is_err() {
+                break;
+            }
+        }
+        self.transmit();
+        true
+    }
+
+    /// Moves a frame to the RX ring, in a chunk from the fill ring.
+    fn arrive(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        if self.link != Link::Up {
+            return Err(Refused::LinkDown);
+        }
+        if self.rx.free() == 0 {
+            return Err(Refused::RxRingFull);
+        }
+        let hearing = self.driver.hearing;
+        let chunk = match hearing {
+            Hearing::Good => self.fill.pop(),
+            Hearing::GoesDeaf | Hearing::Deaf => None,
+        };
+        let Some(mut chunk) = chunk else {
+            // The kernel counts when the driver looks, not when a frame arrives.
+            if hearing != Hearing::Deaf {
+                self.fill_ring_empty += 1;
+            }
+            if hearing == Hearing::GoesDeaf {
+                self.driver.hearing = Hearing::Deaf;
+            }
+            return Err(Refused::FillRingEmpty);
+        };
+        let place = chunk.buffer.get_mut(HEAD_ROOM..HEAD_ROOM + bytes.len());
+        let refused = if let Some(place) = place {
+            place.copy_from_slice(bytes);
+            self.rx
+                .push((chunk, bytes.len()))
+                .err()
+                .map(|(chunk, _)| (chunk, Refused::RxRingFull))
+        } else {
+            Some((chunk, Refused::TooLong))
+        };
+        if let Some((chunk, reason)) = refused {
+            let pushed = self.fill.push(chunk);
+            debug_assert!(pushed.is_ok(), "the slot was taken above");
+            return Err(reason);
+        }
+        Ok(())
     }
 
     fn send(&mut self, frame: Frame) {
@@ -250,6 +316,7 @@ pub fn pair(config: &MemoryConfig) -> io::Result<(MemoryPort, MemoryNic)> {
             sent: 0,
             driver: Driver::default(),
             fill_ring_empty: 0,
+            in_card: VecDeque::new(),
         }),
         arrival: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
     });
@@ -379,12 +446,24 @@ impl QueuePort for MemoryPort {
     }
 
     fn kick(&mut self) -> io::Result<()> {
+        let result = {
+            let mut shared = self.queue.lock();
+            if shared.driver.claims_to_send {
+                return Ok(());
+            }
+            shared.kick()
+        };
         self.activity.tx_kicks += 1;
-        let result = self.queue.lock().kick();
         match result {
             Err(errno) if suggests_loss(errno) => self.check(),
             Err(_) | Ok(()) => Ok(()),
         }
+    }
+
+    fn rouse_sender(&mut self) -> io::Result<bool> {
+        self.kick()?;
+        let mut shared = self.queue.lock();
+        Ok(shared.poll_driver() || !shared.driver.claims_to_send)
     }
 
     fn unfinished(&self) -> usize {
@@ -430,9 +509,13 @@ impl QueuePort for MemoryPort {
         self.queue.lock().fill_ring_empty
     }
 
-    fn wake_receiver(&mut self) {
+    fn rouse_receiver(&mut self) -> io::Result<bool> {
+        let mut shared = self.queue.lock();
+        if !shared.rx.is_empty() || !shared.poll_driver() {
+            return Ok(false);
+        }
         self.activity.fill_kicks += 1;
-        self.queue.lock().driver.hearing = Hearing::Good;
+        Ok(!shared.rx.is_empty())
     }
 
     fn check(&mut self) -> io::Result<()> {

@@ -46,43 +46,7 @@ impl MemoryNic {
     /// Lets a frame arrive: `bytes` as the socket would receive them, tag and room included.
     pub fn inject(&self, bytes: &[u8]) -> Result<(), Refused> {
         let mut shared = self.queue.lock();
-        if shared.link != Link::Up {
-            return Err(Refused::LinkDown);
-        }
-        if shared.rx.free() == 0 {
-            return Err(Refused::RxRingFull);
-        }
-        let hearing = shared.driver.hearing;
-        let chunk = match hearing {
-            Hearing::Good => shared.fill.pop(),
-            Hearing::GoesDeaf | Hearing::Deaf => None,
-        };
-        let Some(mut chunk) = chunk else {
-            // The kernel counts when the driver looks, not when a frame arrives.
-            if hearing != Hearing::Deaf {
-                shared.fill_ring_empty += 1;
-            }
-            if hearing == Hearing::GoesDeaf {
-                shared.driver.hearing = Hearing::Deaf;
-            }
-            return Err(Refused::FillRingEmpty);
-        };
-        let place = chunk.buffer.get_mut(HEAD_ROOM..HEAD_ROOM + bytes.len());
-        let refused = if let Some(place) = place {
-            place.copy_from_slice(bytes);
-            shared
-                .rx
-                .push((chunk, bytes.len()))
-                .err()
-                .map(|(chunk, _)| (chunk, Refused::RxRingFull))
-        } else {
-            Some((chunk, Refused::TooLong))
-        };
-        if let Some((chunk, reason)) = refused {
-            let pushed = shared.fill.push(chunk);
-            debug_assert!(pushed.is_ok(), "the slot was taken above");
-            return Err(reason);
-        }
+        shared.arrive(bytes)?;
         if std::mem::take(&mut shared.sleeping) {
             // Fails only when the counter is full, and then the worker wakes anyway.
             let _ = self.queue.arrival.write(1);
@@ -138,15 +102,25 @@ impl MemoryNic {
         self.queue.lock().hold_last = frames;
     }
 
-    /// Whether the driver says that it sends by itself, so that nobody kicks it.
+    /// Whether the driver says that it sends by itself, so that kicks do not reach it.
     pub fn claim_to_send(&self, claim: bool) {
         self.queue.lock().driver.claims_to_send = claim;
     }
 
-    /// The driver finds the fill ring empty at the next frame, and does not look again until it is told
-    /// to.
+    /// The driver finds the fill ring empty at the next frame, and does not look again until its poll
+    /// function runs.
     pub fn go_deaf(&self) {
         self.queue.lock().driver.hearing = Hearing::GoesDeaf;
+    }
+
+    /// Lets a frame arrive that stays in the card until the driver's poll function runs.
+    pub fn keep_in_card(&self, bytes: &[u8]) {
+        self.queue.lock().in_card.push_back(bytes.to_vec());
+    }
+
+    /// Whether the kernel does not know the driver's poll function.
+    pub fn put_out_of_reach(&self, out_of_reach: bool) {
+        self.queue.lock().driver.out_of_reach = out_of_reach;
     }
 
     /// Changes the state of the interface.
