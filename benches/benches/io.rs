@@ -167,6 +167,10 @@ impl QueuePort for TimedPort {
         self.port.check()
     }
 
+    fn interface_removed(&self) -> bool {
+        self.port.interface_removed()
+    }
+
     fn activity(&self) -> Activity {
         self.port.activity()
     }

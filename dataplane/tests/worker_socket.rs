@@ -367,7 +367,7 @@ fn a_link_may_go_down_but_a_removed_interface_ends_the_worker() {
     for worker in &balancer.workers {
         eventually("the end of the worker", || !worker.is_running());
         let error = worker.error().expect("an error");
-        assert!(matches!(*error, WorkerError::Queue { .. }), "{error}");
+        assert!(matches!(*error, WorkerError::Removed { .. }), "{error}");
         assert_eq!(worker.counters().unaccounted(), 0);
     }
 }

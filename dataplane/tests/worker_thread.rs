@@ -5,7 +5,7 @@ mod worker_rig;
 
 use std::{
     ops::ControlFlow,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -345,20 +345,33 @@ fn what_was_received_is_forwarded_before_the_end() {
     assert_eq!(running.worker.stop().census, Some(census));
 }
 
-#[test]
-fn a_worker_whose_queue_is_gone_stops_with_an_error() {
+/// The error with which a worker ends in this state of its interface.
+fn ended_by(link: Link) -> Arc<WorkerError> {
     let running = started();
-    running.nic.set_link(Link::Gone);
+    running.nic.set_link(link);
     eventually("the end", || !running.worker.is_running());
     let error = running.worker.error().expect("an error");
-    assert!(
-        matches!(*error, WorkerError::Queue { queue: 0, .. }),
-        "{error}"
-    );
     assert!(error.to_string().contains("queue 0"), "{error}");
     assert_eq!(running.worker.ask(|_, _| (), PATIENCE), Err(AskError::Gone));
     assert!(running.worker.stop().error.is_some());
     assert_accounted(running.worker.counters());
+    error
+}
+
+#[test]
+fn a_worker_whose_queue_is_gone_says_whether_the_interface_is() {
+    let error = ended_by(Link::Gone);
+    assert!(
+        matches!(*error, WorkerError::Removed { queue: 0, .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("was removed"), "{error}");
+    let error = ended_by(Link::Broken);
+    assert!(
+        matches!(*error, WorkerError::Queue { queue: 0, .. }),
+        "{error}"
+    );
+    assert!(!error.to_string().contains("removed"), "{error}");
 }
 
 #[test]

@@ -179,6 +179,9 @@ pub trait QueuePort {
     /// Whether the queue is still there. Called about once a second.
     fn check(&mut self) -> io::Result<()>;
 
+    /// Whether the interface is known to be gone. Asked when the queue has failed.
+    fn interface_removed(&self) -> bool;
+
     /// What the port did so far.
     fn activity(&self) -> Activity;
 

@@ -474,6 +474,11 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
         Ok(())
     }
 
+    /// Whether the queue's interface is known to be gone.
+    pub(super) fn interface_removed(&self) -> bool {
+        self.port.interface_removed()
+    }
+
     /// Counts the chunks a last time and closes the port.
     pub fn close(mut self) -> Census {
         self.publish_activity();

@@ -46,10 +46,21 @@ pub enum WorkerError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The queue is gone.
+    /// The queue is gone with its interface.
     #[error(
-        "worker of queue {queue}: the socket failed: {source}; was the interface removed? Restart \
-         once it is back"
+        "worker of queue {queue}: the interface was removed, or moved to another network namespace \
+         ({source}); start again once it is back"
+    )]
+    Removed {
+        /// The worker's queue.
+        queue: u32,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The queue is gone, and nothing is known of its interface's end.
+    #[error(
+        "worker of queue {queue}: the socket failed ({source}); restart katran-xsk, and see what the \
+         kernel's log says of the driver"
     )]
     Queue {
         /// The worker's queue.

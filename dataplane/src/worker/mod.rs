@@ -140,14 +140,17 @@ where
                 return;
             }
             let result = catch_unwind(AssertUnwindSafe(|| {
-                let result = engine.run(&status, &waker);
-                (engine.close(), result)
+                let error = engine.run(&status, &waker).err().map(|source| {
+                    if engine.interface_removed() {
+                        WorkerError::Removed { queue, source }
+                    } else {
+                        WorkerError::Queue { queue, source }
+                    }
+                });
+                (engine.close(), error)
             }));
             let (census, error) = match result {
-                Ok((census, Ok(()))) => (Some(census), None),
-                Ok((census, Err(source))) => {
-                    (Some(census), Some(WorkerError::Queue { queue, source }))
-                }
+                Ok((census, error)) => (Some(census), error),
                 Err(panic) => (None, Some(WorkerError::panicked(queue, &*panic))),
             };
             if let Some(error) = &error {

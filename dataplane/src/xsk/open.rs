@@ -51,6 +51,8 @@ pub(super) struct Memory {
 
 /// A socket that is bound to its queue, and what it came with.
 pub(super) struct Opened {
+    /// Index of the interface.
+    pub(super) interface: u32,
     pub(super) memory: Memory,
     /// Bytes of each chunk.
     pub(super) chunk_size: usize,
@@ -83,7 +85,11 @@ pub(super) fn open(config: &XskConfig) -> Result<Opened, XskError> {
         );
         String::new()
     });
-    let attempt = Attempt { config, driver };
+    let attempt = Attempt {
+        config,
+        index: interface.index(),
+        driver,
+    };
     let chunk_size = attempt.chunk_size()?;
     let queues = interface
         .queues()
@@ -102,6 +108,8 @@ pub(super) fn open(config: &XskConfig) -> Result<Opened, XskError> {
 /// One try to open a socket, with what its errors name.
 struct Attempt<'a> {
     config: &'a XskConfig,
+    /// Index of the interface.
+    index: u32,
     driver: String,
 }
 
@@ -146,6 +154,7 @@ impl Attempt<'_> {
         let probe = SocketProbe::new(fd)
             .map_err(|error| self.refused("duplicating the descriptor", error))?;
         Ok(Opened {
+            interface: self.index,
             memory,
             chunk_size,
             tx,

@@ -11,6 +11,7 @@ use std::{
 use arrayvec::ArrayVec;
 use nix::{
     errno::Errno,
+    net::if_::if_nameindex,
     poll::{PollFd, PollFlags},
     sys::socket::{MsgFlags, getsockopt, recv, send, sockopt::SocketError},
 };
@@ -56,6 +57,8 @@ impl Chunk {
 /// An `AF_XDP` socket with memory of its own.
 #[derive(Debug)]
 pub struct XskPort {
+    /// Index of the interface.
+    interface: u32,
     number: u64,
     umem: Umem,
     rx: RxQueue,
@@ -89,6 +92,7 @@ impl XskPort {
         static PORTS: AtomicU64 = AtomicU64::new(0);
 
         let Opened {
+            interface,
             memory,
             chunk_size,
             tx,
@@ -110,6 +114,7 @@ impl XskPort {
             + 2 * 16 * XskConfig::traffic_ring(frames);
         let table_bytes = chunks * (size_of::<FrameDesc>() + 1);
         Ok(Self {
+            interface,
             number: PORTS.fetch_add(1, Ordering::Relaxed),
             umem,
             rx,
@@ -470,6 +475,12 @@ impl QueuePort for XskPort {
             };
         }
         self.gone.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn interface_removed(&self) -> bool {
+        // By index: one that was removed and made again has another. A list that is not to be had says
+        // nothing.
+        if_nameindex().is_ok_and(|all| all.iter().all(|other| other.index() != self.interface))
     }
 
     fn activity(&self) -> Activity {

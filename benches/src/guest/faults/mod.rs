@@ -257,7 +257,7 @@ fn remove(site: &Site, _: &Scenario) -> Result<Outcome> {
     );
     let reason = said
         .lines()
-        .find(|line| line.contains("was the interface removed?"))
+        .find(|line| line.contains("the interface was removed"))
         .with_context(|| format!("the balancer does not say why it ended: {said}"))?;
     Ok(Outcome {
         interruption: Some(interruption),

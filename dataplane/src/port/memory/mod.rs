@@ -146,6 +146,7 @@ impl Shared {
         match self.link {
             Link::Up => {}
             Link::Down => return Err(Errno::ENETDOWN),
+            Link::Broken => return Err(Errno::EBADF),
             Link::Gone => return Err(Errno::ENXIO),
         }
         if let Some(error) = self.kick_errors.pop_front() {
@@ -521,8 +522,13 @@ impl QueuePort for MemoryPort {
     fn check(&mut self) -> io::Result<()> {
         match self.queue.lock().link {
             Link::Up | Link::Down => Ok(()),
+            Link::Broken => Err(Errno::EBADF.into()),
             Link::Gone => Err(Errno::ENXIO.into()),
         }
+    }
+
+    fn interface_removed(&self) -> bool {
+        self.queue.lock().link == Link::Gone
     }
 
     fn activity(&self) -> Activity {

@@ -14,6 +14,8 @@ pub enum Link {
     Up,
     /// Administratively down: kicks return `ENETDOWN`, nothing arrives.
     Down,
+    /// The interface is there and the socket is not: kicks return `EBADF`, for ever.
+    Broken,
     /// The interface was removed: kicks return `ENXIO`, for ever.
     Gone,
 }
@@ -27,7 +29,7 @@ pub enum Refused {
     RxRingFull,
     /// The frame does not fit a chunk.
     TooLong,
-    /// The link is down or gone.
+    /// The link is not up.
     LinkDown,
 }
 
