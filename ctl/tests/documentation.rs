@@ -4,7 +4,7 @@ use clap::CommandFactory as _;
 use dataplane::{
     counters::DropReason,
     service::{DecapSpec, HashFunction, Protocol, VipFlags, VipKey, VipSpec},
-    xsk::SocketMode,
+    xsk::{OLDEST_KERNEL, SocketMode},
 };
 use katran_xsk::{
     admin::command::{COMMANDS, CommandSpec},
@@ -17,6 +17,7 @@ use katran_xsk::{
 use xdp_layout::counter::{DecapCounter, HealthCheckCounter, RedirectCounter};
 
 const README: &str = include_str!("../../README.md");
+const DRIVERS: &str = include_str!("../../docs/drivers.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 const PERFORMANCE: &str = include_str!("../../docs/performance.md");
 const REAL_SERVERS: &str = include_str!("../../docs/real-server-setup.md");
@@ -78,6 +79,14 @@ fn every_drop_reason_and_counter_is_explained() {
     let decap: Vec<&str> = DecapCounter::ALL.iter().map(|one| one.name()).collect();
     let heading = "### With `katran-xsk decap` (recommended)";
     assert_eq!(rows(REAL_SERVERS, heading), decap);
+}
+
+#[test]
+fn the_oldest_kernel_is_named() {
+    let named = format!("Linux {OLDEST_KERNEL} or later");
+    for page in [README, DRIVERS] {
+        assert!(page.contains(&named), "{named}");
+    }
 }
 
 /// A value for every key, none of them the default, so that all are written.

@@ -2,6 +2,9 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+/// The oldest Linux that all of this is written for.
+pub const OLDEST_KERNEL: &str = "5.15";
+
 /// Bytes the kernel keeps free in front of a received frame (`XDP_PACKET_HEADROOM`).
 pub const HEAD_ROOM: usize = 256;
 

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use super::config::{LARGEST_FRAME, SocketMode, XskConfig};
+use super::config::{LARGEST_FRAME, OLDEST_KERNEL, SocketMode, XskConfig};
 
 /// Why a socket could not be opened. The text names interface, queue and remedy.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +73,8 @@ pub enum XskError {
 
     /// The kernel has no `AF_XDP`.
     #[error(
-        "{interface} queue {queue}: this kernel has no AF_XDP sockets; it needs CONFIG_XDP_SOCKETS \
-         (Linux 5.4 or later)"
+        "{interface} queue {queue}: this kernel has no AF_XDP sockets; it takes CONFIG_XDP_SOCKETS \
+         and Linux {OLDEST_KERNEL} or later"
     )]
     NoKernelSupport {
         /// Interface.

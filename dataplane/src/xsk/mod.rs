@@ -23,7 +23,9 @@ mod port;
 mod probe;
 mod tap;
 
-pub use config::{HEAD_ROOM, SocketMode, TUNNEL_ROOM, XskConfig, chunk_size, chunk_size_under};
+pub use config::{
+    HEAD_ROOM, OLDEST_KERNEL, SocketMode, TUNNEL_ROOM, XskConfig, chunk_size, chunk_size_under,
+};
 pub use error::XskError;
 pub use interface::{Interface, kernel_release};
 pub use port::{Chunk, XskPort};
