@@ -13,6 +13,7 @@ mod decap;
 mod difference;
 mod health_check;
 mod kernel;
+mod link;
 mod server_ids;
 pub(crate) mod settings;
 mod sink;
@@ -46,6 +47,7 @@ pub use crate::mtu::Fit;
 pub use difference::{Changes, Names};
 pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 pub use kernel::{KernelCpu, KernelDatapath};
+pub use link::{Link, LinkState, SharedLink};
 pub use server_ids::WhichServerIds;
 pub use sink::{NoProgram, ServiceSink, tunnels, vip_entries};
 pub use worker::{NoAnswer, Socket, Worker};
@@ -90,6 +92,8 @@ pub struct ControlParts {
     /// Reads the interface's MTU, to which changes are held; the caller has checked what it starts
     /// with. `None` when there is no interface.
     pub mtu: Option<MtuSource>,
+    /// The interface's link and queues, for `show config`; `None` when there is no interface.
+    pub link: Option<SharedLink>,
     /// Reads the addresses of this host, of which changes warn if they are VIPs. `None`: there are
     /// none.
     pub own_addresses: Option<AddressSource>,
@@ -131,6 +135,7 @@ pub struct Control {
     mtu: Option<MtuSource>,
     /// The MTU that was looked at last, and what it means for the running configuration.
     mtu_told: Option<(u32, Fit)>,
+    link: Option<SharedLink>,
     own_addresses: Option<AddressSource>,
     workers: Arc<[Worker]>,
     baselines: Arc<Baselines>,
@@ -242,6 +247,7 @@ impl Control {
             health_checks: parts.health_checks,
             mtu: None,
             mtu_told: None,
+            link: parts.link,
             own_addresses: parts.own_addresses,
             workers: parts.workers.into(),
             baselines: Arc::default(),
@@ -732,6 +738,11 @@ impl Control {
         Some((mtu, self.fit(&self.config, mtu)))
     }
 
+    /// The interface's link and queues as last seen; `None` when there is no interface.
+    pub fn link(&self) -> Option<Link> {
+        self.link.as_ref().map(SharedLink::get)
+    }
+
     /// Looks at the MTU, which anybody may change, and puts it into the log if it came to mean something
     /// else for the running configuration.
     pub fn watch_mtu(&mut self) {
@@ -911,6 +922,7 @@ mod tests {
             sink: Box::new(Arc::clone(&maps)),
             health_checks: Box::new(NoProgram),
             mtu: None,
+            link: None,
             own_addresses: None,
             workers: Vec::new(),
         })
@@ -950,6 +962,7 @@ mod tests {
             sink: Box::new(NoProgram),
             health_checks: Box::new(NoProgram),
             mtu: None,
+            link: None,
             own_addresses: None,
             workers: Vec::new(),
         })

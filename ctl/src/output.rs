@@ -18,7 +18,7 @@ use crate::{
         HelpArgument, HelpCommand, Memory, RealList, ServerIdList, ServerIdUse, SourceRouteAnswer,
         SourceRouteList, Stats, Traffic, VipFlows, VipList, WorkerFailure, WorkerList,
     },
-    control::{Changes, Names},
+    control::{Changes, LinkState, Names},
 };
 
 /// Names that a change shows of a kind; JSON has more.
@@ -634,7 +634,24 @@ fn drops(list: &DropList, reading: Reading) -> String {
 
 fn config(report: &ConfigReport) -> String {
     let mut table = Table::new(["SETTING", "VALUE"]);
-    let queues: Vec<String> = report.queues.iter().map(ToString::to_string).collect();
+    let list = |queues: &[u32]| {
+        let queues: Vec<String> = queues.iter().map(ToString::to_string).collect();
+        queues.join(",")
+    };
+    let queues = match report.queues_without_worker.as_slice() {
+        [] => list(&report.queues),
+        without => format!(
+            "{} (without a worker: {})",
+            list(&report.queues),
+            list(without)
+        ),
+    };
+    let link = match report.link {
+        None => "-",
+        Some(LinkState::Up) => "up",
+        Some(LinkState::NoCarrier) => "no carrier: nothing arrives",
+        Some(LinkState::Down) => "down: nothing arrives",
+    };
     let next_hop = match (&report.next_hop_mac, report.next_hop_configured) {
         (Some(mac), true) => format!("{mac} (configured)"),
         (Some(mac), false) => format!("{mac} (resolved)"),
@@ -656,8 +673,9 @@ fn config(report: &ConfigReport) -> String {
         ),
         ("interface", report.interface.clone()),
         ("datapath", report.datapath.clone()),
-        ("queues", queues.join(",")),
+        ("queues", queues),
         ("xdp mode", xdp),
+        ("link", link.to_owned()),
         ("mtu", mtu),
         ("next hop", next_hop),
     ] {

@@ -171,6 +171,7 @@ impl Balancer {
             sink: Box::new(NoProgram),
             health_checks: Box::new(NoProgram),
             mtu: Some(Box::new(|| Ok(1500))),
+            link: None,
             own_addresses: None,
             workers: vec![Worker::new(Arc::clone(&worker), None)],
         })

@@ -436,7 +436,7 @@ fn config_report(control: &Control) -> ConfigReport {
         .flat_map(|vip| &vip.reals)
         .map(|real| real.address)
         .collect();
-    let mtu = control.mtu();
+    let (mtu, link) = (control.mtu(), control.link());
     ConfigReport {
         config: origin
             .config_path
@@ -448,7 +448,9 @@ fn config_report(control: &Control) -> ConfigReport {
         xdp_fallback: origin.xdp_fallback.clone(),
         mtu: mtu.as_ref().map(|(mtu, _)| *mtu),
         mtu_warning: mtu.and_then(|(_, fit)| fit.unwrap_or_else(|error| Some(error.to_string()))),
+        link: link.as_ref().map(|link| link.state),
         queues: view.workers.iter().map(Worker::queue).collect(),
+        queues_without_worker: link.map(|link| link.without_worker).unwrap_or_default(),
         next_hop_mac: control.next_hop().map(|mac| mac.to_string()),
         next_hop_configured: config.interface.next_hop_mac.is_some(),
         workers: worker_settings(&config.interface, &view.workers),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::command::Verb;
-use crate::control::Changes;
+use crate::control::{Changes, LinkState};
 
 pub use super::decap::{DecapList, DecapRow};
 
@@ -384,8 +384,14 @@ pub struct ConfigReport {
     pub mtu: Option<u32>,
     /// Why packets that the configuration allows do not fit it.
     pub mtu_warning: Option<String>,
+    /// Whether packets can pass the interface, as last seen.
+    #[serde(default)]
+    pub link: Option<LinkState>,
     /// RX queues with a worker.
     pub queues: Vec<u32>,
+    /// Queues that the interface has besides, as last seen.
+    #[serde(default)]
+    pub queues_without_worker: Vec<u32>,
     /// Next hop in use.
     pub next_hop_mac: Option<String>,
     /// The configuration names the next hop; else it is resolved and followed.

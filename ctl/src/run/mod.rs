@@ -11,6 +11,7 @@ mod datapath;
 mod health_check;
 mod huge_pages;
 pub(crate) mod kernel;
+mod link;
 mod lock;
 mod neighbour;
 mod notify;
@@ -45,12 +46,13 @@ use crate::{
     },
     cli::{DatapathChoice, RunArgs},
     config::{Config, ConfigError},
-    control::{Changes, Control, ControlParts, Origin, SharedControl, lock},
+    control::{Changes, Control, ControlParts, Origin, SharedControl, SharedLink, lock},
     mtu, warnings,
 };
 use balancer::Balancer;
 use datapath::Datapath;
 use kernel::KernelBalancer;
+use link::LinkWatch;
 use lock::InstanceLock;
 use neighbour::{Gateway, Neighbour};
 use priority::Rank;
@@ -99,9 +101,9 @@ async fn balance(
     let mtu_warning = mtu::check(&config, &name, mtu)?;
     preflight::privileges()?;
     let _lock = InstanceLock::take(&name)?;
-    let queues = start.queues(existing);
-    let mut warnings =
-        preflight::warnings(&name, &interface, &queues, existing).with_context(asked)?;
+    let link = LinkWatch::new(&name, interface.index(), start.queues()).await?;
+    let mut warnings = link.warnings();
+    warnings.extend(preflight::warnings(&name, &interface));
     warnings.extend(mtu_warning);
     let own = warnings::own_addresses().context("reading this host's addresses")?;
     warnings.extend(warnings::of(&config, Some(&own)));
@@ -143,7 +145,15 @@ async fn balance(
         warnings.push(no_next_hop(resolved, &name));
     }
     // With the first table each worker knows the VIPs and the next hop; from here on packets arrive.
-    let control = control(source, &config, &name, &*datapath, resolved, reloaded)?;
+    let control = control(
+        source,
+        &config,
+        &name,
+        &*datapath,
+        resolved,
+        reloaded,
+        link.link(),
+    )?;
     let engine = Engine::new(Arc::clone(&control));
     let admin = AdminServer::serve(socket, engine.clone(), Limits::default())?;
     say(Summary {
@@ -160,9 +170,11 @@ async fn balance(
     notify::ready();
 
     let following = tokio::spawn(follower.run(Arc::clone(&control)));
+    let watching = tokio::spawn(link.run());
     let end = serve(&control, &*datapath, &mut signals).await;
     notify::stopping();
     following.abort();
+    watching.abort();
     let report = datapath.stop();
     engine.end_capture();
     drop(admin);
@@ -211,11 +223,11 @@ impl Start {
         Ok(Self::Kernel { warning })
     }
 
-    /// Queues whose packets are balanced.
-    fn queues(&self, existing: u32) -> Vec<u32> {
+    /// Queues with a worker; the kernel balances what arrives on any.
+    fn queues(&self) -> Option<Vec<u32>> {
         match self {
-            Self::Xsk { queues, .. } => queues.clone(),
-            Self::Kernel { .. } => (0..existing).collect(),
+            Self::Xsk { queues, .. } => Some(queues.clone()),
+            Self::Kernel { .. } => None,
         }
     }
 }
@@ -238,6 +250,7 @@ fn control(
     datapath: &dyn Datapath,
     resolved: Option<Gateway>,
     reloaded: Arc<Notify>,
+    link: SharedLink,
 ) -> anyhow::Result<SharedControl> {
     let (xdp_mode, xdp_fallback) = datapath.xdp_mode();
     let config_path = source.path().cloned();
@@ -266,6 +279,7 @@ fn control(
             let name = interface.to_owned();
             move || Interface::open(&name)?.mtu()
         })),
+        link: Some(link),
         own_addresses: Some(Box::new(warnings::own_addresses)),
         workers: datapath.workers().to_vec(),
     })?;

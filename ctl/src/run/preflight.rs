@@ -1,6 +1,6 @@
 //! What can be found wrong before anything is changed.
 
-use std::{fs, io};
+use std::fs;
 
 use anyhow::{Context as _, bail};
 use dataplane::xsk::Interface;
@@ -103,28 +103,8 @@ pub(super) fn kernel_memory(needed: usize) -> anyhow::Result<()> {
 }
 
 /// What an operator should know and that does not keep the balancer from running.
-pub(super) fn warnings(
-    name: &str,
-    interface: &Interface,
-    queues: &[u32],
-    existing: u32,
-) -> io::Result<Vec<String>> {
+pub(super) fn warnings(name: &str, interface: &Interface) -> Vec<String> {
     let mut warnings = Vec::new();
-    if !interface.is_up()? {
-        warnings.push(format!(
-            "interface {name} is down: nothing arrives until `ip link set dev {name} up`"
-        ));
-    }
-    let without: Vec<usize> = (0..existing)
-        .filter(|queue| !queues.contains(queue))
-        .map(|queue| queue as usize)
-        .collect();
-    if !without.is_empty() {
-        warnings.push(format!(
-            "queues without a worker: {}; VIP packets that arrive there go to the kernel",
-            super::settings::display(&without)
-        ));
-    }
     let vlans = fs::read_to_string("/proc/net/vlan/config").unwrap_or_default();
     let mut offloads = interface.harmful_offloads();
     // Hiding VLAN tags does no harm where there are none.
@@ -153,7 +133,7 @@ pub(super) fn warnings(
             forwarding.join(", ")
         ));
     }
-    Ok(warnings)
+    warnings
 }
 
 /// Whether the kernel's list of VLANs (`/proc/net/vlan/config`) has one on this interface.

@@ -230,6 +230,7 @@ impl Rig {
                 let mtu = Arc::clone(&mtu);
                 move || Ok(mtu.load(Ordering::Relaxed))
             })),
+            link: None,
             workers: handles
                 .iter()
                 .map(|handle| Worker::new(Arc::clone(handle), None))

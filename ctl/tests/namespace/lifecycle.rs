@@ -4,11 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use benches::balancer::Launch;
+use benches::balancer::{Balancer, Launch};
 use benches::lab::plan::BALANCER_INTERFACE;
-use benches::lab::{Lab, LabOptions, cpu_time};
+use benches::lab::{Lab, LabOptions, Netlink, cpu_time};
 use benches::traffic::run_connections;
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 use super::support::{
     FAMILIES, PORT, TIMEOUT, assert_nothing_dropped, binary, exchanges, launch, program, require,
@@ -180,6 +181,79 @@ fn an_mtu_that_somebody_changes_is_told() -> Result<()> {
         let config = balancer.ctl(["show", "config"])?;
         assert_eq!(config["mtu"], mtu);
         assert_eq!(config["mtu_warning"].is_null(), mtu == found, "{config}");
+    }
+    assert!(balancer.stop()?.success());
+    Ok(())
+}
+
+/// Waits until the log has a line that it had not before, and gives what `show config` says then.
+fn config_once_told(balancer: &Balancer, told: &str, before: &str) -> Result<Value> {
+    wait_until(told, TIMEOUT, || {
+        let log = balancer.log();
+        Ok(log.strip_prefix(before).unwrap_or(&log).contains(told))
+    })?;
+    balancer.ctl(["show", "config"])
+}
+
+#[test]
+fn a_link_that_changes_is_told() -> Result<()> {
+    require!(a_link_that_changes_is_told);
+    let lab = Lab::new(LabOptions {
+        reals: 1,
+        ..LabOptions::default()
+    })?;
+    let balancer = start(&lab, &[vip(0, false, PORT, "tcp", [0])])?;
+    assert_eq!(balancer.ctl(["show", "config"])?["link"], "up");
+    let links = lab.balancer_links();
+    let other_end = Netlink::open(lab.router())?;
+    let to_balancer = lab.balancer().name();
+    let down = format!(" WARN interface {BALANCER_INTERFACE} is down: ");
+    let no_carrier = format!(" WARN interface {BALANCER_INTERFACE} has no carrier: ");
+    let change = |told: &str, state: &str, set: &dyn Fn() -> Result<()>| -> Result<()> {
+        let before = balancer.log();
+        set()?;
+        let config = config_once_told(&balancer, told, &before)?;
+        assert_eq!(config["link"], state, "{config}");
+        Ok(())
+    };
+    change(&no_carrier, "no-carrier", &|| {
+        other_end.set_down(to_balancer)
+    })?;
+    change("the link is up again", "up", &|| {
+        other_end.set_up(to_balancer)
+    })?;
+    change(&down, "down", &|| links.set_down(BALANCER_INTERFACE))?;
+    change("the link is up again", "up", &|| {
+        links.set_up(BALANCER_INTERFACE)
+    })?;
+    assert!(balancer.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn queues_that_come_without_a_worker_are_told() -> Result<()> {
+    require!(queues_that_come_without_a_worker_are_told);
+    let lab = Lab::new(LabOptions {
+        reals: 1,
+        queues: 4,
+        ..LabOptions::default()
+    })?;
+    let set_queues = |count| lab.balancer().set_queues(BALANCER_INTERFACE, count);
+    // The balancer's end takes no XDP program with fewer queues than the other end sends on.
+    lab.router().set_queues(lab.balancer().name(), 2)?;
+    set_queues(2)?;
+    let balancer = start(&lab, &[vip(0, false, PORT, "tcp", [0])])?;
+    let config = balancer.ctl(["show", "config"])?;
+    assert_eq!(config["queues"], json!([0, 1]));
+    assert_eq!(config["queues_without_worker"], json!([]));
+    for (count, told, without) in [
+        (4, " WARN queues without a worker: 2-3; ", json!([2, 3])),
+        (2, "all queues have a worker", json!([])),
+    ] {
+        let before = balancer.log();
+        set_queues(count)?;
+        let config = config_once_told(&balancer, told, &before)?;
+        assert_eq!(config["queues_without_worker"], without, "{config}");
     }
     assert!(balancer.stop()?.success());
     Ok(())

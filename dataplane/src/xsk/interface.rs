@@ -153,11 +153,6 @@ impl Interface {
         Some(Ipv4Addr::new(a, b, c, d))
     }
 
-    /// Whether the interface is administratively up.
-    pub fn is_up(&self) -> io::Result<bool> {
-        Ok(self.ask(libc::SIOCGIFFLAGS)?.i32() & libc::IFF_UP != 0)
-    }
-
     /// Name of the driver.
     pub fn driver(&self) -> io::Result<String> {
         const WORDS: usize = 49;
