@@ -81,13 +81,6 @@ pub struct Engine<P: QueuePort, D = Balance> {
     next_check_ns: u64,
 }
 
-/// What becomes of a chunk once nothing refers to its bytes any more.
-#[derive(Clone, Copy)]
-enum Fate {
-    Transmit { len: u16, arrived_bytes: u32 },
-    Recycle,
-}
-
 impl<P: QueuePort> Engine<P> {
     /// Gives the port's chunks to the kernel and the forwarder the newest table.
     pub fn new(
@@ -234,8 +227,27 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
         sent
     }
 
-    /// Decides about the received frames and counts all but those to be sent.
-    fn decide(&mut self) -> ArrayVec<Fate, BURST> {
+    /// Decides about the received frames and leaves those to be sent in `outgoing`.
+    fn forward(&mut self) {
+        if !self.decide() {
+            self.drop_bad_tags();
+            self.decide();
+        }
+        for (frame, outcome) in self.received.drain(..).zip(&self.outcomes) {
+            match outcome.verdict {
+                Verdict::Transmit { len } => self.outgoing.push(Outgoing {
+                    chunk: frame.chunk,
+                    len,
+                }),
+                Verdict::Pass | Verdict::Drop(_) => self.port.recycle(frame.chunk),
+            }
+        }
+    }
+
+    /// Decides about the received frames, `outcomes[n]` for the frame `received[n]`, counts all but those
+    /// to be sent and leaves the bytes of those in `arrived_bytes`. False, and nothing is done, if a frame
+    /// has a bad tag.
+    fn decide(&mut self) -> bool {
         let Self {
             port,
             forwarder,
@@ -243,59 +255,47 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
             pass,
             received,
             outcomes,
+            arrived_bytes,
             ..
         } = self;
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
-        let mut fates = ArrayVec::new();
-        // Which received frame each packet is.
-        let mut numbers = ArrayVec::<u8, BURST>::new();
-        for (number, frame) in received.iter_mut().enumerate() {
-            fates.push(Fate::Recycle);
-            if let Some(packet) = Packet::tagged(port.bytes(&mut frame.chunk), frame.len) {
-                packets.push(packet);
-                numbers.push(number as u8);
-            } else {
-                let counters: &WorkerCounters = forwarder.counters();
-                counters.received.count(frame.len as u64);
-                counters.drop(DropReason::BadTag, frame.len as u64);
-            }
+        for frame in received {
+            let Some(packet) = Packet::tagged(port.bytes(&mut frame.chunk), frame.len) else {
+                return false;
+            };
+            packets.push(packet);
         }
         decision.decide(forwarder, self.now_ns, &mut packets, outcomes);
 
         let counters: &WorkerCounters = forwarder.counters();
-        for ((packet, outcome), number) in packets.iter().zip(outcomes).zip(numbers) {
-            let bytes = packet.frame_len() as u64;
+        for (packet, outcome) in packets.iter().zip(outcomes) {
+            let bytes = packet.frame_len();
             match outcome.verdict {
-                Verdict::Transmit { len } => {
-                    fates[usize::from(number)] = Fate::Transmit {
-                        len,
-                        arrived_bytes: bytes as u32,
-                    };
+                Verdict::Transmit { .. } => arrived_bytes.push(bytes as u32),
+                Verdict::Pass if pass.pass(packet.frame()).is_ok() => {
+                    counters.passed.count(bytes as u64);
                 }
-                Verdict::Pass if pass.pass(packet.frame()).is_ok() => counters.passed.count(bytes),
                 Verdict::Pass => {
                     outcome.verdict = Verdict::Drop(DropReason::PassFailed);
-                    counters.drop(DropReason::PassFailed, bytes);
+                    counters.drop(DropReason::PassFailed, bytes as u64);
                 }
                 Verdict::Drop(_) => {}
             }
         }
-        fates
+        true
     }
 
-    /// Decides about the received frames and leaves those to be sent in `outgoing`.
-    fn forward(&mut self) {
-        let fates = self.decide();
-        for (frame, fate) in self.received.drain(..).zip(fates) {
-            match fate {
-                Fate::Transmit { len, arrived_bytes } => {
-                    self.outgoing.push(Outgoing {
-                        chunk: frame.chunk,
-                        len,
-                    });
-                    self.arrived_bytes.push(arrived_bytes);
-                }
-                Fate::Recycle => self.port.recycle(frame.chunk),
+    /// Drops and counts received frames whose tag is not what the XDP program writes.
+    #[cold]
+    fn drop_bad_tags(&mut self) {
+        let counters: &WorkerCounters = self.forwarder.counters();
+        for mut frame in self.received.take() {
+            if Packet::tagged(self.port.bytes(&mut frame.chunk), frame.len).is_some() {
+                self.received.push(frame);
+            } else {
+                counters.received.count(frame.len as u64);
+                counters.drop(DropReason::BadTag, frame.len as u64);
+                self.port.recycle(frame.chunk);
             }
         }
     }
