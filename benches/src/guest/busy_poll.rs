@@ -4,26 +4,28 @@ use anyhow::{Context, Result};
 
 use super::observe::{ensure_serves, frames_conserved, stop};
 use super::site::Site;
-use super::traffic::{Sums, connections, datagrams};
+use super::traffic::{connections, datagrams};
 
 const CONNECTIONS: usize = 24;
 const DATAGRAMS: usize = 240;
 
 /// Traffic through balancers whose sockets poll the device.
 pub(super) fn run(site: &Site) -> Result<String> {
-    through(site, "busy_poll = true").context("asleep")?;
+    let asleep = through(site, "busy_poll = true").context("asleep")?;
     // Spinning workers call into the socket, which polls the device.
-    through(site, "busy_poll = true\nspin_us = 1000").context("spinning")
+    let spinning = through(site, "busy_poll = true\nspin_us = 1000").context("spinning")?;
+    Ok(format!("asleep: {asleep}; spinning: {spinning}"))
 }
 
 fn through(site: &Site, interface: &str) -> Result<String> {
     let launch = site.launch_with("busy-poll.toml", interface)?;
     let balancer = launch.start(site.lab())?;
-    let sums: [Sums; 2] = [connections(site, CONNECTIONS)?, datagrams(site, DATAGRAMS)?];
-    for sums in sums {
-        sums.all_served()?;
-    }
-    ensure_serves(&balancer, site.queues(), site.zero_copy())?;
+    let connections = connections(site, CONNECTIONS)?.all_served()?;
+    let datagrams = datagrams(site, DATAGRAMS)?.all_served()?;
+    let serves = ensure_serves(&balancer, site.queues(), site.zero_copy())?;
     frames_conserved(&balancer)?;
-    stop(balancer)
+    stop(balancer)?;
+    Ok(format!(
+        "connections {connections}, datagrams {datagrams}, {serves}"
+    ))
 }

@@ -11,8 +11,8 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let launch = insisting(site.launch());
     if site.zero_copy() {
         let balancer = launch.start(site.lab())?;
-        ensure_serves(&balancer, site.queues(), true)?;
-        return stop(balancer);
+        let serves = ensure_serves(&balancer, site.queues(), true)?;
+        return Ok(format!("{serves}; {}", stop(balancer)?));
     }
     let (status, said) = launch.fail(site.lab())?;
     let release = boot::release()?;

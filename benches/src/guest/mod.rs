@@ -46,16 +46,16 @@ fn steps(scenario: &Scenario, report: &Report) -> Result<()> {
     for step in &scenario.steps {
         match step {
             Step::Traffic => {
-                report.expect(&traffic::CHECKS);
+                report.begin(*step, &traffic::CHECKS);
                 traffic::run(&site, scenario, report);
             }
-            Step::Insist => only(report, "insist", || insist::run(&site)),
-            Step::BusyPoll => only(report, "busy poll", || busy_poll::run(&site)),
-            Step::Instructions => only(report, "instructions", || {
+            Step::Insist => only(report, *step, "insist", || insist::run(&site)),
+            Step::BusyPoll => only(report, *step, "busy poll", || busy_poll::run(&site)),
+            Step::Instructions => only(report, *step, "instructions", || {
                 instructions::run(&site, scenario, report)
             }),
             Step::Faults => {
-                report.expect(&faults::checks(scenario));
+                report.begin(*step, &faults::checks(scenario));
                 faults::run(&site, scenario, report);
             }
         }
@@ -67,7 +67,7 @@ fn steps(scenario: &Scenario, report: &Report) -> Result<()> {
 }
 
 /// A step that checks one thing.
-fn only(report: &Report, name: &str, step: impl FnOnce() -> Result<String>) {
-    report.expect(&[name]);
-    report.check(name, step());
+fn only(report: &Report, step: Step, name: &str, run: impl FnOnce() -> Result<String>) {
+    report.begin(step, &[name]);
+    report.check(name, run());
 }

@@ -38,28 +38,37 @@ pub(super) fn modes(balancer: &Balancer) -> Result<Vec<Value>> {
 }
 
 /// Fails unless at least `queues` queues have a worker, every one runs, and, where `zero_copy` must be, every
-/// socket has it.
-pub(super) fn ensure_serves(balancer: &Balancer, queues: usize, zero_copy: bool) -> Result<()> {
-    let workers = workers(balancer)?;
+/// socket has it. Says what they have.
+pub(super) fn ensure_serves(balancer: &Balancer, queues: usize, zero_copy: bool) -> Result<String> {
+    all_serve(&workers(balancer)?, queues, zero_copy)
+}
+
+fn all_serve(workers: &[Value], queues: usize, zero_copy: bool) -> Result<String> {
     ensure!(
         workers.len() >= queues,
         "{} workers instead of {queues}: {workers:?}",
         workers.len()
     );
-    for worker in &workers {
+    let mut modes = Vec::new();
+    for worker in workers {
         let queue = &worker["queue"];
         ensure!(
             worker["running"] == true,
             "the worker of queue {queue} has ended: {}",
             worker["error"]
         );
+        let mode = worker["mode"].as_str().unwrap_or_default();
         ensure!(
-            !zero_copy || worker["mode"] == ZERO_COPY,
-            "the socket of queue {queue} has {} instead of {ZERO_COPY}",
-            worker["mode"]
+            !zero_copy || mode == ZERO_COPY,
+            "the socket of queue {queue} has {mode} instead of {ZERO_COPY}"
         );
+        modes.push(mode);
     }
-    Ok(())
+    Ok(format!(
+        "{} workers run ({})",
+        modes.len(),
+        modes.join(", ")
+    ))
 }
 
 /// Fails unless that many queues forwarded packets.
@@ -152,12 +161,17 @@ pub(super) fn ensure_rests(balancer: &Balancer) -> Result<()> {
             .zip(&slept)
             .map(|(now, before)| now - before)
             .collect();
-        if used < RESTING && woke.iter().all(|&times| times <= HANDFUL) {
+        if is_rest(&woke, used) {
             return Ok(());
         }
         seen = format!("its workers woke {woke:?} times and it used {used:?} of the processor");
     }
     bail!("the balancer does not come to rest without traffic: in {WATCH:?} {seen}")
+}
+
+/// Whether a balancer rests whose workers woke so often and which used so much of the processor.
+fn is_rest(woke: &[u64], used: Duration) -> bool {
+    used < RESTING && woke.iter().all(|&times| times <= HANDFUL)
 }
 
 /// How often each worker has gone to sleep.
@@ -169,4 +183,39 @@ fn sleeps(balancer: &Balancer) -> Result<Vec<u64>> {
             times.context("`show workers` has no sleeps")
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_worker_must_run_and_have_what_it_should() {
+        let worker = |running: bool, mode: &str| json!({"queue": 1, "running": running, "error": "gone", "mode": mode});
+        let good = worker(true, "zero-copy");
+        assert_eq!(
+            all_serve(&[good.clone(), good.clone()], 2, true).unwrap(),
+            "2 workers run (zero-copy, zero-copy)"
+        );
+        for (other, words) in [
+            (None, "1 workers instead of 2"),
+            (Some(worker(false, "zero-copy")), "has ended: \"gone\""),
+            (Some(worker(true, "copy")), "copy instead of zero-copy"),
+        ] {
+            let workers: Vec<_> = [good.clone()].into_iter().chain(other).collect();
+            let error = all_serve(&workers, 2, true).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        all_serve(&[good, worker(true, "copy")], 2, false).expect("nobody wants zero-copy");
+    }
+
+    #[test]
+    fn rest_is_a_handful_of_looks_and_little_work() {
+        let little = Duration::from_millis(30);
+        assert!(is_rest(&[3, 20], little));
+        assert!(!is_rest(&[3, 21], little));
+        assert!(!is_rest(&[3, 3], Duration::from_millis(400)));
+    }
 }

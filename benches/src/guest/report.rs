@@ -1,7 +1,7 @@
 //! What the host hears: one line of JSON for each thing, on a serial port of its own.
 //!
-//! `{"fact":NAME,"value":…}`, `{"expect":[NAME,…]}` before a step, the names of the checks that the step
-//! must make, `{"check":NAME,"ok":BOOL,"detail":TEXT}` for each of them, and `{"end":true}` last.
+//! `{"fact":NAME,"value":…}`, `{"step":NAME,"expect":[NAME,…]}` before a step, with the names of the checks
+//! that it must make, `{"check":NAME,"ok":BOOL,"detail":TEXT}` for each of them, and `{"end":true}` last.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+
+use super::scenario::Step;
 
 /// The serial port; the kernel's own messages go to the first.
 const PORT: &str = "/dev/ttyS1";
@@ -36,8 +38,8 @@ impl Report {
     }
 
     /// The checks of the step that begins: one that is never heard of was not made.
-    pub(super) fn expect(&self, checks: &[&str]) {
-        self.say(&json!({"expect": checks}));
+    pub(super) fn begin(&self, step: Step, checks: &[&str]) {
+        self.say(&json!({"step": step, "expect": checks}));
     }
 
     /// Something that had to hold: what was seen, or why it did not.

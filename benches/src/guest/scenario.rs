@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Where the host puts it.
 const FILE: &str = "/scenario.json";
@@ -36,7 +36,7 @@ pub(super) struct Scenario {
 }
 
 /// A part of the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Step {
     /// Connections and datagrams through a balancer that chooses its modes itself.

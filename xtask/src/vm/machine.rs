@@ -100,7 +100,7 @@ impl Machine<'_> {
             Wiring::Taps => as_root(leash.words())?,
         };
         if self.card.wiring == Wiring::Taps {
-            before.extend(behind_taps());
+            before.extend(behind_taps(self.folder)?);
         }
         let mut command = qemu.command(&before);
         command
@@ -214,21 +214,24 @@ fn as_root(words: Vec<String>) -> Result<Vec<String>> {
     Ok(["sudo".to_owned()].into_iter().chain(words).collect())
 }
 
-/// The words that give a program of root's TAP devices, before its own.
-fn behind_taps() -> [String; 6] {
-    let script = include_str!("taps.sh");
-    ["unshare", "--net", "sh", "-c", script, "taps.sh"].map(str::to_owned)
+/// The words that give a program of root's TAP devices, before its own. Their script goes into a folder.
+fn behind_taps(folder: &Path) -> Result<[String; 4]> {
+    let path = folder.join("taps.sh");
+    fs::write(&path, include_str!("taps.sh"))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let path = path.display().to_string();
+    Ok(["unshare", "--net", "sh", &path].map(str::to_owned))
 }
 
 /// Why this computer has no TAP devices and bridges, if it has none.
-pub(super) fn without_taps() -> Result<Option<String>> {
+pub(super) fn without_taps(folder: &Path) -> Result<Option<String>> {
     for (program, package) in [("unshare", "util-linux"), ("ip", "iproute2")] {
         ensure!(
             shell::has_program(program),
             "{program} is missing: install {package}"
         );
     }
-    let words = as_root(behind_taps().to_vec())?;
+    let words = as_root(behind_taps(folder)?.to_vec())?;
     let output = shell::command(&words[0])
         .args(&words[1..])
         .arg("true")

@@ -12,33 +12,34 @@ use crate::shell;
 
 /// A lock by which a program runs: it is killed as soon as nobody holds the lock.
 pub(super) struct Leash {
+    script: PathBuf,
     path: PathBuf,
     held: File,
 }
 
 impl Leash {
-    /// Takes the lock of a file of this name in a folder.
+    /// Takes the lock of a file of this name in a folder, which gets the script beside it.
     pub(super) fn new(folder: &Path) -> Result<Self> {
         const FLOCK: &str = "flock";
         ensure!(
             shell::has_program(FLOCK),
             "{FLOCK} is missing: install util-linux"
         );
+        let script = folder.join("watched.sh");
+        fs::write(&script, include_str!("watched.sh"))
+            .with_context(|| format!("cannot write {}", script.display()))?;
         let path = folder.join("leash");
         let held =
             File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         held.try_lock()
             .with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(Self { path, held })
+        Ok(Self { script, path, held })
     }
 
     /// The words before those of the program.
     pub(super) fn words(&self) -> Vec<String> {
-        let script = include_str!("watched.sh");
-        let path = self.path.display().to_string();
-        ["sh", "-c", script, "watched.sh", &path]
-            .map(str::to_owned)
-            .to_vec()
+        let shown = |path: &Path| path.display().to_string();
+        vec!["sh".to_owned(), shown(&self.script), shown(&self.path)]
     }
 }
 

@@ -172,6 +172,7 @@ impl Workshop {
         deadline: Option<Instant>,
         heard: &mut Heard,
     ) -> Result<()> {
+        let started = Instant::now();
         let ended = machine.run(&self.parts.qemu, deadline, |line| {
             if machine.console.is_none() {
                 // It has booted, and has files of its own: another run may begin.
@@ -179,7 +180,11 @@ impl Workshop {
             }
             if let Some(check) = heard.read(line) {
                 let mark = if check.ok { "ok    " } else { "FAILED" };
-                println!("  {mark} {:<14} {}", check.name, check.detail);
+                let seconds = started.elapsed().as_secs_f64();
+                println!(
+                    "  {mark} {seconds:5.1} s  {:<24} {}",
+                    check.name, check.detail
+                );
             }
             Ok(())
         });
@@ -209,7 +214,7 @@ impl Workshop {
         if let Some(known) = self.taps.get() {
             return Ok(known.clone());
         }
-        let found = without_taps()?;
+        let found = without_taps(&self.folder)?;
         Ok(self.taps.get_or_init(|| found).clone())
     }
 }
