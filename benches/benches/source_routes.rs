@@ -1,8 +1,9 @@
 //! Longest prefix match on a million client prefixes: the table of the data path against two crates.
 //!
 //! `cargo bench -p benches --bench source_routes`. Prefixes and clients are those of
-//! `benches::workload::routes`. A `look_up` does not wait for the one before, as in a burst of packets; one
-//! of `one_by_one` does, so it has all of the memory's latency.
+//! `benches::workload::routes`. A `look_up` does not wait for the one before; `in bursts` the look-ups of 64
+//! clients go step by step together, as in the forwarder. One of `one_by_one` waits for the one before, so it
+//! has all of the memory's latency.
 //!
 //! IPv6 has two distributions: of `v6` prefixes are spread evenly, of `v6_registries` they crowd.
 
@@ -19,7 +20,7 @@ use criterion::{
     BatchSize, BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group,
     criterion_main, measurement::WallTime,
 };
-use dataplane::service::SourceRoutes;
+use dataplane::{forward::BURST, service::SourceRoutes};
 use prefix_trie::PrefixMap;
 use treebitmap::IpLookupTable;
 
@@ -36,6 +37,24 @@ fn look_ups<C: Copy>(
 ) {
     group.bench_function(name, |bencher| {
         bencher.iter(|| clients.iter().map(|client| find(*client)).sum::<u64>());
+    });
+}
+
+/// As the forwarder looks the clients of a burst up.
+fn in_bursts<C>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    clients: &[C],
+    find: impl Fn(&[C], &mut [u32]),
+) {
+    group.bench_function("source_routes in bursts", |bencher| {
+        bencher.iter(|| {
+            let bursts = clients.chunks_exact(BURST).map(|burst| {
+                let mut places = [0; BURST];
+                find(burst, &mut places);
+                places.iter().map(|place| u64::from(*place)).sum::<u64>()
+            });
+            bursts.sum::<u64>()
+        });
     });
 }
 
@@ -91,6 +110,10 @@ fn v4(criterion: &mut Criterion) {
     look_ups(&mut group, "source_routes", &clients, |client| {
         routes.select_v4(client.octets()).map_or(0, u64::from)
     });
+    let wire: Vec<_> = clients.iter().map(|client| client.octets()).collect();
+    in_bursts(&mut group, &wire, |clients, places| {
+        routes.select_each_v4(clients, places)
+    });
     look_ups(&mut group, "prefix-trie", &clients, |client| {
         let found = trie.get_lpm(&(client.to_bits(), 32));
         found.map_or(0, |(_, number)| u64::from(*number))
@@ -126,6 +149,10 @@ fn v6(criterion: &mut Criterion, name: &str, site: impl Fn(&mut Random) -> u32) 
     group.throughput(Throughput::Elements(CLIENTS as u64));
     look_ups(&mut group, "source_routes", &clients, |client| {
         routes.select_v6(client.octets()).map_or(0, u64::from)
+    });
+    let wire: Vec<_> = clients.iter().map(|client| client.octets()).collect();
+    in_bursts(&mut group, &wire, |clients, places| {
+        routes.select_each_v6(clients, places)
     });
     look_ups(&mut group, "prefix-trie", &clients, |client| {
         let found = trie.get_lpm(&(client.to_bits(), 128));

@@ -45,6 +45,32 @@ fn selected(routes: &SourceRoutes, client: IpAddr) -> Option<IpAddr> {
     Some(routes.reals(of_v4)[usize::from(place)])
 }
 
+/// The reals that packets of the clients get when they are looked up together.
+fn selected_together(routes: &SourceRoutes, clients: &[IpAddr]) -> Vec<Option<IpAddr>> {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for client in clients {
+        match client {
+            IpAddr::V4(client) => v4.push(client.octets()),
+            IpAddr::V6(client) => v6.push(client.octets()),
+        }
+    }
+    // What is there before does not matter.
+    let (mut places_v4, mut places_v6) = (vec![7; v4.len()], vec![7; v6.len()]);
+    routes.select_each_v4(&v4, &mut places_v4);
+    routes.select_each_v6(&v6, &mut places_v6);
+    let (mut places_v4, mut places_v6) = (places_v4.into_iter(), places_v6.into_iter());
+    let real = |client: &IpAddr| {
+        let places = if client.is_ipv4() {
+            &mut places_v4
+        } else {
+            &mut places_v6
+        };
+        let place = places.next()?.checked_sub(1)?;
+        Some(routes.reals(client.is_ipv4())[place as usize])
+    };
+    clients.iter().map(real).collect()
+}
+
 /// Few different bits, so that prefixes lie in each other and side by side.
 fn crowded_v4() -> impl Strategy<Value = u32> {
     prop_oneof![
@@ -135,10 +161,14 @@ proptest! {
     ) {
         let set = SourceRoutes::new(list.iter().copied()).unwrap();
         prop_assert_eq!(set.len(), list.len());
-        for client in clients(&list, &others) {
+        let clients = clients(&list, &others);
+        let together = selected_together(&set, &clients);
+        for (client, together) in clients.into_iter().zip(together) {
             let expected = naive(&list, client);
             prop_assert_eq!(set.route_of(client), expected, "{}", client);
-            prop_assert_eq!(selected(&set, client), expected.map(|route| route.real), "{}", client);
+            let real = expected.map(|route| route.real);
+            prop_assert_eq!(selected(&set, client), real, "{}", client);
+            prop_assert_eq!(together, real, "{}", client);
         }
     }
 
@@ -218,10 +248,13 @@ fn many_routes_are_found() {
     }
     let list: Vec<_> = list.into_values().collect();
     let set = SourceRoutes::new(list.iter().copied()).unwrap();
-    for client in clients(&list, &[]) {
+    let clients = clients(&list, &[]);
+    let together = selected_together(&set, &clients);
+    for (client, together) in clients.into_iter().zip(together) {
         // Which the test above holds to the list.
         let expected = set.route_of(client).map(|route| route.real);
         assert_eq!(selected(&set, client), expected, "{client}");
+        assert_eq!(together, expected, "{client}");
     }
     assert!(set.memory_bytes() < 10 << 20, "{}", set.memory_bytes());
 }

@@ -9,7 +9,7 @@ use common::{
 };
 use dataplane::{
     counters::DropReason,
-    forward::{Explanation, FlowId, Selection},
+    forward::{BURST, Explanation, FlowId, Packet, Selection},
     service::{
         Encapsulation, Protocol, ServiceControl, ServiceSpec, SourceRouteSpec, SourceRoutes,
         VipFlags,
@@ -148,6 +148,62 @@ fn the_route_decides_what_table_and_flag_leave_to_it() {
     let error = icmp_error("198.18.0.1", "203.0.113.10", (3, 4), &quoted);
     bench.send(&error).unwrap();
     assert_eq!((bench.last_real(), bench.last.selection), routed(ROUTED));
+}
+
+/// The routes are asked for all new flows of a burst at once.
+#[test]
+fn each_packet_of_a_burst_gets_the_real_of_its_own_client() {
+    let list: Vec<(String, u8, String)> = (0..16)
+        .map(|n| {
+            (
+                format!("192.0.2.{}", 16 * n),
+                28,
+                format!("198.51.100.{}", 20 + n),
+            )
+        })
+        .collect();
+    let list: Vec<_> = list
+        .iter()
+        .map(|(prefix, len, real)| (&**prefix, *len, &**real))
+        .collect();
+    let mut bench = Bench::new(&services(&list));
+    let is_routed = |n: usize| !n.is_multiple_of(3);
+    let is_known = |n: usize| n.is_multiple_of(5);
+    let frames: Vec<Vec<u8>> = (0..BURST)
+        .map(|n| {
+            let vip = if is_routed(n) { VIP } else { "203.0.113.11:80" };
+            tcp(&format!("192.0.2.{}:40000", 3 * n), vip, Segment::Ack)
+        })
+        .collect();
+    for frame in (0..BURST).filter(|n| is_known(*n)).map(|n| &frames[n]) {
+        bench.send(frame).expect("it is sent");
+    }
+    let mut buffers: Vec<Vec<u8>> = frames
+        .iter()
+        .map(|frame| [&[0; 20], &**frame].concat())
+        .collect();
+    let mut burst: Vec<Packet<'_>> = buffers
+        .iter_mut()
+        .zip(&frames)
+        .map(|(buffer, frame)| Packet::untagged(buffer, 20, frame.len()).expect("it fits"))
+        .collect();
+    let mut outcomes = [common::no_outcome(); BURST];
+    bench
+        .forwarder
+        .process(bench.now_ns, &mut burst, &mut outcomes);
+    let table = bench.forwarder.table();
+    for (n, outcome) in outcomes.iter().enumerate() {
+        let expected = match (is_known(n), is_routed(n)) {
+            (true, _) => Selection::Table,
+            (false, true) => Selection::SourceRoute,
+            (false, false) => Selection::Ring,
+        };
+        assert_eq!(outcome.selection, expected, "{n}");
+        if is_routed(n) {
+            let real = table.real(outcome.real.index()).expect("a real");
+            assert_eq!(real.address.to_string(), list[3 * n / 16].2, "{n}");
+        }
+    }
 }
 
 #[test]

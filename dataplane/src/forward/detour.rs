@@ -1,10 +1,11 @@
 //! Packets of VIPs whose flags ask for more than flow table, ring and encapsulation.
 
-use std::hint;
+use arrayvec::ArrayVec;
 
 use super::{
+    BURST,
     family::Family,
-    lane::{self, Lane, Pending, Stage, Storing},
+    lane::{self, Lane, Pending, Route, Stage, Storing},
     packet_slot::{Outcome, Packet, Selection, Verdict},
 };
 use crate::service::{Detours, Real, Vip, VipFlags};
@@ -80,20 +81,27 @@ impl<A: Family> Lane<A> {
         (real, selection)
     }
 
-    /// Brings what the routes of the burst's new flows take into the caches. One by one, between other
-    /// work, each look-up would wait for memory several times; without anything between them they overlap.
+    /// Asks the routes for the clients of the burst's new flows, all at once: one by one, between other
+    /// work, each look-up would wait for memory several times.
     #[inline(never)]
-    pub(super) fn load_routes(&self, stage: &Stage<'_>, burst: &[Pending<A>]) {
-        for pending in burst {
+    pub(super) fn ask_routes(&self, stage: &Stage<'_>, burst: &mut [Pending<A>]) {
+        let mut places = ArrayVec::<u8, BURST>::new();
+        let mut clients = ArrayVec::<A, BURST>::new();
+        for (place, pending) in burst.iter().enumerate() {
             let vip = stage.table.vip(pending.vip);
             if !vip.is_some_and(|vip| vip.detours.contains(Detours::SOURCE_ROUTE)) {
                 continue;
             }
-            let flow = &pending.flow;
-            let is_known = || self.flows.peek(pending.table_hash, &A::key(flow)).is_some();
-            if lane::is_syn(flow) || !is_known() {
-                hint::black_box(flow.source.source_route(stage.table));
+            if lane::is_syn(&pending.flow) || !self.flows.may_have(pending.table_hash) {
+                places.push(place as u8);
+                clients.push(pending.flow.source);
             }
+        }
+        let mut reals = [0; BURST];
+        let reals = &mut reals[..clients.len()];
+        A::source_routes(&clients, stage.table, reals);
+        for (place, real) in places.into_iter().zip(reals) {
+            burst[usize::from(place)].route = Route::to(*real);
         }
     }
 
@@ -130,7 +138,11 @@ impl<A: Family> Lane<A> {
 
 /// The real of the longest prefix around the client's address.
 fn by_source_route<'t, A: Family>(stage: &Stage<'t>, pending: &Pending<A>) -> Option<&'t Real> {
-    let real = pending.flow.source.source_route(stage.table);
+    let real = match pending.route.index() {
+        Some(index) => stage.table.real(index),
+        // The table seemed to have the flow.
+        None => pending.flow.source.source_route(stage.table),
+    };
     if real.is_some() {
         stage.counters.source_route_hits.add(1);
     } else {

@@ -9,7 +9,7 @@ use conntrack::{FlowKey, FlowTable, Lookup};
 
 use super::{
     family::{Family, Lanes},
-    lane::{self, Lane, Pending, Stage},
+    lane::{self, Lane, Pending, Route, Stage},
     packet_slot::{Outcome, Packet, Selection, Verdict},
     queue::{Entrance, Waiting},
 };
@@ -162,6 +162,7 @@ impl<A: Family> Lane<A> {
             tos: inner.tos,
             slot: waiting.slot,
             is_error: false,
+            route: Route::NOT_ASKED,
         };
         let (real, selection) = match known {
             Some(real) => (Some(real), Selection::Table),

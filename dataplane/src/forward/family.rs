@@ -59,6 +59,8 @@ pub(super) trait Family: Headed + InnerIp + HashAddress + 'static {
     fn inside_v4(inner: &Inner<Self>) -> Option<Inner<[u8; 4]>>;
     /// The real to which a source route sends the client.
     fn source_route(self, table: &ServiceTable) -> Option<&Real>;
+    /// The indices of the reals to which source routes send the clients, 0 for none.
+    fn source_routes(clients: &[Self], table: &ServiceTable, reals: &mut [u32]);
     /// Turns an echo request into its reply.
     fn echo_reply(frame: &mut [u8]);
     /// Writes the headers of a too-big message in front of the quoted packet.
@@ -112,6 +114,10 @@ impl Family for [u8; 4] {
     #[inline]
     fn source_route(self, table: &ServiceTable) -> Option<&Real> {
         table.real_of_client_v4(self)
+    }
+
+    fn source_routes(clients: &[Self], table: &ServiceTable, reals: &mut [u32]) {
+        table.reals_of_clients_v4(clients, reals);
     }
 
     fn echo_reply(frame: &mut [u8]) {
@@ -170,6 +176,10 @@ impl Family for [u8; 16] {
     #[inline]
     fn source_route(self, table: &ServiceTable) -> Option<&Real> {
         table.real_of_client_v6(self)
+    }
+
+    fn source_routes(clients: &[Self], table: &ServiceTable, reals: &mut [u32]) {
+        table.reals_of_clients_v6(clients, reals);
     }
 
     fn echo_reply(frame: &mut [u8]) {

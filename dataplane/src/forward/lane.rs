@@ -36,6 +36,27 @@ pub(super) struct Pending<A> {
     pub(super) slot: u8,
     /// The packet is an ICMP error about the flow.
     pub(super) is_error: bool,
+    /// What the source routes say of the client.
+    pub(super) route: Route,
+}
+
+/// An answer of the source routes, in two bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route(u16);
+
+impl Route {
+    /// They were not asked.
+    pub(super) const NOT_ASKED: Self = Self(u16::MAX);
+
+    /// They name the real of this index, or none by 0, which no real has.
+    pub(super) const fn to(index: u32) -> Self {
+        Self(index as u16)
+    }
+
+    /// The index, if they were asked.
+    pub(super) fn index(self) -> Option<usize> {
+        (self != Self::NOT_ASKED).then_some(usize::from(self.0))
+    }
 }
 
 /// What is known when a flow is to be stored.

@@ -8,7 +8,7 @@ use conntrack::{FlowKey, FlowTable, Hint};
 use super::{
     BURST, express,
     family::Family,
-    lane::{Lane, Pending, Stage, with_port_rules},
+    lane::{Lane, Pending, Route, Stage, with_port_rules},
     packet_slot::{Outcome, Packet},
 };
 use crate::{
@@ -82,6 +82,7 @@ impl<'f, A: Family> Entrance<'f, A> {
             tos: ip.tos,
             slot: slot as u8,
             is_error: matches!(ip.kind, Kind::IcmpError(_)),
+            route: Route::NOT_ASKED,
         });
     }
 
@@ -135,7 +136,7 @@ impl<A: Family> Queue<A> {
             look_ahead(&lane.flows, one);
         }
         if std::mem::take(&mut self.has_routed) && !stage.table.source_routes().is_empty() {
-            lane.load_routes(stage, &self.long);
+            lane.ask_routes(stage, &mut self.long);
         }
         let mut long = self.long.iter();
         for one in waiting {

@@ -64,6 +64,9 @@ pub(super) trait PrefixTable: Sized {
     /// The number of the longest prefix that covers the address.
     fn get(&self, address: Self::Key) -> Option<u16>;
 
+    /// As [`Self::get`], of the key of each address: 1 more than the number, or 0.
+    fn get_each<A: Copy>(&self, addresses: &[A], key: impl Fn(A) -> Self::Key, values: &mut [u32]);
+
     /// Bytes it takes.
     fn memory_bytes(&self) -> usize;
 }
@@ -114,6 +117,18 @@ impl PrefixTable for PrefixTableV4 {
         })
     }
 
+    #[inline]
+    fn get_each<A: Copy>(&self, addresses: &[A], key: impl Fn(A) -> u32, values: &mut [u32]) {
+        match self {
+            Self::Ranges(table) => table.get_each(addresses, key, values),
+            Self::Direct(table) => {
+                for (address, value) in addresses.iter().zip(values) {
+                    *value = table.get(key(*address));
+                }
+            }
+        }
+    }
+
     fn memory_bytes(&self) -> usize {
         match self {
             Self::Ranges(table) => table.memory_bytes(),
@@ -132,29 +147,47 @@ pub(super) struct PrefixTableV6 {
     lower: Vec<Range<u64>>,
 }
 
+const fn upper_half(address: u128) -> u64 {
+    (address >> 64) as u64
+}
+
+impl PrefixTableV6 {
+    /// The value of an address, from that of its upper half.
+    #[inline]
+    fn whole(&self, value: u32, address: u128) -> u32 {
+        if value & IS_PARTED == 0 {
+            return value;
+        }
+        let (start, end) = self.parts[(value & !IS_PARTED) as usize];
+        let part = &self.lower[start as usize..end as usize];
+        let place = part.partition_point(|(key, _)| *key <= address as u64);
+        part[place - 1].1
+    }
+}
+
 impl PrefixTable for PrefixTableV6 {
     type Key = u128;
 
     fn new(prefixes: impl Iterator<Item = (u128, u8, u16)>) -> Self {
         let prefixes = prefixes.map(|(start, len, number)| (start, len, value(number)));
         let ranges = flatten(prefixes);
-        let half = |key: u128| (key >> 64) as u64;
         let (mut upper, mut parts, mut lower) = (Vec::new(), Vec::new(), Vec::new());
         let mut before = NONE;
-        for group in ranges.chunk_by(|(a, _), (b, _)| half(*a) == half(*b)) {
+        for group in ranges.chunk_by(|(a, _), (b, _)| upper_half(*a) == upper_half(*b)) {
             let (first, value) = group[0];
+            let half = upper_half(first);
             let last = group[group.len() - 1].1;
             if let ([_], 0) = (group, first as u64) {
-                set(&mut upper, half(first), value);
+                set(&mut upper, half, value);
             } else {
                 let start = lower.len() as u32;
                 if first as u64 != 0 {
                     lower.push((0, before));
                 }
                 lower.extend(group.iter().map(|(key, value)| (*key as u64, *value)));
-                set(&mut upper, half(first), IS_PARTED | parts.len() as u32);
+                set(&mut upper, half, IS_PARTED | parts.len() as u32);
                 parts.push((start, lower.len() as u32));
-                if let Some(next) = half(first).next() {
+                if let Some(next) = half.next() {
                     set(&mut upper, next, last);
                 }
             }
@@ -169,14 +202,16 @@ impl PrefixTable for PrefixTableV6 {
 
     #[inline]
     fn get(&self, address: u128) -> Option<u16> {
-        let value = self.upper.get((address >> 64) as u64);
-        if value & IS_PARTED == 0 {
-            return number(value);
+        number(self.whole(self.upper.get(upper_half(address)), address))
+    }
+
+    #[inline]
+    fn get_each<A: Copy>(&self, addresses: &[A], key: impl Fn(A) -> u128, values: &mut [u32]) {
+        self.upper
+            .get_each(addresses, |address| upper_half(key(address)), values);
+        for (address, value) in addresses.iter().zip(values) {
+            *value = self.whole(*value, key(*address));
         }
-        let (start, end) = self.parts[(value & !IS_PARTED) as usize];
-        let part = &self.lower[start as usize..end as usize];
-        let place = part.partition_point(|(key, _)| *key <= address as u64);
-        number(part[place - 1].1)
     }
 
     fn memory_bytes(&self) -> usize {

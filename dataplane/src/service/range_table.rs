@@ -1,10 +1,10 @@
 //! Values by ranges of addresses, for look-ups that the caches cannot help.
 //!
-//! Sorted ranges lie in leaves of two cache lines, keys beside their values. The addresses are divided
-//! into slots of one size, several for each leaf, and an array says at which leaf each slot begins. A
-//! look-up goes to its slot at once and chooses among the slot's leaves, by a dense list of their first
-//! keys: mostly among two, and one step more each time that ranges crowd twice as much. There are no
-//! pointers, and only the number of steps is a branch, so look-ups of different packets overlap.
+//! Sorted ranges lie in leaves of two cache lines, keys beside their values. Above them is a tree of
+//! which each level has the first keys of all that is below, 16 to a node. Where a node's children are
+//! follows from where it is, so there are no pointers; and every look-up takes the same steps, none of
+//! which is a branch. So the look-ups of a burst go down level by level together, and wait for memory at
+//! the same time.
 
 use std::hint;
 
@@ -22,12 +22,6 @@ pub(super) trait Key: Copy + Ord + Default + std::fmt::Debug {
     fn last(self, prefix_len: u8) -> Self;
     /// The address after this one, if there is one.
     fn next(self) -> Option<Self>;
-    /// How many times `1 << shift` this address is above `base`; 0 below it.
-    fn steps_above(self, base: Self, shift: u32) -> usize;
-    /// The address that is so many times `1 << shift` above this one.
-    fn up(self, steps: usize, shift: u32) -> Self;
-    /// Bits of the distance from `base` up to this address.
-    fn bits_above(self, base: Self) -> u32;
 }
 
 macro_rules! key {
@@ -47,19 +41,6 @@ macro_rules! key {
             fn next(self) -> Option<Self> {
                 self.checked_add(1)
             }
-
-            #[inline]
-            fn steps_above(self, base: Self, shift: u32) -> usize {
-                (self.saturating_sub(base) >> shift) as usize
-            }
-
-            fn up(self, steps: usize, shift: u32) -> Self {
-                self.saturating_add((steps as $number) << shift)
-            }
-
-            fn bits_above(self, base: Self) -> u32 {
-                <$number>::BITS - self.saturating_sub(base).leading_zeros()
-            }
         }
     )*};
 }
@@ -71,8 +52,8 @@ pub(super) type Range<K> = (K, u32);
 
 /// The last of the keys that is not above `key`, or the first.
 #[inline]
-fn rank<K: Key>(keys: &[K], key: K) -> usize {
-    let (mut base, mut left) = (0, keys.len());
+fn rank<K: Key, const N: usize>(keys: &[K; N], key: K) -> usize {
+    let (mut base, mut left) = (0, N);
     while left > 1 {
         let half = left / 2;
         base = hint::select_unpredictable(keys[base + half] <= key, base + half, base);
@@ -88,68 +69,50 @@ struct Leaf<K, const N: usize> {
     values: [u32; N],
 }
 
-/// At which leaves to look for an address.
+/// Children of a node.
+const FANOUT: usize = 16;
+
+/// The first keys of a node's children.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Node<K>([K; FANOUT]);
+
+/// Nodes at the same distance from the leaves.
 #[derive(Debug)]
-struct Slots<K> {
-    /// Where the first slot begins. It also has what is below, as the last one has what is above.
-    base: K,
-    /// Bits of an address within its slot.
-    shift: u32,
-    /// The leaf in which each slot begins; at the end the last leaf.
-    leaves: Box<[u32]>,
+struct Level<K> {
+    nodes: Box<[Node<K>]>,
+    /// The last child. A key that stands for none is the largest there is, and stands behind it.
+    last: usize,
 }
 
-impl<K: Key> Slots<K> {
-    /// Bits of a slot's number beyond those of a leaf's.
-    const EXTRA_BITS: u32 = 2;
-    /// One of so many leaves can lie below the first slot, and one above the last, so that a few
-    /// prefixes far from all others do not spread the slots thin.
-    const OUTLIERS: usize = 64;
-
-    /// For leaves with these first keys, of which there is one at least.
+impl<K: Key> Level<K> {
+    /// Above children with these first keys, of which there is one at least.
     fn new(firsts: &[K]) -> Self {
-        let last = firsts.len() - 1;
-        let outliers = firsts.len() / Self::OUTLIERS;
-        // The first leaf begins at 0 wherever the others are.
-        let base = firsts[outliers.max(1).min(last)];
-        let top = firsts[last - outliers].max(base);
-        let slot_bits = firsts.len().next_power_of_two().ilog2() + Self::EXTRA_BITS;
-        let shift = top.bits_above(base).saturating_sub(slot_bits);
-        let count = top.steps_above(base, shift) + 1;
-        let mut leaf = 0;
-        let begins = (1..count).map(|slot| {
-            let start = base.up(slot, shift);
-            while leaf < last && firsts[leaf + 1] <= start {
-                leaf += 1;
-            }
-            leaf as u32
-        });
-        let leaves: Vec<u32> = std::iter::once(0)
-            .chain(begins)
-            .chain([last as u32])
-            .collect();
+        let node = |firsts: &[K]| {
+            let mut node = Node([K::MAX; FANOUT]);
+            node.0[..firsts.len()].copy_from_slice(firsts);
+            node
+        };
+        let nodes: Vec<_> = firsts.chunks(FANOUT).map(node).collect();
         Self {
-            base,
-            shift,
-            leaves: copied(&leaves),
+            nodes: copied(&nodes),
+            last: firsts.len() - 1,
         }
     }
 
-    /// The first and the last leaf that can have the address.
+    /// The child of a node that has the address.
     #[inline]
-    fn leaves(&self, address: K) -> (usize, usize) {
-        let slot = address.steps_above(self.base, self.shift);
-        let slot = slot.min(self.leaves.len() - 2);
-        (self.leaves[slot] as usize, self.leaves[slot + 1] as usize)
+    fn child(&self, node: usize, address: K) -> usize {
+        let child = node * FANOUT + rank(&self.nodes[node].0, address);
+        child.min(self.last)
     }
 }
 
 /// Values of sorted ranges.
 #[derive(Debug)]
 pub(super) struct RangeTable<K, const LEAF: usize> {
-    slots: Slots<K>,
-    /// The first key of each leaf.
-    firsts: Box<[K]>,
+    /// The first has one node.
+    levels: Vec<Level<K>>,
     leaves: Box<[Leaf<K, LEAF>]>,
 }
 
@@ -169,10 +132,15 @@ impl<K: Key, const LEAF: usize> RangeTable<K, LEAF> {
             leaf
         };
         let leaves: Vec<_> = ranges.chunks(LEAF).map(leaf).collect();
-        let firsts: Vec<K> = leaves.iter().map(|leaf| leaf.keys[0]).collect();
+        let mut firsts: Vec<K> = leaves.iter().map(|leaf| leaf.keys[0]).collect();
+        let mut levels = Vec::new();
+        while firsts.len() > 1 {
+            levels.push(Level::new(&firsts));
+            firsts = firsts.iter().step_by(FANOUT).copied().collect();
+        }
+        levels.reverse();
         Self {
-            slots: Slots::new(&firsts),
-            firsts: copied(&firsts),
+            levels,
             leaves: copied(&leaves),
         }
     }
@@ -180,14 +148,44 @@ impl<K: Key, const LEAF: usize> RangeTable<K, LEAF> {
     /// The value that holds at an address.
     #[inline]
     pub(super) fn get(&self, address: K) -> u32 {
-        let (first, last) = self.slots.leaves(address);
-        let leaf = &self.leaves[first + rank(&self.firsts[first..=last], address)];
+        let levels = self.levels.iter();
+        self.at(
+            levels.fold(0, |node, level| level.child(node, address)),
+            address,
+        )
+    }
+
+    /// The value that holds at the key of each address.
+    #[inline]
+    pub(super) fn get_each<A: Copy>(
+        &self,
+        addresses: &[A],
+        key: impl Fn(A) -> K,
+        values: &mut [u32],
+    ) {
+        values.fill(0);
+        for level in &self.levels {
+            for (address, node) in addresses.iter().zip(&mut *values) {
+                *node = level.child(*node as usize, key(*address)) as u32;
+            }
+        }
+        for (address, value) in addresses.iter().zip(values) {
+            *value = self.at(*value as usize, key(*address));
+        }
+    }
+
+    /// The value in a leaf.
+    #[inline]
+    fn at(&self, leaf: usize, address: K) -> u32 {
+        let leaf = &self.leaves[leaf];
         leaf.values[rank(&leaf.keys, address)]
     }
 
     /// Bytes it takes.
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.slots.leaves) + size_of_val(&*self.firsts) + size_of_val(&*self.leaves)
+        let levels = self.levels.iter();
+        let nodes: usize = levels.map(|level| size_of_val(&*level.nodes)).sum();
+        nodes + size_of_val(&*self.leaves)
     }
 }
 
@@ -232,26 +230,14 @@ mod tests {
             let near = starts.iter().flat_map(|start| {
                 [start.saturating_sub(1), *start, start.saturating_add(1)]
             });
-            for address in near.chain(others) {
+            let addresses: Vec<u64> = near.chain(others).collect();
+            let mut together = vec![7; addresses.len()];
+            table.get_each(&addresses, |address| address, &mut together);
+            for (address, value) in addresses.into_iter().zip(together) {
                 let place = starts.partition_point(|start| *start <= address) - 1;
                 prop_assert_eq!(table.get(address), place as u32, "{:#x}", address);
+                prop_assert_eq!(value, place as u32, "{:#x}", address);
             }
-        }
-    }
-
-    #[test]
-    fn leaves_that_crowd_are_divided_among_the_slots() {
-        // All but two prefixes in one /32 of the upper halves of IPv6 addresses.
-        let crowd = (0..100_000_u64).map(|n| (0x2001_0db8_u64 << 32) + (n << 12));
-        let starts = [0, 1 << 32].into_iter().chain(crowd).chain([0xfe80 << 48]);
-        let ranges: Vec<Range<u64>> = starts.zip(0..).collect();
-        let table = RangeTable::<u64, 10>::new(&ranges);
-        for (start, value) in &ranges {
-            assert_eq!(table.get(*start), *value);
-            let (first, last) = table.slots.leaves(*start);
-            let outlying = ranges.len().div_ceil(10) / Slots::<u64>::OUTLIERS;
-            let at_the_ends = first <= outlying || last >= table.leaves.len() - 2 - outlying;
-            assert!(at_the_ends || last - first <= 1, "{first}..={last}");
         }
     }
 }

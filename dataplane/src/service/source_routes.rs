@@ -339,6 +339,19 @@ impl SourceRoutes {
         self.0.v6.table.get(u128::from_be_bytes(client))
     }
 
+    /// As [`Self::select_v4`], for each client: 1 more than the place, or 0. Each of many look-ups takes
+    /// less together than by itself.
+    pub fn select_each_v4(&self, clients: &[[u8; 4]], places: &mut [u32]) {
+        let table = &self.0.v4.table;
+        table.get_each(clients, u32::from_be_bytes, places);
+    }
+
+    /// As [`Self::select_each_v4`], for IPv6 clients.
+    pub fn select_each_v6(&self, clients: &[[u8; 16]], places: &mut [u32]) {
+        let table = &self.0.v6.table;
+        table.get_each(clients, u128::from_be_bytes, places);
+    }
+
     /// Bytes it takes.
     pub fn memory_bytes(&self) -> usize {
         self.0.v4.memory_bytes() + self.0.v6.memory_bytes()

@@ -312,6 +312,19 @@ impl ServiceTable {
         self.real(usize::from(*self.route_reals.v6.get(usize::from(place))?))
     }
 
+    /// Writes for each of these IPv4 clients the index of the real to which a source route sends it, 0 for
+    /// none.
+    pub fn reals_of_clients_v4(&self, clients: &[[u8; 4]], reals: &mut [u32]) {
+        self.source_routes.select_each_v4(clients, reals);
+        numbered(reals, &self.route_reals.v4);
+    }
+
+    /// As [`Self::reals_of_clients_v4`], for IPv6 clients.
+    pub fn reals_of_clients_v6(&self, clients: &[[u8; 16]], reals: &mut [u32]) {
+        self.source_routes.select_each_v6(clients, reals);
+        numbered(reals, &self.route_reals.v6);
+    }
+
     /// Source routes.
     pub const fn source_routes(&self) -> &SourceRoutes {
         &self.source_routes
@@ -320,5 +333,15 @@ impl ServiceTable {
     /// Reals in ascending index, including those that only flows still use.
     pub fn reals(&self) -> impl Iterator<Item = &Real> {
         self.reals.iter().flatten()
+    }
+}
+
+/// Turns places in a list of indices, each 1 more or 0, into the indices there, or 0.
+fn numbered(places: &mut [u32], indices: &[u16]) {
+    for place in places {
+        let index = place
+            .checked_sub(1)
+            .and_then(|place| indices.get(place as usize));
+        *place = index.map_or(0, |index| u32::from(*index));
     }
 }
