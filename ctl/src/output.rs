@@ -900,16 +900,25 @@ fn selected_by(by: &str, result: &Explained) -> String {
     {
         return format!("{}: no table is asked", in_packet(server_id));
     }
-    let why = match result.passed_over.as_deref() {
-        Some("lru-bypass") => "the VIP's flag lru-bypass leaves the flow table out",
-        Some("syn") => "a SYN asks no table",
-        Some("expired") => "the flow's entry has expired",
-        Some("stale-real") => "the flow was with a real whose number another has now",
-        Some("real-down") => "the flow leaves the real in the flow table, which is down",
-        Some("global-real-down") => "the flow leaves the real in the global table, which is down",
-        _ => "no worker has the flow in its table",
-    };
-    format!("{}: {why}", short_by(by))
+    let why = passed_over(result.passed_over.as_deref());
+    format!(
+        "{}: {}",
+        short_by(by),
+        why.unwrap_or("no worker has the flow in its table")
+    )
+}
+
+/// Why no flow table decides although one could.
+fn passed_over(why: Option<&str>) -> Option<&'static str> {
+    Some(match why? {
+        "lru-bypass" => "the VIP's flag lru-bypass leaves the flow table out",
+        "syn" => "a SYN asks no table",
+        "expired" => "the flow's entry has expired",
+        "stale-real" => "the flow was with a real whose number another has now",
+        "real-down" => "the flow leaves the real in the flow table, which is down",
+        "global-real-down" => "the flow leaves the real in the global table, which is down",
+        _ => return None,
+    })
 }
 
 /// What selects, without who has the flow.
@@ -935,11 +944,17 @@ fn differing(other: &Differing) -> String {
         (None, Some(reason)) => format!("{} ({reason})", other.verdict),
         (None, None) => other.verdict.clone(),
     };
-    let flooded = if other.flooded { ", flooded" } else { "" };
-    match &other.by {
-        Some(by) => format!("{queues}: {outcome}, by {}{flooded}", short_by(by)),
-        None => format!("{queues}: {outcome}{flooded}"),
+    let mut line = format!("{queues}: {outcome}");
+    if let Some(by) = &other.by {
+        let _ = write!(line, ", by {}", short_by(by));
     }
+    if let Some(why) = passed_over(other.passed_over.as_deref()) {
+        let _ = write!(line, ": {why}");
+    }
+    if other.flooded {
+        line.push_str("; flooded");
+    }
+    line
 }
 
 /// What to know of a server id that does not select the real.

@@ -9,7 +9,7 @@ use common::{
 };
 use dataplane::{
     counters::DropReason,
-    forward::{BURST, Explanation, FlowId, Packet, Selection},
+    forward::{Asked, BURST, Explanation, FlowId, Packet, Selection},
     service::{
         Encapsulation, Protocol, ServiceControl, ServiceSpec, SourceRouteSpec, SourceRoutes,
         VipFlags,
@@ -236,6 +236,18 @@ fn a_vip_without_reals_serves_those_who_have_a_route() {
     assert_eq!(
         bench.send(&tcp("192.0.3.1:4000", VIP, Segment::Syn)),
         Err(NotSent::Dropped(DropReason::NoReal))
+    );
+    // In a flood they have none either.
+    let client = "192.0.2.2:4000".parse().unwrap();
+    let id = FlowId::new(client, VIP.parse().unwrap(), Protocol::Tcp).unwrap();
+    let flood = Asked {
+        connection_events: settings().connection_rate_cap.into(),
+        ..Asked::default()
+    };
+    let explained = bench.forwarder.explain_packet(&id, &flood, bench.now_ns);
+    assert!(
+        matches!(explained, Explanation::NoReal { flooded: true, .. }),
+        "{explained:?}"
     );
 }
 

@@ -421,7 +421,7 @@ pub(super) fn explain(
     for worker in chosen(view, None)? {
         let id = *id;
         let asked = Asked {
-            connection_events: worker.counters().connection_events_at(now_ns()),
+            connection_events: connection_events(view, worker),
             ..asked
         };
         let answer = worker.ask_about(&id, move |forwarder, now_ns| {
@@ -460,6 +460,18 @@ pub(super) fn explain(
     })
 }
 
+/// Connection events of the window that lasts. CPUs that share their flows give one answer, and each counts
+/// its own events: those of the busiest.
+fn connection_events(view: &View, worker: &Worker) -> u64 {
+    let now_ns = now_ns();
+    let events = |worker: &Worker| worker.counters().connection_events_at(now_ns);
+    if worker.shares_flows() {
+        view.workers.iter().map(events).max().unwrap_or_default()
+    } else {
+        events(worker)
+    }
+}
+
 /// One answer out of those of the workers: that of a table, if one has the flow, with what differs
 /// from it.
 fn summary(answers: Vec<(Option<u32>, Explained)>) -> Option<Explained> {
@@ -467,17 +479,19 @@ fn summary(answers: Vec<(Option<u32>, Explained)>) -> Option<Explained> {
     let is_by_table = |answer: &Explained| answer.by.as_deref() == by_table;
     let first = answers.iter().position(|(_, answer)| is_by_table(answer));
     let mut summary = answers.get(first.unwrap_or(0))?.1.clone();
-    for (worker, mut answer) in answers {
-        let passed_over = answer.passed_over.take();
+    for (worker, answer) in answers {
         let same = (&answer.verdict, answer.real) == (&summary.verdict, summary.real);
         if !same {
             summary.add_other(worker, answer);
             continue;
         }
-        summary.passed_over = summary.passed_over.or(passed_over);
         summary.flooded |= answer.flooded;
         if is_by_table(&answer) {
             summary.workers.extend(worker);
+        }
+        // Where a table decides, it does not matter why another one would not.
+        if answer.by == summary.by {
+            summary.passed_over = summary.passed_over.or(answer.passed_over);
         }
     }
     Some(summary)
@@ -498,8 +512,8 @@ impl Explained {
 
     fn add_other(&mut self, worker: Option<u32>, answer: Self) {
         let alike = self.others.iter_mut().find(|other| {
-            (&other.verdict, other.real, &other.by, other.flooded)
-                == (&answer.verdict, answer.real, &answer.by, answer.flooded)
+            (&other.verdict, other.real, &other.by) == (&answer.verdict, answer.real, &answer.by)
+                && (&other.passed_over, other.flooded) == (&answer.passed_over, answer.flooded)
         });
         match alike {
             Some(other) => other.workers.extend(worker),
@@ -508,6 +522,7 @@ impl Explained {
                 reason: answer.reason,
                 real: answer.real,
                 by: answer.by,
+                passed_over: answer.passed_over,
                 flooded: answer.flooded,
                 workers: worker.into_iter().collect(),
             }),
@@ -554,11 +569,16 @@ fn explained(explanation: &Explanation) -> Explained {
             reason: Some(if *egress { "egress" } else { "cross-pop" }.into()),
             ..Explained::default()
         },
-        Explanation::NoReal { vip, passed_over } => Explained {
+        Explanation::NoReal {
+            vip,
+            passed_over,
+            flooded,
+        } => Explained {
             verdict: "drop".into(),
             reason: Some("no-real".into()),
             vip: Some(vip.to_string()),
             passed_over: passed_over.map(|why| why.name().into()),
+            flooded: *flooded,
             ..Explained::default()
         },
         Explanation::Selected {
@@ -592,6 +612,40 @@ mod tests {
     use dataplane::service::RealId;
 
     use super::*;
+
+    #[test]
+    fn a_summary_says_why_tables_do_not_decide_and_not_why_another_one_would_not() {
+        let answer = |queue, by: Selection, real: u8, passed_over: Option<&str>| {
+            let explained = Explained {
+                verdict: TRANSMIT.into(),
+                real: Some([198, 51, 100, real].into()),
+                by: Some(by.name().into()),
+                passed_over: passed_over.map(str::to_owned),
+                ..Explained::default()
+            };
+            (Some(queue), explained)
+        };
+        let one = summary(vec![
+            answer(0, Selection::Ring, 1, Some("expired")),
+            answer(1, Selection::Table, 1, None),
+            answer(2, Selection::Ring, 2, Some("real-down")),
+            answer(3, Selection::Ring, 2, None),
+        ])
+        .expect("an answer");
+        assert_eq!((&*one.workers, &one.passed_over), (&[1][..], &None));
+        let others = one.others.iter();
+        let others: Vec<_> = others
+            .map(|other| (&*other.workers, other.passed_over.as_deref()))
+            .collect();
+        assert_eq!(others, [(&[2][..], Some("real-down")), (&[3][..], None)]);
+
+        let one = summary(vec![
+            answer(0, Selection::Ring, 1, None),
+            answer(1, Selection::Ring, 1, Some("expired")),
+        ])
+        .expect("an answer");
+        assert_eq!(one.passed_over.as_deref(), Some("expired"));
+    }
 
     #[test]
     fn a_page_takes_no_more_than_is_wanted_or_a_step_can_find() {

@@ -603,6 +603,9 @@ pub struct Differing {
     /// As in [`Explained`].
     pub by: Option<String>,
     /// As in [`Explained`].
+    #[serde(default)]
+    pub passed_over: Option<String>,
+    /// As in [`Explained`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flooded: bool,
     /// These workers.

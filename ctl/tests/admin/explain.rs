@@ -95,7 +95,7 @@ fn explain_shows_every_real_with_its_workers() {
     let explained = served.connect().result(&format!("explain {FLOW}"));
     let (real, workers) = (&explained["real"], &explained["workers"]);
     assert_eq!((real, workers), (&first, &json!([0])), "{explained}");
-    let other = |by: &str, workers: Value| json!({"verdict": "transmit", "reason": null, "real": second, "by": by, "workers": workers});
+    let other = |by: &str, workers: Value| json!({"verdict": "transmit", "reason": null, "real": second, "by": by, "passed_over": null, "workers": workers});
     assert_eq!(
         explained["others"],
         json!([other("table", json!([1])), other("ring", json!([2]))])

@@ -105,7 +105,7 @@ pub struct FlowRecord {
 pub struct Asked {
     /// The packet carries this server id, in whatever form the VIP reads.
     pub server_id: Option<u32>,
-    /// It is a TCP segment with SYN.
+    /// It is a TCP segment with SYN, or quotes one.
     pub syn: bool,
     /// It is an ICMP error that quotes a packet of the flow.
     pub error: bool,
@@ -178,6 +178,8 @@ pub enum Explanation {
         vip: VipKey,
         /// Why the tables do not name one either.
         passed_over: Option<PassedOver>,
+        /// The worker's cap on new connections is in force: a source route is not asked.
+        flooded: bool,
     },
     /// A real is selected.
     Selected {
@@ -391,6 +393,7 @@ impl<A: Family> Lane<A> {
             return Explanation::NoReal {
                 vip: vip.key,
                 passed_over,
+                flooded,
             };
         };
         let source = lane::outer_source_of(&flow, vip, by);
