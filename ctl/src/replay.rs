@@ -23,7 +23,7 @@ use dataplane::{
     service::{RealId, ServiceControl},
 };
 use pcap_file::{
-    DataLink,
+    DataLink, Endianness,
     pcap::{PcapHeader, PcapPacket, PcapWriter},
 };
 use serde::Serialize;
@@ -132,6 +132,8 @@ fn decide_all(
         snaplen: (MAX_PACKET + ROOM) as u32,
         datalink: DataLink::ETHERNET,
         ts_resolution: capture.resolution(),
+        // What nearly every other writer's machine has; some readers take no other order.
+        endianness: Endianness::Little,
         ..PcapHeader::default()
     };
     let mut frames = PcapWriter::with_header(frames, header)?;

@@ -325,6 +325,14 @@ fn tunnels_to_a_decap_destination_are_taken_apart() {
 }
 
 #[test]
+fn the_frames_are_in_the_order_of_bytes_that_every_reader_takes() {
+    let rig = Rig::new(&capture(TsResolution::MicroSecond, DataLink::ETHERNET, &[]));
+    rig.succeed();
+    let frames = fs::read(rig.path("out.pcap")).expect("the frames");
+    assert!(frames.starts_with(&[0xd4, 0xc3, 0xb2, 0xa1]), "{frames:x?}");
+}
+
+#[test]
 fn an_empty_capture_gives_empty_results() {
     let rig = Rig::new(&capture(TsResolution::MicroSecond, DataLink::ETHERNET, &[]));
     assert_eq!(rig.succeed(), "");
