@@ -110,9 +110,9 @@ fn v4(criterion: &mut Criterion) {
     look_ups(&mut group, "source_routes", &clients, |client| {
         routes.select_v4(client.octets()).map_or(0, u64::from)
     });
-    let wire: Vec<_> = clients.iter().map(|client| client.octets()).collect();
+    let wire: Vec<_> = clients.iter().map(Ipv4Addr::octets).collect();
     in_bursts(&mut group, &wire, |clients, places| {
-        routes.select_each_v4(clients, places)
+        routes.select_each_v4(clients, places);
     });
     look_ups(&mut group, "prefix-trie", &clients, |client| {
         let found = trie.get_lpm(&(client.to_bits(), 32));
@@ -150,9 +150,9 @@ fn v6(criterion: &mut Criterion, name: &str, site: impl Fn(&mut Random) -> u32) 
     look_ups(&mut group, "source_routes", &clients, |client| {
         routes.select_v6(client.octets()).map_or(0, u64::from)
     });
-    let wire: Vec<_> = clients.iter().map(|client| client.octets()).collect();
+    let wire: Vec<_> = clients.iter().map(Ipv6Addr::octets).collect();
     in_bursts(&mut group, &wire, |clients, places| {
-        routes.select_each_v6(clients, places)
+        routes.select_each_v6(clients, places);
     });
     look_ups(&mut group, "prefix-trie", &clients, |client| {
         let found = trie.get_lpm(&(client.to_bits(), 128));
