@@ -13,20 +13,14 @@ use super::super::site::Site;
 use super::super::surroundings::Surroundings;
 use super::{Outcome, PATIENCE};
 
-/// Memory that may be lost in the second half of the starts.
+/// Memory that may be lost in all starts together: the kernel's own needs grow by some KiB with each.
 const MEMORY_NOISE: u64 = 2 << 20;
 /// Open files that may be more: the kernel counts them for each processor and adds up now and then.
 const FILES_NOISE: u64 = 16;
+/// Bytes of a page: the machines are `x86_64`.
+const PAGE: u64 = 4096;
 /// How long the numbers stay the same before they count.
 const QUIET: Duration = Duration::from_secs(5);
-/// Looks in each half of the starts.
-const LOOKS: usize = 5;
-/// Starts and stops from which on what they lose of memory is more than noise; of fewer only the numbers
-/// are compared, at the end.
-const ENOUGH_FOR_MEMORY: usize = 50;
-/// Starts and stops before the first look. Under igb the kernel takes some megabytes in the first twenty
-/// and no more from then on.
-const WARM_UP: usize = 20;
 
 /// What a machine has of what programs like ours take.
 #[derive(Clone, Copy, Debug)]
@@ -37,16 +31,15 @@ struct Holdings {
     files: u64,
     /// Sockets in the balancer's namespace.
     sockets: u64,
-    /// Bytes available.
+    /// Bytes that nobody uses.
     memory: u64,
 }
 
 impl Holdings {
     fn look(site: &Site) -> Result<Self> {
         let (programs, maps) = loaded()?;
-        // Caches, and free pages that each processor keeps for itself, would be memory that is missing.
+        // Caches would be memory that is missing.
         fs::write("/proc/sys/vm/drop_caches", "3")?;
-        fs::write("/proc/sys/vm/compact_memory", "1")?;
         let sockstat = site
             .lab()
             .balancer()
@@ -56,7 +49,7 @@ impl Holdings {
             maps,
             files: number(&fs::read_to_string("/proc/sys/fs/file-nr")?, "")?,
             sockets: number(&sockstat, "sockets: used")?,
-            memory: number(&fs::read_to_string("/proc/meminfo")?, "MemAvailable:")? << 10,
+            memory: unused_pages(&fs::read_to_string("/proc/zoneinfo")?)? * PAGE,
         })
     }
 
@@ -83,12 +76,34 @@ impl Holdings {
     }
 }
 
-/// What the second half of the starts has lost: the most memory that was available at one of its looks,
-/// against that of the first half. Buffers that a driver has at one look and not at the next, some
-/// megabytes of them, come back within a half; what is lost at each start does not.
-fn lost(first_half: &[Holdings], second_half: &[Holdings]) -> u64 {
-    let most = |half: &[Holdings]| half.iter().map(|look| look.memory).max().unwrap_or(0);
-    most(first_half).saturating_sub(most(second_half))
+/// Pages that nobody uses. Those that processors keep for themselves are among them; with them on the other
+/// side, as in `MemFree` and `MemAvailable`, free memory goes up and down by tens of megabytes as processors
+/// take and return pages.
+fn unused_pages(zoneinfo: &str) -> Result<u64> {
+    let sum = |word: &str| -> Result<u64> {
+        let counts = zoneinfo.lines().filter_map(|line| {
+            let rest = line.trim_start().strip_prefix(word)?;
+            Some(rest.trim().parse::<u64>())
+        });
+        let counts = counts
+            .collect::<Result<Vec<_>, _>>()
+            .with_context(|| format!("no number behind `{word}` in {zoneinfo}"))?;
+        ensure!(!counts.is_empty(), "no `{word}` in {zoneinfo}");
+        Ok(counts.iter().sum())
+    };
+    Ok(sum("nr_free_pages ")? + sum("count:")?)
+}
+
+/// Fails if there is more, or less memory, than there was.
+fn ensure_kept(before: &Holdings, after: &Holdings) -> Result<()> {
+    let numbers = |holdings: &Holdings| (holdings.programs, holdings.maps, holdings.sockets);
+    ensure!(
+        numbers(after) == numbers(before)
+            && after.files <= before.files + FILES_NOISE
+            && after.memory + MEMORY_NOISE >= before.memory,
+        "there was {before:?}, and now there is {after:?}"
+    );
+    Ok(())
 }
 
 /// The number behind a word at the beginning of a line.
@@ -99,7 +114,7 @@ fn number(text: &str, word: &str) -> Result<u64> {
         .with_context(|| format!("no number behind `{word}` in {text}"))
 }
 
-/// Starts and stops in two halves.
+/// Starts and stops, after one that does not count: it takes what the kernel keeps for the next.
 pub(super) fn cycles(site: &Site, scenario: &Scenario) -> Result<Outcome> {
     let around = Surroundings::at_rest(site)?;
     let cycles = |count: usize| -> Result<Holdings> {
@@ -112,39 +127,23 @@ pub(super) fn cycles(site: &Site, scenario: &Scenario) -> Result<Outcome> {
         around.wait_for(site)?;
         Holdings::settled(site)
     };
-    let (warm_up, looks) = if scenario.cycles >= ENOUGH_FOR_MEMORY {
-        (WARM_UP, 2 * LOOKS)
-    } else {
-        (1, 1)
-    };
-    let first = cycles(warm_up)?;
-    let looks = (0..looks)
-        .map(|_| cycles(scenario.cycles / looks))
-        .collect::<Result<Vec<_>>>()?;
-    let (first_half, second_half) = looks.split_at(looks.len() / 2);
-    let lost = (!first_half.is_empty()).then(|| lost(first_half, second_half));
-    let last = looks.last().unwrap_or(&first);
-    ensure!(
-        (last.programs, last.maps, last.sockets) == (first.programs, first.maps, first.sockets)
-            && last.files <= first.files + FILES_NOISE
-            && lost.is_none_or(|lost| lost <= MEMORY_NOISE),
-        "something is left after {} starts: {first:?}, then {looks:?}",
-        scenario.cycles
-    );
+    let before = cycles(1)?;
+    let after = cycles(scenario.cycles)?;
+    ensure_kept(&before, &after)
+        .with_context(|| format!("something is left after {} starts", scenario.cycles))?;
+    let taken = i128::from(before.memory) - i128::from(after.memory);
     Ok(Outcome {
         interruption: None,
         seen: format!(
-            "{} times: {} eBPF programs, {} maps and {} sockets as before, open files {} then {}{}",
+            "{} times: {} eBPF programs, {} maps and {} sockets as before, open files {} then {}, {} KiB of \
+             memory taken",
             scenario.cycles,
-            last.programs,
-            last.maps,
-            last.sockets,
-            first.files,
-            last.files,
-            lost.map_or_else(String::new, |lost| format!(
-                ", the second half took {} KiB",
-                lost >> 10
-            )),
+            after.programs,
+            after.maps,
+            after.sockets,
+            before.files,
+            after.files,
+            taken >> 10,
         ),
     })
 }
@@ -155,26 +154,78 @@ mod tests {
 
     #[test]
     fn numbers_are_found_behind_their_word() {
-        let text = "MemFree:  7 kB\nMemAvailable:   807 kB\n";
-        assert_eq!(number(text, "MemAvailable:").unwrap(), 807);
+        let text = "TCP: inuse 3\nsockets: used 807\n";
+        assert_eq!(number(text, "sockets: used").unwrap(), 807);
         assert_eq!(number("1024\t0\t98304\n", "").unwrap(), 1024);
-        assert!(number(text, "Sockets:").is_err());
+        assert!(number(text, "UDP:").is_err());
+    }
+
+    /// What a processor keeps goes up and down; what nobody uses does not. Both as igb had it, between two
+    /// starts.
+    #[test]
+    fn pages_that_processors_keep_are_nobodys() {
+        let zones = |free: u64, kept: [u64; 2]| {
+            format!(
+                "Node 0, zone DMA32\n  per-node stats\n      nr_free_cma 0\n  pages free     {free}\n        \
+                 high     8551\n      nr_free_pages {free}\n  pagesets\n    cpu: 0\n              count:    {}\n    \
+                 cpu: 1\n              count:    {}\n              high:     6926\n",
+                kept[0], kept[1]
+            )
+        };
+        let much = unused_pages(&zones(216_641, [6103, 6257])).unwrap();
+        let little = unused_pages(&zones(209_641, [12_805, 6493])).unwrap();
+        assert_eq!((much, little), (229_001, 228_939));
+        assert!(unused_pages("").is_err());
+        assert!(unused_pages("nr_free_pages 3\ncount: many\n").is_err());
     }
 
     #[test]
-    fn memory_that_came_back_is_not_missing() {
-        let look = |memory| Holdings {
+    fn what_starts_leave_is_seen() {
+        // As igb had it before and after eighty starts.
+        let before = Holdings {
             programs: 2,
             maps: 6,
             files: 100,
             sockets: 3,
-            memory,
+            memory: 915_996 << 10,
         };
-        let lost_of = |first: [u64; 3], second: [u64; 3]| lost(&first.map(look), &second.map(look));
-        // Lost each time; caches that fill once; buffers that are there at some looks only.
-        assert_eq!(lost_of([900, 800, 700], [600, 500, 400]), 300);
-        assert_eq!(lost_of([1000, 800, 800], [800, 800, 800]), 200);
-        assert_eq!(lost_of([900, 1000, 900], [900, 900, 1000]), 0);
-        assert_eq!(lost_of([900, 900, 900], [900, 1000, 900]), 0);
+        let after = Holdings {
+            files: 110,
+            memory: 915_568 << 10,
+            ..before
+        };
+        ensure_kept(&before, &after).expect("what the kernel needs");
+        let more_memory = Holdings {
+            memory: 920_000 << 10,
+            ..before
+        };
+        ensure_kept(&before, &more_memory).expect("what the kernel gave back");
+        for left in [
+            Holdings {
+                programs: 3,
+                ..after
+            },
+            // One with each start.
+            Holdings { maps: 86, ..after },
+            Holdings {
+                sockets: 4,
+                ..after
+            },
+            Holdings {
+                files: 180,
+                ..after
+            },
+            // 32 KiB with each start, or a queue's frame buffers once.
+            Holdings {
+                memory: after.memory - ((80 * 32) << 10),
+                ..after
+            },
+            Holdings {
+                memory: after.memory - (4096 * 2048),
+                ..after
+            },
+        ] {
+            ensure_kept(&before, &left).expect_err("it is seen");
+        }
     }
 }
