@@ -85,6 +85,9 @@ impl LinkWatch {
 
     /// Tells of changes, for as long as the task lives.
     pub(super) async fn run(mut self) {
+        // What was said until now is of the time when the program was attached and the sockets were bound:
+        // many drivers take the link down for that. The first look shows what has come of it.
+        while self.changes.try_recv().is_ok() {}
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

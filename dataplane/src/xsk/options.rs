@@ -82,7 +82,12 @@ pub(super) fn knows_driver(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(get::<u32>(fd, libc::SOL_SOCKET, libc::SO_INCOMING_NAPI_ID)? != 0)
 }
 
-/// Whether each call into the socket polls the device. The option is a time, but of that the kernel only
+/// Whether each call into the socket polls the device.
+pub(super) fn busy_polls(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(get::<u32>(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL)? != 0)
+}
+
+/// Has each call into the socket poll the device, or not. The option is a time, but of that the kernel only
 /// asks whether there is any: a socket that never blocks polls once a call (`sk_busy_loop`).
 pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, busy_poll: bool) -> io::Result<()> {
     set(fd, libc::SO_BUSY_POLL, busy_poll.into())

@@ -194,16 +194,17 @@ impl XskPort {
         if !options::knows_driver(socket).unwrap_or(false) {
             return false;
         }
-        if self.busy_poll {
+        // `net.core.busy_read` can have turned it on, too.
+        if options::busy_polls(socket).unwrap_or(false) {
             return self.call().is_ok();
         }
         if options::set_busy_poll(socket, true).is_err() {
             return false;
         }
-        let reached = self.call().is_ok();
+        let is_asked = self.call().is_ok();
         // Less than before is always allowed.
         let _ = options::set_busy_poll(socket, false);
-        reached
+        is_asked
     }
 
     /// A call into the socket that moves nothing by itself.

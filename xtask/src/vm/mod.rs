@@ -24,9 +24,12 @@ mod selection;
 mod store;
 mod workshop;
 
-use std::{fs::File, io::Write as _, time::Duration};
+use std::{
+    fs::Permissions, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path, time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
+use tempfile::NamedTempFile;
 
 pub(crate) use options::{Chosen, Options};
 
@@ -51,14 +54,8 @@ const TEST_CYCLES: usize = 10;
 /// Runs the machines that are asked for and prints the matrix.
 pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
     let Chosen(pairs) = chosen;
-    // Found out before the machines have run for minutes.
-    let json = options
-        .json
-        .as_ref()
-        .map(|path| {
-            File::create(path).with_context(|| format!("--json: cannot write {}", path.display()))
-        })
-        .transpose()?;
+    // Found out before the machines have run for minutes; what the file had stays until they have.
+    let json = options.json.as_deref().map(Draft::new).transpose()?;
     let profile = if options.instructions {
         Profile::Release
     } else {
@@ -79,15 +76,41 @@ pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
         keep: options.keep,
     })?;
     println!("\n{}", run.table());
-    if let Some(mut file) = json {
-        let text = serde_json::to_string_pretty(&run.json())?;
-        writeln!(file, "{text}").context("--json: cannot be written")?;
+    if let Some(draft) = json {
+        draft.finish(&serde_json::to_string_pretty(&run.json())?)?;
     }
     let failed = run.rows.iter().filter(|row| !row.ok()).count();
     if failed > 0 {
         bail!("{failed} of {} machines are not as expected", pairs.len());
     }
     Ok(())
+}
+
+/// What will be in a file, written beside it.
+struct Draft<'a> {
+    path: &'a Path,
+    draft: NamedTempFile,
+}
+
+impl<'a> Draft<'a> {
+    fn new(path: &'a Path) -> Result<Self> {
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        // Less the umask, as any file.
+        let draft = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder.unwrap_or(Path::new(".")));
+        let draft = draft.with_context(|| format!("--json: cannot write {}", path.display()))?;
+        Ok(Self { path, draft })
+    }
+
+    fn finish(mut self, text: &str) -> Result<()> {
+        writeln!(self.draft, "{text}").context("--json: cannot be written")?;
+        let kept = self.draft.persist(self.path);
+        kept.with_context(|| format!("--json: cannot write {}", self.path.display()))?;
+        Ok(())
+    }
 }
 
 /// How the machines of the test command fared.

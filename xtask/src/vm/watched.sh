@@ -4,6 +4,11 @@
 set -u
 lock=$1
 shift
+# Nobody could end the program then.
+if ! flock --shared --nonblock --conflict-exit-code 0 "$lock" true; then
+    echo "cannot lock $lock" >&2
+    exit 1
+fi
 # A program in the background has no terminal unless it is given one.
 exec 3<&0
 "$@" <&3 3<&- &
