@@ -61,3 +61,32 @@ pub(super) struct Plan {
     /// Go on with a shell.
     pub(super) keep: bool,
 }
+
+impl Plan {
+    /// Whether this machine and another may run at the same time. A card that recovers must do so in time,
+    /// a count takes the processor, and a shell the terminal: those run alone.
+    pub(super) fn bears_company(&self, other: &Self) -> bool {
+        [self, other]
+            .iter()
+            .all(|plan| plan.work == Work::Balance && !plan.keep)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_machines_that_just_balance_bear_company() {
+        let plan = |work, keep| Plan { work, keep };
+        let balance = plan(Work::Balance, false);
+        assert!(balance.bears_company(&balance));
+        for alone in [
+            plan(Work::Break { cycles: 1 }, false),
+            plan(Work::Count, false),
+            plan(Work::Balance, true),
+        ] {
+            assert!(!balance.bears_company(&alone) && !alone.bears_company(&balance));
+        }
+    }
+}

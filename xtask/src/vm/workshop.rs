@@ -1,14 +1,18 @@
 //! Builds the programs of machines, and runs the machines.
 
 use std::{
-    cell::OnceCell,
     fs,
     path::{Path, PathBuf},
     process,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::{
     accelerator::Accelerator,
@@ -21,6 +25,9 @@ use super::{
     report::{Heard, Row, Run},
 };
 use crate::{dist, setup, shell};
+
+/// Machines that run at the same time, if they may: one waits more than it computes, above all for links.
+const AT_A_TIME: usize = 2;
 
 /// How the programs are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +51,9 @@ pub(super) struct Workshop {
     /// Where files of machines are.
     folder: PathBuf,
     /// Found out when it is first needed, and the same for all machines.
-    accelerator: OnceCell<Accelerator>,
-    /// Why there are no TAP devices, if there are none; as above.
-    taps: OnceCell<Option<String>>,
+    accelerator: Mutex<Option<Accelerator>>,
+    /// Whether there are TAP devices, or why not; as above.
+    taps: Mutex<Option<Result<(), String>>>,
 }
 
 impl Workshop {
@@ -82,12 +89,12 @@ impl Workshop {
             },
             parts,
             folder,
-            accelerator: OnceCell::new(),
-            taps: OnceCell::new(),
+            accelerator: Mutex::default(),
+            taps: Mutex::default(),
         })
     }
 
-    /// Runs a machine for each pair, one after the other.
+    /// Runs a machine for each pair. Those whose times are compared with a limit run alone.
     pub(super) fn run(
         &self,
         pairs: &[(Kernel, Card)],
@@ -95,16 +102,52 @@ impl Workshop {
         plan: impl Fn(&(Kernel, Card)) -> Plan,
     ) -> Result<Run> {
         let started = Instant::now();
-        let rows = pairs
-            .iter()
-            .map(|pair| self.row(pair, &plan(pair), limit.deadline(started)))
-            .collect::<Result<_>>()?;
+        let planned: Vec<_> = pairs.iter().map(|pair| (pair, plan(pair))).collect();
+        let mut rows = Vec::new();
+        for batch in planned.chunk_by(|(_, one), (_, next)| one.bears_company(next)) {
+            rows.extend(self.batch(batch, limit, started)?);
+        }
         Ok(Run {
             rows,
             elapsed: started.elapsed(),
             limit,
-            accelerator: self.accelerator.get().copied(),
+            accelerator: *locked(&self.accelerator),
         })
+    }
+
+    /// Runs machines side by side, each as soon as there is room.
+    fn batch(
+        &self,
+        batch: &[(&(Kernel, Card), Plan)],
+        limit: Limit,
+        started: Instant,
+    ) -> Result<Vec<Row>> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, Row)>> {
+            let mut rows = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some((pair, plan)) = batch.get(number) else {
+                    return Ok(rows);
+                };
+                rows.push((number, self.row(pair, plan, limit.deadline(started))?));
+            }
+        };
+        let mut rows = thread::scope(|scope| {
+            let workers: Vec<_> = (0..AT_A_TIME.min(batch.len()))
+                .map(|_| scope.spawn(work))
+                .collect();
+            let mut rows = Vec::new();
+            for worker in workers {
+                let done = worker
+                    .join()
+                    .map_err(|_| anyhow!("the thread of a machine panicked"))?;
+                rows.extend(done?);
+            }
+            anyhow::Ok(rows)
+        })?;
+        rows.sort_by_key(|(number, _)| *number);
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 
     fn row(
@@ -122,7 +165,7 @@ impl Workshop {
         };
         let mut row = Row::new(&bootable.release, bootable.version, card, plan.work);
         if card.wiring == Wiring::Taps
-            && let Some(why) = self.without_taps()?
+            && let Err(why) = self.taps()?
         {
             return Ok(row.lacking(why));
         }
@@ -155,7 +198,8 @@ impl Workshop {
         let contents = initramfs::of(&self.parts, &self.programs, bootable, card, plan)?;
         fs::write(machine.initramfs, contents)
             .with_context(|| format!("cannot write {}", machine.initramfs.display()))?;
-        let booted = self.boot(&machine, deadline, &mut row.heard);
+        let name = format!("{}/{}", kernel.name, card.name);
+        let booted = self.boot(&name, &machine, deadline, &mut row.heard);
         row.error = booted.err().map(|error| format!("{error:#}"));
         row.elapsed = started.elapsed();
         if plan.keep {
@@ -168,6 +212,7 @@ impl Workshop {
     /// Runs a machine to its end.
     fn boot(
         &self,
+        name: &str,
         machine: &Machine<'_>,
         deadline: Option<Instant>,
         heard: &mut Heard,
@@ -182,7 +227,7 @@ impl Workshop {
                 let mark = if check.ok { "ok    " } else { "FAILED" };
                 let seconds = started.elapsed().as_secs_f64();
                 println!(
-                    "  {mark} {seconds:5.1} s  {:<24} {}",
+                    "  {mark} {name:<19} {seconds:5.1} s  {:<23} {}",
                     check.name, check.detail
                 );
             }
@@ -200,23 +245,32 @@ impl Workshop {
     }
 
     fn accelerator(&self, kernel: &Bootable) -> Result<Accelerator> {
-        if let Some(known) = self.accelerator.get() {
-            return Ok(*known);
+        let mut known = locked(&self.accelerator);
+        if let Some(known) = *known {
+            return Ok(known);
         }
         let Self {
             parts, programs, ..
         } = self;
         let found = Accelerator::find(&parts.qemu, &kernel.image, &programs.init, &self.folder)?;
-        Ok(*self.accelerator.get_or_init(|| found))
+        *known = Some(found);
+        Ok(found)
     }
 
-    fn without_taps(&self) -> Result<Option<String>> {
-        if let Some(known) = self.taps.get() {
+    /// Whether there are TAP devices, or why not.
+    fn taps(&self) -> Result<Result<(), String>> {
+        let mut known = locked(&self.taps);
+        if let Some(known) = &*known {
             return Ok(known.clone());
         }
-        let found = without_taps(&self.folder)?;
-        Ok(self.taps.get_or_init(|| found).clone())
+        let found = without_taps(&self.folder)?.map_or(Ok(()), Err);
+        *known = Some(found.clone());
+        Ok(found)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A path as one sees it from the root of the repository.
