@@ -199,7 +199,7 @@ impl SharedTable {
         Some((value, slot.last_use.load(Relaxed)))
     }
 
-    /// Stores a flow, last used at `time`, over the one of the same key.
+    /// Stores a flow, last used at `time`, over the one of the same key, whose last use stays if it was later.
     pub fn insert<K: SharedKey>(&self, key: &K, value: u32, time: u64) -> SharedInsertion {
         let key = key.words();
         let group = self.group(&key);
@@ -316,10 +316,12 @@ fn try_insert(
         }
     }
     if let Some((slot, seen)) = own {
+        // Whoever knows of an earlier use only does not make the flow older.
+        let before = slot.last_use.fetch_max(time, Relaxed);
         if seen.value == bits {
-            slot.last_use.store(time, Relaxed);
             return Some(SharedInsertion::Refreshed);
         }
+        let time = before.max(time);
         return slot
             .replace(&seen, key, bits, time)
             .then_some(SharedInsertion::Overwrote);

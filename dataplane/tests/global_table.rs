@@ -299,6 +299,32 @@ fn what_a_server_id_stored_has_expired_here_too() {
 }
 
 #[test]
+fn a_server_id_makes_no_flow_older_that_another_worker_has() {
+    let flags = VipFlags::GLOBAL_LRU | VipFlags::QUIC;
+    let mut spec = services(80, Udp, flags);
+    let with_id = udp(CLIENT, VIP, &[0x40, 0x80, 0, 0x10, 1, 0, 0, 0, 0, 1, 2, 3]);
+    let without = udp(CLIENT, VIP, &[0x40, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]);
+    // The id names the real that has the flow, and another one.
+    for other in [None, Some("198.51.100.98")] {
+        let mut pair = Pair::new(&spec);
+        let (_, own) = selected(&mut pair.a, &without);
+        let named = other.map_or_else(|| own.clone(), str::to_owned);
+        let ids = ServerIds::default().with(&[0x1001], named.parse().unwrap());
+        spec.server_ids = ids.unwrap();
+        pair.apply(&changed(&spec));
+        assert_eq!(
+            selected(&mut pair.b, &with_id),
+            (Selection::ServerId, named.clone())
+        );
+        assert_eq!(
+            selected(&mut pair.b, &without),
+            (Selection::GlobalTable, named)
+        );
+        assert_eq!(selected(&mut pair.a, &without), (Selection::Table, own));
+    }
+}
+
+#[test]
 fn a_flow_under_flood_is_left_for_nobody() {
     let mut spec = services(80, Tcp, VipFlags::GLOBAL_LRU);
     spec.settings.connection_rate_cap = 1;
