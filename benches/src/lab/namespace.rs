@@ -151,7 +151,11 @@ impl Namespace {
     /// Has threads of the kernel's own receive for an interface, one for each queue, instead of whoever
     /// is interrupted. On a veth it takes an XDP program, at one end or the other.
     pub fn set_threaded(&self, interface: &str) -> Result<()> {
-        let name = interface.to_owned();
+        self.set_attribute(interface, "threaded", "1")
+    }
+
+    /// Writes to a file of the interface in /sys.
+    pub fn set_attribute(&self, interface: &str, attribute: &str, value: &str) -> Result<()> {
         self.run(|| -> Result<()> {
             // /sys shows the interfaces of whoever mounted it, so mount one; the thread's own file
             // system goes with the thread.
@@ -167,12 +171,12 @@ impl Namespace {
                 nothing,
             )
             .context("cannot mount /sys")?;
-            let path = format!("/sys/class/net/{name}/threaded");
-            fs::write(&path, "1").with_context(|| format!("cannot write 1 to {path}"))
+            let path = format!("/sys/class/net/{interface}/{attribute}");
+            fs::write(&path, value).with_context(|| format!("cannot write {value} to {path}"))
         })?
         .with_context(|| {
             format!(
-                "cannot have {interface} in namespace `{}` receive in threads",
+                "cannot set {attribute} of {interface} in namespace `{}`",
                 self.name
             )
         })

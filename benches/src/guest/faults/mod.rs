@@ -4,6 +4,7 @@
 //! served again over both families and the connections must live, or the balancer must have ended
 //! with an error that says why, within [`LIMIT`]. The report has the time as a figure.
 
+mod deaf;
 mod flowing;
 mod holdings;
 
@@ -48,12 +49,13 @@ struct Outcome {
 }
 
 /// In this order. The last one takes the card.
-const FAULTS: [(&str, Fault); 8] = [
+const FAULTS: [(&str, Fault); 9] = [
     ("link down and up", link),
     ("MTU changed and back", mtu),
     ("queue in use taken away", queue_in_use),
     ("unused queue taken away", unused_queue),
     ("fill ring starved", starve),
+    ("driver deaf", deaf::deaf),
     ("kill -9 and start", kill),
     (STARTS, holdings::cycles),
     ("card removed", remove),
