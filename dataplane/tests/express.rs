@@ -7,11 +7,13 @@ use std::net::SocketAddr;
 use common::{
     Bench, NotSent, V4_REALS, V6_REALS,
     frames::{self, Segment},
+    services::gue,
     settings, vip,
 };
 use dataplane::service::{
+    Encapsulation,
     Protocol::{self, Tcp, Udp},
-    ServiceSpec, VipFlags,
+    ServiceSpec, Settings, VipFlags,
 };
 use proptest::prelude::*;
 use xdp_layout::Tag;
@@ -21,9 +23,12 @@ const ROOM_V6: u8 = 40;
 
 /// VIPs by single address and port. `SRC_DST_PORT` changes nothing for them, but VIPs with a flag go
 /// the long way.
-fn services(flags: VipFlags, next_hop: bool) -> ServiceSpec {
+fn services(flags: VipFlags, encapsulation: Encapsulation, next_hop: bool) -> ServiceSpec {
     let mut spec = ServiceSpec {
-        settings: settings(),
+        settings: Settings {
+            encapsulation,
+            ..settings()
+        },
         vips: vec![
             vip("203.0.113.10", 80, Tcp, flags, V4_REALS),
             vip("203.0.113.10", 53, Udp, flags, V4_REALS),
@@ -137,11 +142,12 @@ proptest! {
     #[test]
     fn the_short_way_ends_where_the_long_one_does(
         arrivals in prop::collection::vec(arrival(), 1..200),
+        encapsulation in prop::sample::select(vec![Encapsulation::Ipip, gue().encapsulation]),
         next_hop in prop_oneof![9 => Just(true), 1 => Just(false)],
     ) {
         let (short, long) = (
-            services(VipFlags::empty(), next_hop),
-            services(VipFlags::SRC_DST_PORT, next_hop),
+            services(VipFlags::empty(), encapsulation, next_hop),
+            services(VipFlags::SRC_DST_PORT, encapsulation, next_hop),
         );
         let (mut by_short, mut by_long) = (Bench::new(&short), Bench::new(&long));
         for arrival in &arrivals {
