@@ -1,9 +1,9 @@
 //! The file of a capture.
 //!
 //! The balancer runs as root, and what it writes here came from the network. So a capture goes to a
-//! file that did not exist, or that its operator said may be replaced: always a new file of this
-//! process's user with mode 0600, never through a symbolic link at the path's end, never a device or
-//! a pipe. Who may name a path at all is decided where the request comes in
+//! file that did not exist, or that is a capture and its operator said may be replaced: always a new file
+//! of this process's user with mode 0600, never through a symbolic link at the path's end, never a device
+//! or a pipe. Who may name a path at all is decided where the request comes in
 //! ([`crate::admin::Engine`]).
 //!
 //! The file gets its name once the capture runs. One that does not start leaves nothing behind, and
@@ -11,10 +11,12 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::OFlag;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::admin::AdminError;
@@ -73,17 +75,35 @@ pub(super) fn create(path: &Path, force: bool) -> Result<(File, NewFile), AdminE
     Ok((file, new))
 }
 
-/// Refuses to replace anything but a regular file.
+/// Refuses to replace anything but a capture: a configuration, for example, would be lost.
 fn refuse_others(path: &Path) -> Result<(), AdminError> {
+    let refusal = |what| {
+        let name = path.display();
+        let problem = format!("{name} is not a {what}");
+        AdminError::new("file", problem, "only captures are replaced; name another")
+    };
     match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.is_file() => Err(AdminError::new(
-            "file",
-            format!("{} is not a regular file", path.display()),
-            "only files are replaced; name another",
-        )),
+        Ok(metadata) if !metadata.is_file() => Err(refusal("regular file")),
+        Ok(metadata) if metadata.len() > 0 && !is_capture(path) => Err(refusal("capture")),
         // Whatever else is wrong shows when the file gets its name.
         _ => Ok(()),
     }
+}
+
+/// Whether the file begins as pcapng or pcap does.
+fn is_capture(path: &Path) -> bool {
+    const BEGINNINGS: [u32; 3] = [0x0a0d_0d0a, 0xa1b2_c3d4, 0xa1b2_3c4d];
+    let mut begin = [0; 4];
+    // A pipe that took the file's place meanwhile is not waited for.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path);
+    file.and_then(|mut file| file.read_exact(&mut begin))
+        .is_ok()
+        && (BEGINNINGS.contains(&u32::from_be_bytes(begin))
+            || BEGINNINGS.contains(&u32::from_le_bytes(begin)))
 }
 
 fn describe(path: &Path, error: &io::Error) -> AdminError {
@@ -119,6 +139,8 @@ mod tests {
 
     use super::*;
 
+    const PCAPNG: &[u8] = b"\x0a\x0d\x0d\x0a and so on";
+
     #[test]
     fn a_new_file_is_its_owners_alone() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -126,6 +148,7 @@ mod tests {
         for force in [false, true] {
             let (_, new) = create(&path, force).expect("it can be made");
             new.keep().expect("it gets its name");
+            fs::write(&path, PCAPNG).expect("the capture");
             let mode = fs::metadata(&path).expect("it exists").permissions().mode();
             assert_eq!(mode & 0o7777, 0o600);
             // As somebody may have left it for the balancer to write to.
@@ -145,10 +168,10 @@ mod tests {
         let path = directory.path().join("a.pcapng");
         drop(create(&path, false).expect("it can be made"));
         assert!(names().is_empty(), "{:?}", names());
-        fs::write(&path, "old").expect("a file");
+        fs::write(&path, PCAPNG).expect("a file");
         drop(create(&path, true).expect("it can be made"));
         assert_eq!(names(), ["a.pcapng"]);
-        assert_eq!(fs::read_to_string(&path).expect("it is there"), "old");
+        assert_eq!(fs::read(&path).expect("it is there"), PCAPNG);
     }
 
     #[test]
@@ -173,11 +196,14 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
         fs::write(at("old"), "old").expect("a file");
+        fs::write(at("short"), [0x0a, 0x0d]).expect("a file");
         symlink(at("old"), at("link")).expect("a link");
         symlink(at("nothing"), at("dangling")).expect("a link");
         fs::create_dir(at("directory")).expect("a directory");
         for (path, force, part) in [
             ("old".into(), false, "exists already"),
+            ("old".into(), true, "not a capture"),
+            ("short".into(), true, "not a capture"),
             ("/dev/full".into(), false, "exists already"),
             ("link".into(), false, "exists already"),
             ("link".into(), true, "not a regular file"),
@@ -189,7 +215,7 @@ mod tests {
             ("none/a.pcapng".into(), false, "no such directory"),
             ("old/a.pcapng".into(), true, "old/a.pcapng"),
             ("x".repeat(300), false, "xxx"),
-        ] as [(String, bool, &str); 12]
+        ] as [(String, bool, &str); 14]
         {
             let error = create(&at(&path), force).expect_err(&path);
             assert_eq!(error.field, "file");

@@ -669,7 +669,11 @@ pub static COMMANDS: &[CommandSpec] = &[
                 Kind::Number,
                 "bytes of each packet, 14 to 4096 (every frame is whole); 128 when left out",
             ),
-            ArgumentSpec::named("force", Kind::Bool, "true: a file that exists is replaced"),
+            ArgumentSpec::named(
+                "force",
+                Kind::Bool,
+                "true: a capture that exists is replaced",
+            ),
         ],
     },
     CommandSpec {
