@@ -41,7 +41,8 @@ pub(super) fn with(config: &Config, key: &str, value: Option<&str>) -> Result<Co
                 "key",
                 format!("`{key}` is no setting that can be changed here"),
                 format!(
-                    "give one of {}; others are read at the start",
+                    "give one of {}; `interface.next_hop_mac` changes by `reload`, others are read at the \
+                     start",
                     keys.join(", ")
                 ),
             )
