@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use dataplane::service::{ServiceControl, ServiceTable, Vip, VipFlags};
+use dataplane::service::{ServiceControl, ServiceTable, Vip};
 use serde::Serialize;
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     cli::{CheckArgs, DatapathChoice},
     config::{
         Config, ConfigError, EncapsulationKind, HealthCheckSpec, PriorityChoice, Problem, Queues,
+        flag_names,
     },
     memory::{Bytes, Demand, driver_of},
     run::{kernel, priority, settings},
@@ -276,7 +277,7 @@ fn meaning(args: &CheckArgs, config: &Config, table: &ServiceTable) -> anyhow::R
                 Some(VipMeaning {
                     vip: spec.key.to_string(),
                     hash: spec.hash.name(),
-                    flags: flag_names(spec.flags),
+                    flags: flag_names(spec.flags).collect(),
                     reals: spec
                         .reals
                         .iter()
@@ -366,14 +367,6 @@ fn encapsulation(config: &Config) -> String {
             text
         }
     }
-}
-
-fn flag_names(flags: VipFlags) -> Vec<&'static str> {
-    VipFlags::NAMES
-        .iter()
-        .filter(|(_, flag)| flags.contains(*flag))
-        .map(|(name, _)| *name)
-        .collect()
 }
 
 fn slots(vip: &Vip, table: &ServiceTable, address: IpAddr) -> u32 {

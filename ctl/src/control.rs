@@ -9,6 +9,7 @@
 //! held while a change is compiled, so a reload that builds hundreds of rings delays other changes
 //! and statistics by that time, but no packet.
 
+mod changes;
 mod decap;
 mod difference;
 mod health_check;
@@ -44,7 +45,7 @@ use crate::{
 };
 
 pub use crate::mtu::Fit;
-pub use difference::{Changes, Names};
+pub use changes::{Changes, Edit, Names, Verb};
 pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 pub use kernel::{KernelCpu, KernelDatapath};
 pub use link::{Link, LinkState, SharedLink};

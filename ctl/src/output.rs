@@ -18,7 +18,7 @@ use crate::{
         HelpArgument, HelpCommand, Memory, RealList, ServerIdList, ServerIdUse, SourceRouteAnswer,
         SourceRouteList, Stats, Traffic, VipFlows, VipList, WorkerFailure, WorkerList,
     },
-    control::{Changes, LinkState, Names},
+    control::{Changes, LinkState},
 };
 
 /// Names that a change shows of a kind; JSON has more.
@@ -295,22 +295,21 @@ fn changes(changes: &Changes) -> String {
     let mut text = String::new();
     for (verb, noun, names) in changes.kinds() {
         let what = match noun {
-            "vips" => format!("{verb} vip"),
-            "decap" => format!("{verb} decap"),
-            _ => verb.to_owned(),
+            "vips" => format!("{} vip", verb.name()),
+            "decap" => format!("{} decap", verb.name()),
+            _ => verb.name().to_owned(),
         };
-        let Names { count, names } = names;
         // One more takes the line that would count it.
-        let shown = if *count > MOST_NAMES + 1 {
-            &names[..names.len().min(MOST_NAMES)]
+        let most = if names.count > MOST_NAMES + 1 {
+            MOST_NAMES
         } else {
-            names.as_slice()
+            names.count
         };
-        for name in shown {
-            let _ = writeln!(text, "{what} {name}");
+        for line in names.lines(verb).take(most) {
+            let _ = writeln!(text, "{what} {line}");
         }
-        if *count > shown.len() {
-            let _ = writeln!(text, "{what} … and {} more", count - shown.len());
+        if names.count > most {
+            let _ = writeln!(text, "{what} … and {} more", names.count - most);
         }
     }
     if changes.is_empty() {
@@ -1088,6 +1087,7 @@ mod tests {
         self,
         report::{VipRow, WorkerTraffic},
     };
+    use crate::control::Names;
 
     #[test]
     fn columns_are_aligned() {
@@ -1200,7 +1200,11 @@ mod tests {
         let lines = |count: usize| {
             let names = (0..count).map(|place| format!("vip {place}")).collect();
             let text = changes(&Changes {
-                reals_added: Names { count, names },
+                reals_added: Names {
+                    count,
+                    names,
+                    values: Vec::new(),
+                },
                 ..Changes::default()
             });
             let lines: Vec<_> = text.lines().map(str::to_owned).collect();

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     capture::Captures,
-    config::{HealthCheckSpec, InterfaceConfig},
+    config::{HealthCheckSpec, InterfaceConfig, flag_names},
     control::{Changes, Control, HealthCheckState, SharedControl, Worker, lock},
 };
 
@@ -84,7 +84,9 @@ impl Engine {
     /// A change that was made: the log has it too, and whose it was.
     fn changed(&self, changes: Changes) -> Answer {
         let by = self.by();
-        tracing::info!(by, generation = changes.generation, "{}", changes.summary());
+        for line in changes.log_lines() {
+            tracing::info!(by, generation = changes.generation, "{line}");
+        }
         Answer::Changes(Box::new(changes))
     }
 
@@ -237,15 +239,6 @@ fn xdp_unreadable(error: &anyhow::Error) -> AdminError {
     )
 }
 
-/// Names of the flags that are set.
-fn flag_names(flags: VipFlags) -> Vec<String> {
-    VipFlags::NAMES
-        .iter()
-        .filter(|(_, flag)| flags.contains(*flag))
-        .map(|(name, _)| (*name).to_owned())
-        .collect()
-}
-
 /// VIPs of the configuration: all, or the one that is wanted.
 fn selected(control: &Control, wanted: Option<VipKey>) -> Result<Vec<&VipSpec>, AdminError> {
     let vips = &control.config().vips;
@@ -269,7 +262,7 @@ fn vip_list(control: &Control, wanted: Option<VipKey>) -> Result<VipList, AdminE
         vip: vip.key.to_string(),
         number: numbers.get(&vip.key).copied(),
         hash: vip.hash.to_string(),
-        flags: flag_names(vip.flags),
+        flags: flag_names(vip.flags).map(str::to_owned).collect(),
         reals: vip.reals.len(),
         weight: vip.reals.iter().map(|real| u64::from(real.weight)).sum(),
     };

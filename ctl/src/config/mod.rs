@@ -23,6 +23,7 @@ mod write;
 pub(crate) use problems::mask;
 pub(crate) use server_ids::describe as describe_server_id;
 pub(crate) use source_routes::describe as describe_source_route;
+pub(crate) use write::flag_names;
 
 pub use error::{ConfigError, Problem};
 pub use index_list::{IndexList, IndexListError, Queues};

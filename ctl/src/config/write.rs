@@ -28,11 +28,7 @@ impl Config {
             line(&mut text, "protocol", quote(vip.key.protocol.name()));
             line(&mut text, "hash", quote(vip.hash.name()));
             if !vip.flags.is_empty() {
-                let names: Vec<_> = VipFlags::NAMES
-                    .iter()
-                    .filter(|(_, flag)| vip.flags.contains(*flag))
-                    .map(|(name, _)| quote(name))
-                    .collect();
+                let names: Vec<_> = flag_names(vip.flags).map(quote).collect();
                 line(&mut text, "flags", format!("[{}]", names.join(", ")));
             }
             text.push_str("reals = [");
@@ -77,6 +73,14 @@ impl Config {
         }
         text
     }
+}
+
+/// Names of the flags that are set.
+pub(crate) fn flag_names(flags: VipFlags) -> impl Iterator<Item = &'static str> {
+    let set = VipFlags::NAMES
+        .iter()
+        .filter(move |(_, flag)| flags.contains(*flag));
+    set.map(|(name, _)| *name)
 }
 
 /// `203.0.113.10`, `2001:db8:a::/96`.

@@ -24,7 +24,7 @@ pub(crate) fn keys() -> Vec<&'static str> {
     let nothing = Config::default();
     difference::settings(&nothing, &nothing)
         .into_iter()
-        .map(|(key, _)| key)
+        .map(|(key, ..)| key)
         .filter(|key| !key.starts_with("interface."))
         .collect()
 }

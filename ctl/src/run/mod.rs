@@ -323,7 +323,11 @@ async fn serve(
 
 fn report_reload(result: Result<Changes, AdminError>) {
     match result {
-        Ok(changes) => tracing::info!("configuration read again: {}", changes.summary()),
+        Ok(changes) => {
+            for line in changes.log_lines() {
+                tracing::info!("configuration read again: {line}");
+            }
+        }
         Err(error) => {
             // A line for each.
             for problem in error.to_string().lines() {

@@ -22,6 +22,23 @@ pub(crate) fn ctl(socket: &Path, words: &[&str]) -> Output {
         .expect("the program runs")
 }
 
+/// Output of a command that succeeds.
+pub(crate) fn done(served: &Served, line: &str) -> String {
+    let words: Vec<&str> = line.split(' ').collect();
+    let output = ctl(&served.path, &words);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {stderr}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// What a command that is refused says.
+pub(crate) fn refused(served: &Served, line: &str) -> String {
+    let words: Vec<&str> = line.split(' ').collect();
+    let output = ctl(&served.path, &words);
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    String::from_utf8(output.stderr).expect("text")
+}
+
 fn shell(socket: &Path, options: &[&str], script: &str) -> Output {
     let mut child = katran_xsk("shell", socket)
         .args(options)

@@ -6,29 +6,12 @@ use serde_json::Value;
 
 use crate::{
     clients::Served,
-    commands::ctl,
+    commands::{done, refused},
     rig::{CONFIG, tcp_frame, wait_until},
 };
 
 const VIP: &str = "203.0.113.10:80";
 const DECAP: &str = "198.18.5.1";
-
-/// Output of a command that succeeds.
-fn done(served: &Served, line: &str) -> String {
-    let words: Vec<&str> = line.split(' ').collect();
-    let output = ctl(&served.path, &words);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{line}: {stderr}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// What a command that is refused says.
-fn refused(served: &Served, line: &str) -> String {
-    let words: Vec<&str> = line.split(' ').collect();
-    let output = ctl(&served.path, &words);
-    assert_eq!(output.status.code(), Some(1), "{line}");
-    String::from_utf8(output.stderr).expect("text")
-}
 
 /// A TCP packet for the VIP in an IPIP tunnel to the decap destination.
 fn tunnel() -> Vec<u8> {
@@ -153,7 +136,8 @@ fn a_reload_says_what_it_changes() {
     let second = [section("198.18.5.2", true), section("198.18.5.3", false)].concat();
     served.rig.write_file(format!("{CONFIG}{second}"));
     let text = done(&served, "reload");
-    let expected = "added decap 198.18.5.3\nremoved decap 198.18.5.1\nchanged decap 198.18.5.2\n";
+    let expected = "added decap 198.18.5.3\nremoved decap 198.18.5.1\nchanged decap 198.18.5.2 egress \
+         false -> true\n";
     assert!(text.starts_with(expected), "{text}");
     assert!(done(&served, "reload").starts_with("nothing changed\n"));
     assert!(

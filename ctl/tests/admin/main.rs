@@ -1,6 +1,7 @@
 //! The running balancer under its operator's hands: changes, the admin socket, the client commands,
 //! and clients that mean harm.
 
+mod audit;
 mod capture;
 mod churn;
 mod clients;

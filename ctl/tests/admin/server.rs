@@ -53,7 +53,11 @@ fn vips_and_reals_are_managed() {
     );
     assert_eq!(
         changes["vips_added"],
-        json!({"count": 1, "names": ["203.0.113.20:443/tcp"]})
+        json!({"count": 1, "names": ["203.0.113.20:443/tcp"], "values": [[
+            {"field": "hash", "old": null, "new": "maglev-v1"},
+            {"field": "flags", "old": null, "new": ["lru-bypass"]},
+            {"field": "reals", "old": null, "new": 2},
+        ]]})
     );
     let row = &client.result("vip list 203.0.113.20:443/tcp")["vips"][0];
     assert_eq!(

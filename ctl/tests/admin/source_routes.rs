@@ -23,13 +23,18 @@ fn routes_come_and_go() {
     let changes = admin.result(&format!(
         "src-route add {REAL} 192.0.2.0/24 198.18.0.0/15 192.0.2.7"
     ));
+    let values = json!([{"field": "real", "old": null, "new": REAL}]);
     assert_eq!(
         changes["source_routes_added"],
-        json!({"count": 3, "names": [
-            format!("source route 192.0.2.0/24 real {REAL}"),
-            format!("source route 192.0.2.7/32 real {REAL}"),
-            format!("source route 198.18.0.0/15 real {REAL}"),
-        ]})
+        json!({
+            "count": 3,
+            "names": [
+                "source route 192.0.2.0/24",
+                "source route 192.0.2.7/32",
+                "source route 198.18.0.0/15",
+            ],
+            "values": [values, values, values],
+        })
     );
     admin.result("src-route add 2001:db8::9 2001:db8:c::/48,192.0.2.64/26");
     let all = [
@@ -74,11 +79,15 @@ fn routes_come_and_go() {
     let changes = admin.result("src-route add 198.51.100.21 192.0.2.0/24 192.0.3.0/24");
     assert_eq!(
         changes["source_routes_changed"]["names"],
-        json!(["source route 192.0.2.0/24 real 198.51.100.21"])
+        json!(["source route 192.0.2.0/24"])
+    );
+    assert_eq!(
+        changes["source_routes_changed"]["values"],
+        json!([[{"field": "real", "old": REAL, "new": "198.51.100.21"}]])
     );
     assert_eq!(
         changes["source_routes_added"]["names"],
-        json!(["source route 192.0.3.0/24 real 198.51.100.21"])
+        json!(["source route 192.0.3.0/24"])
     );
     admin.result("src-route del 192.0.3.0/24");
     assert_eq!(

@@ -88,7 +88,14 @@ fn a_file_that_was_edited_is_applied_at_sighup() -> Result<()> {
         assert!(said.contains(word), "no `{word}` in: {said}");
         assert_eq!(state()?, before);
     }
-    // By command as well.
+    // Commands too leave in the log what was before.
+    let real = edited[0].reals[0].0.to_string();
+    balancer.ctl(["real", "weight", &edited[0].name(), &real, "7"])?;
+    wait_until("the change in the log", TIMEOUT, || {
+        Ok(balancer.log().contains("weight 1 -> 7 by=\"user 0\""))
+    })?;
+
+    // A bad file, by command.
     let said = balancer.log().len();
     assert!(balancer.ctl(["reload"]).is_err(), "a bad file is refused");
     let log = balancer.log().split_off(said);
