@@ -15,6 +15,7 @@ mod difference;
 mod health_check;
 mod kernel;
 mod link;
+mod next_hop;
 mod server_ids;
 pub(crate) mod settings;
 mod sink;
@@ -49,6 +50,7 @@ pub use changes::{Changes, Edit, Names, Verb};
 pub use health_check::{HealthCheckPath, HealthCheckSink, HealthCheckState};
 pub use kernel::{KernelCpu, KernelDatapath};
 pub use link::{Link, LinkState, SharedLink};
+pub use next_hop::{Followed, NextHopState};
 pub use server_ids::WhichServerIds;
 pub use sink::{NoProgram, ServiceSink, tunnels, vip_entries};
 pub use worker::{NoAnswer, Socket, Worker};
@@ -129,6 +131,7 @@ pub struct Control {
     source: Option<ConfigSource>,
     /// Next hop that was resolved; used while the configuration names none.
     next_hop: Option<MacAddress>,
+    followed: Followed,
     services: ServiceControl,
     publisher: Arc<Publisher>,
     sink: Box<dyn ServiceSink>,
@@ -242,6 +245,7 @@ impl Control {
             origin: parts.origin,
             source: parts.source,
             next_hop: parts.next_hop,
+            followed: Followed::default(),
             services: parts.services,
             publisher: parts.publisher,
             sink: parts.sink,
@@ -278,6 +282,29 @@ impl Control {
     /// The next hop in use: the configured one, else the resolved one.
     pub fn next_hop(&self) -> Option<MacAddress> {
         self.config.interface.next_hop_mac.or(self.next_hop)
+    }
+
+    /// How the next hop in use came to be it.
+    pub fn next_hop_state(&self) -> NextHopState {
+        match (self.config.interface.next_hop_mac, self.next_hop) {
+            (Some(_), _) => NextHopState::Configured,
+            (None, None) => NextHopState::Unknown,
+            (None, Some(_)) if self.followed.lost.is_some() => NextHopState::Lost,
+            (None, Some(_)) => NextHopState::Resolved,
+        }
+    }
+
+    /// The gateway whose address is followed; nothing while the configuration names the next hop.
+    pub fn followed(&self) -> Followed {
+        match self.config.interface.next_hop_mac {
+            Some(_) => Followed::default(),
+            None => self.followed,
+        }
+    }
+
+    /// What is seen of the gateway now.
+    pub fn set_followed(&mut self, followed: Followed) {
+        self.followed = followed;
     }
 
     /// Counters of the XDP program.

@@ -631,6 +631,23 @@ fn drops(list: &DropList, reading: Reading) -> String {
     )
 }
 
+fn next_hop(report: &ConfigReport) -> String {
+    let Some(mac) = &report.next_hop_mac else {
+        let why = match report.gateway {
+            Some(gateway) => format!("gateway {gateway} does not answer"),
+            None => "no default route".to_owned(),
+        };
+        return format!("not known, {why}: packets are dropped");
+    };
+    let state = match report.next_hop_lost_ms {
+        _ if report.next_hop_configured => "configured".to_owned(),
+        Some(lost) => format!("LOST for {}, last address in use", duration(lost)),
+        None => "resolved".to_owned(),
+    };
+    let gateway = report.gateway.map(|gateway| format!(", gateway {gateway}"));
+    format!("{mac} ({state}){}", gateway.unwrap_or_default())
+}
+
 fn config(report: &ConfigReport) -> String {
     let mut table = Table::new(["SETTING", "VALUE"]);
     let list = |queues: &[u32]| {
@@ -650,11 +667,6 @@ fn config(report: &ConfigReport) -> String {
         Some(LinkState::Up) => "up",
         Some(LinkState::NoCarrier) => "no carrier: nothing arrives",
         Some(LinkState::Down) => "down: nothing arrives",
-    };
-    let next_hop = match (&report.next_hop_mac, report.next_hop_configured) {
-        (Some(mac), true) => format!("{mac} (configured)"),
-        (Some(mac), false) => format!("{mac} (resolved)"),
-        (None, _) => "not known yet: packets are dropped".to_owned(),
     };
     let xdp = match &report.xdp_fallback {
         None => report.xdp_mode.clone(),
@@ -676,7 +688,7 @@ fn config(report: &ConfigReport) -> String {
         ("xdp mode", xdp),
         ("link", link.to_owned()),
         ("mtu", mtu),
-        ("next hop", next_hop),
+        ("next hop", next_hop(report)),
     ] {
         table.row([setting.to_owned(), value]);
     }
@@ -1183,6 +1195,30 @@ mod tests {
         ] {
             assert_eq!(duration(number), text);
         }
+    }
+
+    #[test]
+    fn the_next_hop_says_whether_anybody_is_there() {
+        let mut report = ConfigReport::default();
+        assert_eq!(
+            next_hop(&report),
+            "not known, no default route: packets are dropped"
+        );
+        report.gateway = "192.0.2.1".parse().ok();
+        assert_eq!(
+            next_hop(&report),
+            "not known, gateway 192.0.2.1 does not answer: packets are dropped"
+        );
+        report.next_hop_mac = Some("02:00:00:00:cc:03".into());
+        assert_eq!(
+            next_hop(&report),
+            "02:00:00:00:cc:03 (resolved), gateway 192.0.2.1"
+        );
+        report.next_hop_lost_ms = Some(61_000);
+        assert_eq!(
+            next_hop(&report),
+            "02:00:00:00:cc:03 (LOST for 1 min 1 s, last address in use), gateway 192.0.2.1"
+        );
     }
 
     #[test]

@@ -429,7 +429,7 @@ fn config_report(control: &Control) -> ConfigReport {
         .flat_map(|vip| &vip.reals)
         .map(|real| real.address)
         .collect();
-    let (mtu, link) = (control.mtu(), control.link());
+    let (mtu, link, followed) = (control.mtu(), control.link(), control.followed());
     ConfigReport {
         config: origin
             .config_path
@@ -446,6 +446,11 @@ fn config_report(control: &Control) -> ConfigReport {
         queues_without_worker: link.map(|link| link.without_worker).unwrap_or_default(),
         next_hop_mac: control.next_hop().map(|mac| mac.to_string()),
         next_hop_configured: config.interface.next_hop_mac.is_some(),
+        next_hop_state: control.next_hop_state(),
+        next_hop_lost_ms: followed
+            .lost
+            .map(|since| statistics::millis(since.elapsed())),
+        gateway: followed.gateway,
         workers: worker_settings(&config.interface, &view.workers),
         balancer: settings
             .into_iter()

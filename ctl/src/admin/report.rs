@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::command::Verb;
-use crate::control::{Changes, LinkState};
+use crate::control::{Changes, LinkState, NextHopState};
 
 pub use super::decap::{DecapList, DecapRow};
 
@@ -368,7 +368,7 @@ pub struct DropRow {
 }
 
 /// `show config`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConfigReport {
     /// The configuration file.
     pub config: Option<String>,
@@ -396,6 +396,15 @@ pub struct ConfigReport {
     pub next_hop_mac: Option<String>,
     /// The configuration names the next hop; else it is resolved and followed.
     pub next_hop_configured: bool,
+    /// How the next hop in use came to be it.
+    #[serde(default)]
+    pub next_hop_state: NextHopState,
+    /// Milliseconds since the kernel stopped knowing the address in use.
+    #[serde(default)]
+    pub next_hop_lost_ms: Option<u64>,
+    /// The gateway whose address is followed.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
     /// `[interface]` as it is in force, by key, as far as workers depend on it; empty in the kernel.
     #[serde(default)]
     pub workers: BTreeMap<String, Value>,

@@ -27,7 +27,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
@@ -35,7 +35,7 @@ use dataplane::xsk::Interface;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
-    task::{JoinSet, spawn_blocking},
+    task::{JoinError, JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -46,7 +46,7 @@ use crate::{
     },
     cli::{DatapathChoice, RunArgs},
     config::{Config, ConfigError},
-    control::{Changes, Control, ControlParts, Origin, SharedControl, SharedLink, lock},
+    control::{Changes, Control, ControlParts, Followed, Origin, SharedControl, SharedLink, lock},
     mtu, warnings,
 };
 use balancer::Balancer;
@@ -134,7 +134,7 @@ async fn balance(
         index: interface.index(),
         neighbour: None,
         last: None,
-        lost: false,
+        followed: Followed::default(),
         reloaded: Arc::clone(&reloaded),
     };
     let resolved = match config.interface.next_hop_mac {
@@ -376,8 +376,8 @@ struct Follower {
     neighbour: Option<Neighbour>,
     /// What the control plane was told last.
     last: Option<Gateway>,
-    /// Whether it was said that the kernel no longer knows it.
-    lost: bool,
+    /// What `show config` says of it.
+    followed: Followed,
     /// Told when the configuration is read again.
     reloaded: Arc<Notify>,
 }
@@ -432,22 +432,31 @@ impl Follower {
     async fn tell(&mut self, control: &SharedControl, gateway: Option<Gateway>) {
         let Some((gateway, mac)) = gateway.and_then(|gateway| Some((gateway, gateway.mac?))) else {
             if let Some(last) = self.last
-                && !std::mem::replace(&mut self.lost, true)
+                && self.followed.lost.is_none()
             {
                 tracing::warn!(gateway = %last.address, "the next hop is lost; its last address stays in use");
             }
+            let lost = self.followed.lost.unwrap_or_else(Instant::now);
+            let followed = Followed {
+                gateway: self.last.or(gateway).map(|gateway| gateway.address),
+                lost: self.last.map(|_| lost),
+            };
+            self.note(control, followed).await;
             return;
         };
         // Somebody was told that it is not known: at the start, or since.
-        if std::mem::replace(&mut self.lost, false) || self.last.is_none() {
+        if self.followed.lost.is_some() || self.last.is_none() {
             tracing::info!(gateway = %gateway.address, %mac, "the next hop is known");
         }
+        let followed = Followed {
+            gateway: Some(gateway.address),
+            lost: None,
+        };
+        self.note(control, followed).await;
         if self.last.and_then(|last| last.mac) == Some(mac) {
             return;
         }
-        let control = Arc::clone(control);
-        // The lock may be held by a reload for a while.
-        match spawn_blocking(move || lock(&control).set_next_hop(Some(mac))).await {
+        match with(control, move |control| control.set_next_hop(Some(mac))).await {
             Ok(Ok(())) => {
                 if self.last.is_some() {
                     tracing::info!(gateway = %gateway.address, %mac, "the next hop changed");
@@ -458,11 +467,32 @@ impl Follower {
             Err(error) => tracing::error!(%error, "the next hop cannot be changed"),
         }
     }
+
+    /// Lets the control plane know what there is to see, if that is news.
+    async fn note(&mut self, control: &SharedControl, followed: Followed) {
+        if followed == self.followed {
+            return;
+        }
+        match with(control, move |control| control.set_followed(followed)).await {
+            Ok(()) => self.followed = followed,
+            Err(error) => tracing::error!(%error, "the next hop's state cannot be told"),
+        }
+    }
+}
+
+/// Calls this with the control plane, whose lock may be held by a reload for a while.
+async fn with<T: Send + 'static>(
+    control: &SharedControl,
+    call: impl FnOnce(&mut Control) -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    let control = Arc::clone(control);
+    spawn_blocking(move || call(&mut lock(&control))).await
 }
 
 async fn is_next_hop_configured(control: &SharedControl) -> bool {
-    let control = Arc::clone(control);
-    spawn_blocking(move || lock(&control).config().interface.next_hop_mac.is_some())
-        .await
-        .unwrap_or(false)
+    with(control, |control| {
+        control.config().interface.next_hop_mac.is_some()
+    })
+    .await
+    .unwrap_or(false)
 }

@@ -166,12 +166,13 @@ fn the_next_hop_is_followed_once_the_file_names_none() -> Result<()> {
         Ok(next_hop()? == lasting)
     })?;
 
-    // It goes and comes back, and the log says both.
-    for (words, said) in [
-        ("route del default", "the next hop is lost"),
+    // It goes and comes back: the log says both, and `show config` what holds.
+    for (words, said, state) in [
+        ("route del default", "the next hop is lost", "lost"),
         (
             "route add default via 192.0.2.252 dev lb0 onlink",
             "the next hop is known",
+            "resolved",
         ),
     ] {
         let before = balancer.log().len();
@@ -181,6 +182,14 @@ fn the_next_hop_is_followed_once_the_file_names_none() -> Result<()> {
             TIMEOUT,
             || Ok(balancer.log()[before..].contains(said)),
         )?;
+        wait_until(state, TIMEOUT, || {
+            let config = balancer.ctl(["show", "config"])?;
+            let lost = config["next_hop_lost_ms"].is_u64();
+            assert_eq!(config["next_hop_mac"], lasting);
+            Ok(config["next_hop_state"] == state
+                && config["gateway"] == "192.0.2.252"
+                && lost == (state == "lost"))
+        })?;
     }
     Ok(())
 }
