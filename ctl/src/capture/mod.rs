@@ -30,7 +30,7 @@ use crate::{
         AdminError,
         report::{CaptureReport, WorkerFailure},
     },
-    control::View,
+    control::{NoAnswer, View},
 };
 
 /// Packets that a capture takes when nothing else is said.
@@ -108,6 +108,7 @@ impl Captures {
             let (monitor, feed) = Monitor::new(filter, request.snaplen, count);
             match worker.set_monitor(Some(monitor)) {
                 Ok(_) => sources.push(Source::new(worker.clone(), feed)),
+                Err(NoAnswer::NoPackets) => return Err(no_packets()),
                 Err(error) => failed.push(WorkerFailure {
                     worker: worker.queue(),
                     problem: error.to_string(),
@@ -147,7 +148,7 @@ impl Captures {
     ///
     /// # Errors
     ///
-    /// There has been none, or it was stopped before.
+    /// There has been none, it was stopped before, or its file could not be written to its end.
     pub fn stop(&self) -> Result<CaptureReport, AdminError> {
         let nothing = |problem| AdminError::new("capture", problem, "`capture start` starts one");
         let Some(session) = self.last() else {
@@ -166,7 +167,19 @@ impl Captures {
                 "the capture's file takes no more; it is left behind"
             );
         }
-        Ok(session.report())
+        let report = session.report();
+        match report.error {
+            Some(error) => Err(AdminError::new(
+                "capture",
+                format!(
+                    "that into {} ended early: {error}; {} packets are in it",
+                    session.request().file.display(),
+                    report.packets
+                ),
+                "correct the cause, or name another file, and start another",
+            )),
+            None => Ok(report),
+        }
     }
 
     /// How the capture is going, or how the last one ended.
@@ -192,6 +205,15 @@ fn snapshots(request: &Request) -> usize {
     wanted.saturating_add(BURST).min(most).max(2 * BURST)
 }
 
+/// What the kernel decides, no worker sees.
+fn no_packets() -> AdminError {
+    AdminError::new(
+        "capture",
+        NoAnswer::NoPackets.to_string(),
+        "use --datapath xsk, or tcpdump for what the kernel's stack gets",
+    )
+}
+
 fn refuse_unknown_vip(event: &Event, table: &ServiceTable) -> Result<(), AdminError> {
     match event {
         Event::Vip(key) if table.find(key).is_none() => Err(AdminError::no_such_vip(key)),
@@ -201,5 +223,37 @@ fn refuse_unknown_vip(event: &Event, table: &ServiceTable) -> Result<(), AdminEr
             "`vip list` names those there are",
         )),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_capture_that_failed_is_not_stopped_as_if_it_were_complete() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let request = Request {
+            events: Vec::new(),
+            limit: 10,
+            snaplen: 128,
+            file: "/captures/a.pcapng".into(),
+            force: false,
+        };
+        let session = Arc::new(Session::new(request, Vec::new()));
+        let writer = Writer::new(full, "eth0", Vec::new(), &session);
+        session.run(writer).unwrap();
+        let captures = Captures {
+            session: Mutex::new(Some(session)),
+        };
+        let error = captures.stop().unwrap_err().to_string();
+        for part in ["/captures/a.pcapng", "No space left", "0 packets"] {
+            assert!(error.contains(part), "no `{part}` in: {error}");
+        }
+        let error = captures.stop().unwrap_err().to_string();
+        assert!(error.contains("was stopped before"), "{error}");
+        assert_eq!(captures.status().state, "failed");
     }
 }

@@ -37,7 +37,7 @@ pub enum NoAnswer {
     #[error("the flow table in the kernel cannot be used: {0}")]
     Kernel(String),
     /// Its packets are nowhere to be copied from.
-    #[error("--datapath kernel shows no packets to this process; use --datapath xsk")]
+    #[error("--datapath kernel shows no packets to this process")]
     NoPackets,
 }
 
