@@ -244,9 +244,7 @@ fn reals(list: &RealList) -> String {
             or_dash(real.index),
         ]);
     }
-    let mut text = table.render("no reals");
-    text.push_str(&others(list.reals.len(), list.offset, list.total));
-    text
+    page(&table, "no reals", list.offset, list.total)
 }
 
 fn decap(list: &DecapList) -> String {
@@ -259,13 +257,21 @@ fn decap(list: &DecapList) -> String {
     text
 }
 
-/// Which rows of a longer list these are; nothing if they are all.
-fn others(rows: usize, offset: usize, total: usize) -> String {
-    if rows == total {
-        return String::new();
+/// Rows of a list that may be longer, and which of it they are; `nothing` when the list is empty.
+fn page(table: &Table, nothing: &str, offset: usize, total: usize) -> String {
+    let rows = table.rows.len();
+    if rows == 0 && total > 0 {
+        return format!("none from offset={offset} on; there are {total}\n");
     }
-    let (first, last) = ((offset + 1).min(total), offset + rows);
-    format!("{first} to {last} of {total}; limit= and offset= show others\n")
+    let mut text = table.render(nothing);
+    if rows < total {
+        let (first, last) = (offset + 1, offset + rows);
+        let _ = writeln!(
+            text,
+            "{first} to {last} of {total}; limit= and offset= show others"
+        );
+    }
+    text
 }
 
 fn source_routes(list: &SourceRouteList) -> String {
@@ -273,9 +279,7 @@ fn source_routes(list: &SourceRouteList) -> String {
     for route in &list.routes {
         table.row([route.prefix.clone(), route.real.to_string()]);
     }
-    let mut text = table.render("no source routes");
-    text.push_str(&others(list.routes.len(), list.offset, list.total));
-    text
+    page(&table, "no source routes", list.offset, list.total)
 }
 
 fn source_route(answer: &SourceRouteAnswer) -> String {
@@ -513,17 +517,7 @@ fn server_ids(list: &ServerIdList) -> String {
             or_dash(server_id.index),
         ]);
     }
-    let mut text = table.render("no server ids");
-    if list.server_ids.len() < list.total {
-        let _ = writeln!(
-            text,
-            "{} to {} of {}; limit= and offset= show others",
-            (list.offset + 1).min(list.total),
-            list.offset + list.server_ids.len(),
-            list.total
-        );
-    }
-    text
+    page(&table, "no server ids", list.offset, list.total)
 }
 
 fn health_checks(list: &HealthCheckList) -> String {
@@ -536,8 +530,7 @@ fn health_checks(list: &HealthCheckList) -> String {
             volume(check.traffic.bytes, Reading::Totals),
         ]);
     }
-    let mut text = table.render("no health checks");
-    text.push_str(&others(list.health_checks.len(), list.offset, list.total));
+    let mut text = page(&table, "no health checks", list.offset, list.total);
     if let (Some(interface), Some(hook)) = (&list.interface, &list.hook) {
         let _ = writeln!(text, "\nat the egress of {interface} ({hook})");
     }
@@ -1195,6 +1188,21 @@ mod tests {
         ] {
             assert_eq!(duration(number), text);
         }
+    }
+
+    #[test]
+    fn a_page_beyond_the_end_is_not_an_empty_list() {
+        let mut table = Table::new(["PREFIX", "REAL"]);
+        assert_eq!(page(&table, "no source routes", 5, 0), "no source routes\n");
+        assert_eq!(
+            page(&table, "no source routes", 9999, 9),
+            "none from offset=9999 on; there are 9\n"
+        );
+        table.row(["192.0.2.0/24".to_owned(), "198.51.100.11".to_owned()]);
+        let text = page(&table, "no source routes", 7, 9);
+        assert!(text.ends_with("\n8 to 8 of 9; limit= and offset= show others\n"));
+        let whole = page(&table, "no source routes", 0, 1);
+        assert_eq!(whole.lines().count(), 2, "{whole}");
     }
 
     #[test]
