@@ -1,6 +1,8 @@
 //! What `run` says once it serves.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
+
+use dataplane::service::VipSpec;
 
 use super::{datapath::Datapath, neighbour::Gateway};
 use crate::config::{Config, EncapsulationKind};
@@ -43,8 +45,7 @@ impl fmt::Display for Summary<'_> {
             self.config.balancer.max_frame
         )?;
         let vips = self.config.vips.len();
-        let reals: usize = self.config.vips.iter().map(|vip| vip.reals.len()).sum();
-        writeln!(f, "  VIPs       {vips}, with {reals} reals")?;
+        writeln!(f, "  VIPs       {vips}, with {}", reals(&self.config.vips))?;
         write!(f, "  next hop   ")?;
         match (self.config.interface.next_hop_mac, self.next_hop) {
             (Some(mac), _) => writeln!(f, "{mac}")?,
@@ -55,5 +56,35 @@ impl fmt::Display for Summary<'_> {
             (None, None) => writeln!(f, "unknown: no default route")?,
         }
         writeln!(f, "  admin      {}", self.config.admin.socket.display())
+    }
+}
+
+/// Reals, which are what limits count, and how often VIPs name them if that is more often.
+fn reals(vips: &[VipSpec]) -> String {
+    let entries = || vips.iter().flat_map(|vip| &vip.reals);
+    let reals: HashSet<_> = entries().map(|real| real.address).collect();
+    let count = entries().count();
+    if count == reals.len() {
+        format!("{count} reals")
+    } else {
+        format!("{} reals in {count} entries", reals.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_of_two_vips_is_one_real() {
+        let vip = |port: u16| {
+            format!(
+                "[[vip]]\naddress = \"203.0.113.10\"\nport = {port}\nprotocol = \"tcp\"\n\
+                 reals = [{{ address = \"198.51.100.11\" }}, {{ address = \"198.51.100.12\" }}]\n"
+            )
+        };
+        let said = |text: &str| reals(&Config::parse(text, "lb.toml").unwrap().vips);
+        assert_eq!(said(&vip(80)), "2 reals");
+        assert_eq!(said(&(vip(80) + &vip(443))), "2 reals in 4 entries");
     }
 }
