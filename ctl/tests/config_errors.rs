@@ -984,8 +984,21 @@ fn warnings_are_not_errors() {
     assert_eq!(
         warnings(&vip("reals = [{ address = \"203.0.113.10\" }]")),
         [
-            "vip[0] (203.0.113.10:80/tcp).reals[0].address: 203.0.113.10 is also the address of vip[0]: \
-          packets may come back; give the real's own address"
+            "vip[0] (203.0.113.10:80/tcp).reals[0].address: 203.0.113.10 is also the address of \
+          VIP 203.0.113.10:80/tcp: packets may come back; give the real's own address"
+        ]
+    );
+    let checks = "reals = [{ address = \"198.51.100.11\" }]\n\
+                  [balancer]\nsource_v4 = \"192.0.2.2\"\n\
+                  [[health_check]]\nmark = 5\nreal = \"127.0.0.1\"\n\
+                  [[health_check]]\nmark = 6\nreal = \"203.0.113.10\"\n";
+    assert_eq!(
+        warnings(&vip(checks)),
+        [
+            "health_check[0].real: 127.0.0.1 is a loopback address, to which nobody forwards packets; give the \
+             real's own address",
+            "health_check[1].real: 203.0.113.10 is also the address of VIP 203.0.113.10:80/tcp: packets may come \
+             back; give the real's own address",
         ]
     );
     let weights = "hash = \"maglev-v1\"\nreals = [{ address = \"198.51.100.11\", weight = 1 }, { address \

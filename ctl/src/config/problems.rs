@@ -737,15 +737,22 @@ impl Checker<'_> {
                 "use \"0660\" and a group",
             );
         }
-        let vip_addresses: HashMap<IpAddr, usize> = config
+        let vip_addresses: HashMap<IpAddr, &VipKey> = config
             .vips
             .iter()
-            .enumerate()
-            .filter(|(_, vip)| vip.key.is_single_address())
-            .map(|(index, vip)| (vip.key.address, index))
+            .filter(|vip| vip.key.is_single_address())
+            .map(|vip| (vip.key.address, &vip.key))
             .collect();
         self.source_route_warnings();
         self.server_id_warning();
+        for (index, check) in config.health_checks.iter().enumerate() {
+            let place = Place::HealthCheck(index, "real");
+            if let Some(&vip) = vip_addresses.get(&check.real) {
+                self.report_loop(place, vip);
+            } else if check.real.is_loopback() {
+                self.report_loopback(place, check.real);
+            }
+        }
         for (index, vip) in config.vips.iter().enumerate() {
             // A ring that was there before is kept only while the balancer runs.
             let fate = if config.balancer.keep_last_ring {
@@ -768,24 +775,10 @@ impl Checker<'_> {
             }
             for (position, real) in vip.reals.iter().enumerate() {
                 if let Some(&looping) = vip_addresses.get(&real.address) {
-                    self.report(
-                        Place::Real(index, position, "address"),
-                        format!(
-                            "{} is also the address of vip[{looping}]: packets may come back",
-                            real.address
-                        ),
-                        "give the real's own address",
-                    );
+                    self.report_loop(Place::Real(index, position, "address"), looping);
                 }
                 if real.address.is_loopback() && !real.local {
-                    self.report(
-                        Place::Real(index, position, "address"),
-                        format!(
-                            "{} is a loopback address, to which nobody forwards packets",
-                            real.address
-                        ),
-                        "give the real's own address",
-                    );
+                    self.report_loopback(Place::Real(index, position, "address"), real.address);
                 }
             }
             self.protocol_warnings(index, vip);
@@ -810,6 +803,27 @@ impl Checker<'_> {
                 }
             }
         }
+    }
+
+    /// Warns of a real that is a VIP.
+    fn report_loop(&mut self, place: Place, vip: &VipKey) {
+        self.report(
+            place,
+            format!(
+                "{} is also the address of VIP {vip}: packets may come back",
+                vip.address
+            ),
+            "give the real's own address",
+        );
+    }
+
+    /// Warns of a real that no packet leaves for.
+    fn report_loopback(&mut self, place: Place, address: IpAddr) {
+        self.report(
+            place,
+            format!("{address} is a loopback address, to which nobody forwards packets"),
+            "give the real's own address",
+        );
     }
 }
 
