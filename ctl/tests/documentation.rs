@@ -18,6 +18,7 @@ use xdp_layout::counter::{DecapCounter, HealthCheckCounter, RedirectCounter};
 
 const README: &str = include_str!("../../README.md");
 const DRIVERS: &str = include_str!("../../docs/drivers.md");
+const FROM_KATRAN: &str = include_str!("../../docs/from-katran.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 const PERFORMANCE: &str = include_str!("../../docs/performance.md");
 const REAL_SERVERS: &str = include_str!("../../docs/real-server-setup.md");
@@ -48,6 +49,25 @@ fn rows<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
 fn every_command_is_listed_as_it_is_used() {
     let usages: Vec<String> = COMMANDS.iter().map(CommandSpec::usage).collect();
     assert_eq!(rows(OPERATIONS, "## Admin socket"), usages);
+}
+
+#[test]
+fn every_flag_has_the_number_that_katran_gives_it() {
+    let (_, table) = FROM_KATRAN
+        .split_once("\n## Flags\n")
+        .expect("a section about flags");
+    let rows = table.lines().filter(|line| line.ends_with("` |")).take(10);
+    let listed: Vec<(&str, &str)> = rows
+        .filter_map(|row| {
+            let (number, rest) = row.strip_prefix("| ")?.split_once(" | ")?;
+            let (_, name) = rest.strip_suffix("` |")?.rsplit_once('`')?;
+            Some((number, name))
+        })
+        .collect();
+    let numbers = VipFlags::NAMES.map(|(_, flag)| flag.bits().to_string());
+    let names = VipFlags::NAMES.map(|(name, _)| name);
+    let flags: Vec<(&str, &str)> = numbers.iter().map(String::as_str).zip(names).collect();
+    assert_eq!(listed, flags);
 }
 
 #[test]
