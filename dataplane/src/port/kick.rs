@@ -59,14 +59,16 @@ pub const fn suggests_loss(errno: Errno) -> bool {
     )
 }
 
-/// How long to sleep while frames are on their way out.
+/// When to look again after frames that are on their way out.
 ///
-/// Some drivers keep the last frames until another call comes, so a worker that has nothing else to
-/// do looks again: soon at first, then ever later, as frames that a stopped link holds back must not
-/// keep a core busy. Any completion starts anew.
+/// Some drivers keep the last frames until another call comes, so a worker that has nothing else to send
+/// looks again: soon at first, then ever later, as frames that a stopped link holds back must not keep a
+/// core busy. Any frame that goes or comes back starts anew. It goes by the clock, not by sleeps: frames
+/// that are not forwarded may end each of those early.
 #[derive(Clone, Debug)]
 pub struct TailKick {
     delay: Duration,
+    since_ns: u64,
 }
 
 impl TailKick {
@@ -75,36 +77,34 @@ impl TailKick {
     /// Last delay.
     pub const LONGEST: Duration = Duration::from_millis(512);
 
-    /// Starts with the shortest delay.
-    pub const fn new() -> Self {
+    /// Starts with the shortest delay at this time of the clock.
+    pub const fn new(now_ns: u64) -> Self {
         Self {
             delay: Self::SHORTEST,
+            since_ns: now_ns,
         }
     }
 
     /// Frames left or came back: look soon.
-    pub const fn progress(&mut self) {
-        self.delay = Self::SHORTEST;
+    pub const fn progress(&mut self, now_ns: u64) {
+        *self = Self::new(now_ns);
     }
 
     /// How long to sleep at most, with so many frames on their way out.
-    pub const fn sleep_limit(&self, unfinished: usize) -> Option<Duration> {
-        if unfinished == 0 {
-            None
-        } else {
-            Some(self.delay)
-        }
+    pub fn sleep_limit(&self, unfinished: usize, now_ns: u64) -> Option<Duration> {
+        let passed = Duration::from_nanos(now_ns.saturating_sub(self.since_ns));
+        (unfinished > 0).then(|| self.delay.saturating_sub(passed))
     }
 
-    /// The sleep ended and nothing had happened.
-    pub fn timed_out(&mut self) {
+    /// Whether it is time to look.
+    pub fn is_due(&self, unfinished: usize, now_ns: u64) -> bool {
+        self.sleep_limit(unfinished, now_ns) == Some(Duration::ZERO)
+    }
+
+    /// The time was over and nothing had happened.
+    pub fn in_vain(&mut self, now_ns: u64) {
         self.delay = (self.delay * 2).min(Self::LONGEST);
-    }
-}
-
-impl Default for TailKick {
-    fn default() -> Self {
-        Self::new()
+        self.since_ns = now_ns;
     }
 }
 
@@ -190,14 +190,30 @@ mod tests {
 
     #[test]
     fn the_tail_is_looked_after_ever_more_rarely() {
-        let mut tail = TailKick::new();
-        assert_eq!(tail.sleep_limit(0), None);
-        assert_eq!(tail.sleep_limit(3), Some(TailKick::SHORTEST));
+        let mut now = 5_000_000_000;
+        let mut tail = TailKick::new(now);
+        assert_eq!(tail.sleep_limit(0, now), None);
+        assert_eq!(tail.sleep_limit(3, now), Some(TailKick::SHORTEST));
         for _ in 0..20 {
-            tail.timed_out();
+            tail.in_vain(now);
         }
-        assert_eq!(tail.sleep_limit(3), Some(TailKick::LONGEST));
-        tail.progress();
-        assert_eq!(tail.sleep_limit(3), Some(TailKick::SHORTEST));
+        assert_eq!(tail.sleep_limit(3, now), Some(TailKick::LONGEST));
+        now += 1000;
+        tail.progress(now);
+        assert_eq!(tail.sleep_limit(3, now), Some(TailKick::SHORTEST));
+    }
+
+    #[test]
+    fn sleeps_that_end_early_do_not_put_the_look_off() {
+        let mut tail = TailKick::new(0);
+        let mut now = 0;
+        while !tail.is_due(3, now) {
+            assert!(tail.sleep_limit(3, now) <= Some(TailKick::SHORTEST));
+            now += 300_000;
+        }
+        assert_eq!(now, 1_200_000);
+        assert!(!tail.is_due(0, now));
+        tail.in_vain(now);
+        assert!(!tail.is_due(3, now + 1_900_000) && tail.is_due(3, now + 2_000_000));
     }
 }

@@ -53,13 +53,6 @@ pub struct Wake {
     pub called: bool,
 }
 
-impl Wake {
-    /// Neither frames nor a call: the time is over, or a signal came.
-    pub const fn timed_out(self) -> bool {
-        !self.received && !self.called
-    }
-}
-
 /// What a port did besides moving chunks; each number only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activity {

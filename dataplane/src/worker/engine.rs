@@ -130,7 +130,7 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
             tasks,
             monitor: None,
             spin_ns: config.spin.map_or(0, nanoseconds),
-            tail: TailKick::new(),
+            tail: TailKick::new(now_ns),
             received: ArrayVec::new(),
             outgoing: ArrayVec::new(),
             arrived_bytes: ArrayVec::new(),
@@ -174,7 +174,7 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
         }
         let reaped = self.port.reap();
         if reaped > 0 {
-            self.tail.progress();
+            self.tail.progress(self.now_ns);
             self.reaped += reaped as u64;
         }
         let received = self.port.receive(&mut self.received);
@@ -318,6 +318,9 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
     /// Moves what the TX ring takes and has the kernel send it.
     fn transmit(&mut self) -> io::Result<()> {
         let accepted = self.port.transmit(&mut self.outgoing);
+        if accepted > 0 {
+            self.tail.progress(self.now_ns);
+        }
         let counters = self.forwarder.counters();
         let bytes = self.arrived_bytes.drain(..accepted).map(u64::from).sum();
         counters.transmitted.packets.add(accepted as u64);
@@ -384,24 +387,24 @@ impl<P: QueuePort, D: Decision> Engine<P, D> {
         let until_check = Duration::from_nanos(self.next_check_ns.saturating_sub(self.now_ns));
         let timeout = self
             .tail
-            .sleep_limit(unfinished)
+            .sleep_limit(unfinished, self.now_ns)
             .map_or(until_check, |limit| limit.min(until_check));
         self.forwarder.counters().io.sleeps.add(1);
         let wake = self.port.wait(timeout, waker.as_fd())?;
         if wake.called {
             waker.drain();
         }
-        if wake.timed_out() && unfinished > 0 {
+        self.now_ns = now_ns();
+        if self.tail.is_due(unfinished, self.now_ns) {
             let reaped = self.port.reap();
             if reaped > 0 {
-                self.tail.progress();
+                self.tail.progress(self.now_ns);
                 self.reaped += reaped as u64;
             } else {
-                self.tail.timed_out();
+                self.tail.in_vain(self.now_ns);
                 self.port.kick()?;
             }
         }
-        self.now_ns = now_ns();
         Ok(())
     }
 
