@@ -669,6 +669,12 @@ fn vip_values_are_checked() {
              mean \"no-src-port\"?",
         ],
     );
+    check(
+        &vip("flags = [\"quic\", \"quic\"]"),
+        &[
+            "lb.toml:5: vip[0] (203.0.113.10:80/tcp).flags: \"quic\" is there already; give each flag once",
+        ],
+    );
 }
 
 #[test]
@@ -881,6 +887,15 @@ fn warnings_are_not_errors() {
         [
             "vip[0] (203.0.113.10:80/tcp).reals: all weights are 0: packets of new flows are dropped; \
           give a real a weight above 0"
+        ]
+    );
+    let link_local =
+        vip("reals = [{ address = \"2001:db8::11\" }]").replace("203.0.113.10", "fe80::1");
+    assert_eq!(
+        warnings(&link_local),
+        [
+            "vip[0] ([fe80::1]:80/tcp).address: a link-local address, to which no router forwards packets; give an \
+             address that routers know"
         ]
     );
     let kept = "[balancer]\nkeep_last_ring = true\n";

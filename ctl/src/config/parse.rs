@@ -427,13 +427,15 @@ fn vip<'i>(
     let hash = reader
         .name(section, "hash", &HASH_NAMES)
         .unwrap_or(balancer.hash);
-    let flags = reader
-        .strings(section, "flags", "an array of flag names", |text| {
-            find_name(text, &VipFlags::NAMES)
-        })
-        .unwrap_or_default()
-        .into_iter()
-        .fold(VipFlags::empty(), VipFlags::union);
+    let mut flags = VipFlags::empty();
+    reader.strings(section, "flags", "an array of flag names", |text| {
+        let flag = find_name(text, &VipFlags::NAMES)?;
+        if flags.contains(flag) {
+            return Err(Complaint::new("is there already", "give each flag once"));
+        }
+        flags |= flag;
+        Ok(())
+    });
     let mut reals = Vec::new();
     let expected = "an array as in [{ address = \"198.51.100.11\", weight = 1 }]";
     for (index, mut section) in reader.tables(section, "reals", expected) {

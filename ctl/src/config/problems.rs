@@ -792,6 +792,17 @@ impl Checker<'_> {
                 );
             }
             self.shadow_warning(index, &vip.key);
+            let is_link_local = match vip.key.address {
+                IpAddr::V4(address) => address.is_link_local(),
+                IpAddr::V6(address) => address.is_unicast_link_local(),
+            };
+            if is_link_local {
+                self.report(
+                    Place::Vip(index, "address"),
+                    "a link-local address, to which no router forwards packets",
+                    "give an address that routers know",
+                );
+            }
             if vip.hash == HashFunction::MaglevV1 {
                 let endpoints: Vec<_> = (1..)
                     .zip(&vip.reals)

@@ -256,33 +256,32 @@ impl<'i> Reader<'i> {
         sections
     }
 
-    /// Reads an array of strings that may be left out.
-    pub(super) fn strings<T>(
+    /// Reads an array of strings that may be left out, one after the other.
+    pub(super) fn strings(
         &mut self,
         section: &mut Section<'_, 'i>,
         key: &'static str,
         expected: &str,
-        read: impl Fn(&str) -> Result<T, Complaint>,
-    ) -> Option<Vec<T>> {
-        let value = self.get(section, key)?;
+        mut read: impl FnMut(&str) -> Result<(), Complaint>,
+    ) {
+        let Some(value) = self.get(section, key) else {
+            return;
+        };
         let field = section.field(key);
         let DeValue::Array(array) = value.get_ref() else {
             let complaint = Complaint::wrong_type(value.get_ref(), expected);
             self.wrong_value(value.span(), field, complaint);
-            return None;
+            return;
         };
-        let mut values = Vec::with_capacity(array.len());
         for element in array {
             let result = match element.get_ref() {
                 DeValue::String(text) => read(text),
                 other => Err(Complaint::wrong_type(other, "a string")),
             };
-            match result {
-                Ok(value) => values.push(value),
-                Err(complaint) => self.wrong_value(element.span(), field.clone(), complaint),
+            if let Err(complaint) = result {
+                self.wrong_value(element.span(), field.clone(), complaint);
             }
         }
-        Some(values)
     }
 
     /// Reads a whole number in a range.
