@@ -731,6 +731,7 @@ impl Control {
         let mut warnings = warnings::of_change(&self.config, config, own.as_ref());
         let table = self.services.table();
         warnings.extend(warnings::of_hash_change(&self.config, config, &table));
+        warnings.extend(warnings::of_emptied_table(&self.config, config));
         warnings
     }
 

@@ -48,6 +48,17 @@ pub(crate) fn of_hash_change(old: &Config, new: &Config, table: &ServiceTable) -
         .collect()
 }
 
+/// A global table that is made anew because only its capacity changed.
+pub(crate) fn of_emptied_table(old: &Config, new: &Config) -> Option<String> {
+    let (before, after) = (old.global_table_bytes(), new.global_table_bytes());
+    let capacities = [old, new].map(|config| config.balancer.global_table_capacity);
+    (before > 0 && after > 0 && capacities[0] != capacities[1]).then(|| {
+        "balancer.global_table_capacity: the global table starts empty, so workers do not find each other's \
+         flows until these are stored again; a flow that changes its queue before may change its real"
+            .to_owned()
+    })
+}
+
 fn drained_in_ring(vip: &VipSpec, table: &ServiceTable) -> Option<String> {
     const NAMED: usize = 10;
     let ring = &table.find(&vip.key)?.ring;

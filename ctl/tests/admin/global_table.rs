@@ -171,6 +171,8 @@ fn the_capacity_can_change_and_the_file_has_it() {
         changes["settings"]["names"],
         json!(["balancer.global_table_capacity"])
     );
+    let warning = changes["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("starts empty"), "{warning}");
     assert_eq!(admin.result("flow count")["global"], 0, "it starts empty");
     assert_eq!(
         admin.result("show config")["balancer"]["global_table_capacity"],
