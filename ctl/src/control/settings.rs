@@ -37,6 +37,19 @@ pub(super) fn with(config: &Config, key: &str, value: Option<&str>) -> Result<Co
     let (section, name) = known
         .and_then(|known| known.split_once('.'))
         .ok_or_else(|| {
+            // Without its section, as `encapsulation`.
+            let whole = keys.iter().find(|known| {
+                known
+                    .rsplit_once('.')
+                    .is_some_and(|(_, name)| name == key)
+            });
+            if let Some(whole) = whole {
+                return AdminError::new(
+                    "key",
+                    format!("`{key}` is no setting that can be changed here"),
+                    format!("write it with its section: {whole}"),
+                );
+            }
             AdminError::new(
                 "key",
                 format!("`{key}` is no setting that can be changed here"),

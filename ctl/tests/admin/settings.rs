@@ -108,5 +108,7 @@ fn what_cannot_be_set_is_refused_and_named() {
         assert!(of("problem").contains(problem), "{command}: {error}");
         assert!(!of("remedy").is_empty(), "{command}: {error}");
     }
+    let remedy = client.error("set encapsulation gue")["remedy"].clone();
+    assert_eq!(remedy, "write it with its section: balancer.encapsulation");
     assert_eq!(client.result("dump"), before);
 }
