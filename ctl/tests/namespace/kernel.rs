@@ -142,6 +142,7 @@ fn the_kernel_balances_and_obeys_the_admin_socket() -> Result<()> {
     let file = format!("file={}", file.display());
     let capture = refusal(&balancer, &["capture", "start", "event=pass", &file])?;
     assert!(capture.contains("use --datapath xsk"), "{capture}");
+    assert!(!capture.contains("show workers"), "{capture}");
     assert_eq!(balancer.ctl(["dump"])?, before);
 
     // A reload takes the file's word again.
