@@ -7,7 +7,7 @@
 //!
 //! A [`Control`] never waits for workers. It is shared behind a mutex ([`SharedControl`]); the lock is
 //! held while a change is compiled, so a reload that builds hundreds of rings delays other changes
-//! and statistics by that time, but no packet.
+//! and statistics by that time, but no packet. It is not held while a file is read ([`reload`]).
 
 mod changes;
 mod decap;
@@ -64,7 +64,22 @@ pub fn lock(control: &SharedControl) -> MutexGuard<'_, Control> {
     control.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where [`Control::reload`] reads from: the file, with what the command line overrides.
+/// Reads the file again and brings the services to what it says. A large file takes seconds to read;
+/// others have the control meanwhile.
+///
+/// # Errors
+///
+/// No file to read, a file that fails its checks, or one that changes what is fixed at the start. The old
+/// configuration stays in force.
+pub fn reload(control: &SharedControl) -> Result<Changes, AdminError> {
+    let source = lock(control).source()?;
+    // Until the change is made: of two that read the file, the later one's is to stay.
+    let source = source.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = source().map_err(|error| from_config_error(&error))?;
+    lock(control).replace(config)
+}
+
+/// Where [`reload`] reads from: the file, with what the command line overrides.
 pub type ConfigSource = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
 
 /// Reads the interface's MTU, which may change while the balancer runs.
@@ -128,7 +143,7 @@ fn unfit(error: &AdminError) -> String {
 pub struct Control {
     config: Config,
     origin: Origin,
-    source: Option<ConfigSource>,
+    source: Option<Arc<Mutex<ConfigSource>>>,
     /// Next hop that was resolved; used while the configuration names none.
     next_hop: Option<MacAddress>,
     followed: Followed,
@@ -243,7 +258,7 @@ impl Control {
                 ..config.clone()
             },
             origin: parts.origin,
-            source: parts.source,
+            source: parts.source.map(|source| Arc::new(Mutex::new(source))),
             next_hop: parts.next_hop,
             followed: Followed::default(),
             services: parts.services,
@@ -333,26 +348,25 @@ impl Control {
         self.config.to_toml()
     }
 
-    /// Reads the configuration again and applies the difference.
-    ///
-    /// VIPs and reals that stay keep their numbers, their rings and their flows.
+    /// Takes a configuration that was read from the file.
     ///
     /// # Errors
     ///
-    /// No file to read, a file that fails its checks, or one that changes what is fixed at the
-    /// start. The old configuration stays in force.
-    pub fn reload(&mut self) -> Result<Changes, AdminError> {
-        let Some(source) = &self.source else {
-            return Err(AdminError::new(
-                "config",
-                "there is no file to read: katran-xsk was started without --config",
-                "restart with --config FILE, or change VIPs with the commands of this socket",
-            ));
-        };
-        let config = source().map_err(|error| from_config_error(&error))?;
+    /// It changes what is fixed at the start. The old configuration stays in force.
+    fn replace(&mut self, config: Config) -> Result<Changes, AdminError> {
         difference::refuse_fixed(&self.config, &config)?;
         difference::refuse_longer_frames(self.chunk_size, &config)?;
         self.commit(config)
+    }
+
+    fn source(&self) -> Result<Arc<Mutex<ConfigSource>>, AdminError> {
+        self.source.clone().ok_or_else(|| {
+            AdminError::new(
+                "config",
+                "there is no file to read: katran-xsk was started without --config",
+                "restart with --config FILE, or change VIPs with the commands of this socket",
+            )
+        })
     }
 
     /// Gives a setting another value, by its key in the file; `None` is its default.

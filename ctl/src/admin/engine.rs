@@ -26,7 +26,7 @@ use super::{
 use crate::{
     capture::Captures,
     config::{HealthCheckSpec, InterfaceConfig, flag_names},
-    control::{Changes, Control, HealthCheckState, SharedControl, Worker, lock},
+    control::{Changes, Control, HealthCheckState, SharedControl, Worker, lock, reload},
 };
 
 /// Carries commands out on a [`Control`].
@@ -92,7 +92,7 @@ impl Engine {
 
     /// Reads the file again. A failure is in the log as well: what is in force is not what the file says.
     fn reload(&self) -> Result<Answer, AdminError> {
-        let changes = lock(&self.control).reload().inspect_err(|error| {
+        let changes = reload(&self.control).inspect_err(|error| {
             let by = self.by();
             // A line for each.
             for problem in error.to_string().lines() {

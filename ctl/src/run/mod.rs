@@ -304,7 +304,7 @@ async fn serve(
             _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
             _ = signals.hang_up.recv(), if reload.is_empty() => {
                 let control = Arc::clone(control);
-                reload.spawn_blocking(move || lock(&control).reload());
+                reload.spawn_blocking(move || crate::control::reload(&control));
             }
             Some(result) = reload.join_next() => match result {
                 Ok(result) => report_reload(result),

@@ -2,14 +2,15 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
 };
 
 use dataplane::service::{HashFunction, MacAddress, RealSpec, VipFlags, VipKey};
 use katran_xsk::{
     admin::command::parse_vip,
     config::{Config, ConfigError, Problem},
-    control::{View, lock},
+    control::{View, lock, reload},
 };
 
 use crate::rig::{CONFIG, Rig, parse, wait_until};
@@ -175,11 +176,11 @@ fn a_reload_mends_maps_that_could_not_be_put_back() {
         .expect_err("the maps fail");
     assert!(error.problem.contains("nor could"), "{error}");
     assert_ne!(held(), maps);
-    lock(&rig.control).reload().expect("the file is as it was");
+    reload(&rig.control).expect("the file is as it was");
     assert_eq!(held(), maps);
     // After that there is nothing to do.
     let applied = rig.program.applied();
-    lock(&rig.control).reload().expect("the file is as it was");
+    reload(&rig.control).expect("the file is as it was");
     assert_eq!(rig.program.applied(), applied);
 }
 
@@ -224,7 +225,7 @@ fn changes_warn_of_what_a_file_would_be_warned_of() {
         "protocol = \"tcp\"\nflags = [\"quic\"]",
     );
     rig.write_file(quic);
-    let reload = || lock(&rig.control).reload().expect("a valid file").warnings;
+    let reload = || reload(&rig.control).expect("a valid file").warnings;
     let [warning] = &reload()[..] else {
         panic!("one warning");
     };
@@ -416,7 +417,7 @@ fn what_changes_nothing_makes_no_new_table() {
     let (head, vips) = CONFIG.split_once("[[vip]]").expect("VIPs");
     let (first, second) = vips.split_once("[[vip]]").expect("two of them");
     rig.write_file(format!("{head}[[vip]]{second}[[vip]]{first}"));
-    let changes = lock(&rig.control).reload().expect("a valid file");
+    let changes = reload(&rig.control).expect("a valid file");
     assert!(changes.is_empty(), "{changes:?}");
     assert_eq!(changes.generation, generation);
     assert_eq!(config(&rig).vips[0].key, key(DNS));
@@ -460,7 +461,7 @@ hash = "maglev-v1"
 reals = []
 "#,
     );
-    let changes = lock(&rig.control).reload().expect("a valid file");
+    let changes = reload(&rig.control).expect("a valid file");
     assert_eq!(changes.settings.names, ["balancer.max_frame"]);
     assert_eq!(changes.vips_added.names, ["203.0.113.20:0/udp"]);
     assert_eq!(
@@ -497,9 +498,9 @@ reals = []
     assert_eq!(new.settings().max_frame, 1400);
 
     rig.write_file(CONFIG);
-    let changes = lock(&rig.control).reload().expect("the old file");
+    let changes = reload(&rig.control).expect("the old file");
     assert_eq!(changes.vips_removed.names, ["203.0.113.20:0/udp"]);
-    let changes = lock(&rig.control).reload().expect("the same file");
+    let changes = reload(&rig.control).expect("the same file");
     assert!(changes.is_empty());
 }
 
@@ -521,7 +522,7 @@ fn flows_survive_a_reload() {
         "\"198.51.100.11\", weight = 1",
         "\"198.51.100.11\", weight = 0 }, { address = \"198.51.100.13\", weight = 9",
     ));
-    lock(&rig.control).reload().expect("a valid file");
+    reload(&rig.control).expect("a valid file");
     workers_follow(&rig);
     assert_eq!(reals(&rig), before, "a flow moved");
 }
@@ -549,7 +550,7 @@ fn a_bad_file_changes_nothing() {
         ),
     ] {
         rig.write_file(file);
-        let error = lock(&rig.control).reload().expect_err(field);
+        let error = reload(&rig.control).expect_err(field);
         assert!(error.field.starts_with(field), "{error}");
         assert!(!error.remedy.is_empty(), "{error}");
     }
@@ -571,12 +572,7 @@ fn a_running_configuration_can_be_dumped_and_read_back() {
     let toml = lock(&rig.control).dump();
     assert_eq!(parse(&toml).expect("the dump is valid"), config(&rig));
     rig.write_file(toml);
-    assert!(
-        lock(&rig.control)
-            .reload()
-            .expect("the dump is valid")
-            .is_empty()
-    );
+    assert!(reload(&rig.control).expect("the dump is valid").is_empty());
 }
 
 #[test]
@@ -593,7 +589,7 @@ fn the_configured_next_hop_wins_over_the_resolved_one() {
     assert_eq!(view(&rig).table.next_hop_mac(), configured);
 
     rig.write_file(CONFIG.replace("next_hop_mac", "# next_hop_mac"));
-    let changes = lock(&rig.control).reload().expect("a valid file");
+    let changes = reload(&rig.control).expect("a valid file");
     assert_eq!(changes.settings.names, ["interface.next_hop_mac"]);
     assert_eq!(view(&rig).table.next_hop_mac(), Some(resolved));
 
@@ -626,11 +622,11 @@ fn the_configured_next_hop_wins_over_the_resolved_one() {
 fn a_problem_in_the_file_is_shown_with_its_line() {
     let rig = Rig::new();
     rig.write_file("[interface]\nname = \"test0\"\nunknown = 1\n");
-    let error = lock(&rig.control).reload().expect_err("an unknown key");
+    let error = reload(&rig.control).expect_err("an unknown key");
     assert!(error.field.starts_with("lb.toml:3"), "{error}");
     // All there are, as `check` has them.
     rig.write_file("[interface]\nname = \"test0\"\nunknown = 1\nqueues = 7\n");
-    let error = lock(&rig.control).reload().expect_err("two problems");
+    let error = reload(&rig.control).expect_err("two problems");
     let text = error.to_string();
     for line in ["lb.toml:3", "lb.toml:4: interface.queues"] {
         assert!(text.lines().any(|other| other.starts_with(line)), "{text}");
@@ -639,4 +635,34 @@ fn a_problem_in_the_file_is_shown_with_its_line() {
     let parsed: Result<Config, ConfigError> = parse("unknown = 1\n");
     let problems: Vec<Problem> = parsed.expect_err("an unknown key").problems;
     assert!(!problems.is_empty());
+}
+
+#[test]
+fn others_have_the_control_while_a_file_is_read() {
+    let rig = Rig::new();
+    let (reading, begun) = mpsc::channel();
+    let (finish, finished) = mpsc::channel::<()>();
+    *rig.meanwhile.lock().unwrap() = Some(Box::new(move || {
+        reading.send(()).expect("the test waits");
+        finished.recv().expect("the test goes on");
+    }));
+    thread::scope(|scope| {
+        let reloaded = scope.spawn(|| reload(&rig.control));
+        begun.recv().expect("the file is read");
+        // Neither a question nor a change waits.
+        let control = rig.control.try_lock();
+        control
+            .expect("nobody holds the control")
+            .add_vip(
+                key("203.0.113.99:80/tcp"),
+                None,
+                VipFlags::empty(),
+                Vec::new(),
+            )
+            .expect("a new VIP");
+        finish.send(()).expect("the file is still being read");
+        let changes = reloaded.join().expect("no panic").expect("a valid file");
+        // The file has the last word.
+        assert_eq!(changes.vips_removed.names.len(), 1);
+    });
 }

@@ -159,6 +159,8 @@ impl HealthCheckSink for FakeHealthChecks {
     }
 }
 
+type Work = Box<dyn FnOnce() + Send>;
+
 /// A running balancer.
 pub(crate) struct Rig {
     pub(crate) control: SharedControl,
@@ -168,6 +170,8 @@ pub(crate) struct Rig {
     pub(crate) handles: Vec<Arc<WorkerHandle>>,
     /// What a reload reads.
     pub(crate) file: Arc<Mutex<String>>,
+    /// Done once, while the file is read.
+    pub(crate) meanwhile: Arc<Mutex<Option<Work>>>,
     /// The interface's MTU.
     pub(crate) mtu: Arc<AtomicU32>,
 }
@@ -209,6 +213,8 @@ impl Rig {
         let health_checks = FakeHealthChecks::default();
         let file = Arc::new(Mutex::new(text.to_owned()));
         let source = Arc::clone(&file);
+        let meanwhile = Arc::<Mutex<Option<Work>>>::default();
+        let waiting = Arc::clone(&meanwhile);
         let mtu = Arc::new(AtomicU32::new(9000));
         let control = Control::new(ControlParts {
             config,
@@ -219,7 +225,12 @@ impl Rig {
                 xdp_mode: "generic".into(),
                 xdp_fallback: None,
             },
-            source: Some(Box::new(move || parse(&source.lock().unwrap()))),
+            source: Some(Box::new(move || {
+                if let Some(work) = waiting.lock().unwrap().take() {
+                    work();
+                }
+                parse(&source.lock().unwrap())
+            })),
             next_hop: None,
             services,
             publisher,
@@ -244,6 +255,7 @@ impl Rig {
             nics,
             handles,
             file,
+            meanwhile,
             mtu,
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 
 use dataplane::service::VipKey;
-use katran_xsk::control::lock;
+use katran_xsk::control::{lock, reload};
 
 use crate::rig::Rig;
 
@@ -89,7 +89,7 @@ fn the_largest_configuration_applies_in_time_and_disturbs_no_packet() {
     for _ in 0..ATTEMPTS {
         for vips in [VIPS, 1] {
             rig.write_file(configuration(vips));
-            let (changes, took) = cpu_time(|| lock(&rig.control).reload());
+            let (changes, took) = cpu_time(|| reload(&rig.control));
             let changes = changes.expect("a valid file");
             if vips == VIPS {
                 assert_eq!(changes.vips_added.count, VIPS as usize - 1);
