@@ -3,7 +3,7 @@
 
 use std::{
     iter,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
@@ -21,6 +21,9 @@ use dataplane::{
     },
     service::{Publisher, ServiceControl, ServiceTable},
     worker::{WorkerConfig, WorkerHandle, spawn},
+};
+use etherparse::{
+    IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice,
 };
 use katran_xsk::{
     config::{Config, ConfigError},
@@ -316,20 +319,20 @@ impl Rig {
         });
     }
 
-    /// Sends a TCP packet of each of these flows (source and destination) to the worker of a queue; gives
-    /// the source and the real of each that leaves.
+    /// Sends these frames to the worker of a queue; gives the source and the real of each that leaves in a
+    /// tunnel.
     pub(crate) fn reals_of(
         &self,
         queue: usize,
-        flows: impl IntoIterator<Item = (String, String)>,
-    ) -> Vec<(SocketAddrV4, Ipv4Addr)> {
+        frames: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Vec<(SocketAddr, IpAddr)> {
         let nic = &self.nics[queue];
         let counters = self.handles[queue].counters();
         let before = counters.received.packets.get();
         let mut injected = 0;
         let mut left = Vec::new();
-        for (source, destination) in flows {
-            let frame = redirected(&tcp_frame(&source, &destination));
+        for frame in frames {
+            let frame = redirected(&frame);
             wait_until("the queue takes the frame", || {
                 left.extend(iter::from_fn(|| nic.take()));
                 nic.inject(&frame).is_ok()
@@ -343,14 +346,7 @@ impl Rig {
                 && nic.sent() == counters.transmitted.packets.get()
                 && nic.waiting() == 0
         });
-        left.iter()
-            .map(|frame| {
-                let real: [u8; 4] = frame[30..34].try_into().expect("four bytes");
-                let source: [u8; 4] = frame[46..50].try_into().expect("four bytes");
-                let port = u16::from_be_bytes([frame[54], frame[55]]);
-                (SocketAddrV4::new(source.into(), port), real.into())
-            })
-            .collect()
+        left.iter().map(|frame| client_and_real(frame)).collect()
     }
 
     /// The real to which a TCP packet goes: the outer destination of what leaves.
@@ -397,15 +393,78 @@ fn redirected(frame: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The source of the packet in an IPIP tunnel, and where the tunnel leads.
+fn client_and_real(frame: &[u8]) -> (SocketAddr, IpAddr) {
+    let outer = SlicedPacket::from_ethernet(frame).expect("a valid frame");
+    let outer = outer.net.expect("an IP packet");
+    let payload = outer.ip_payload_ref().expect("an IP packet").payload;
+    let inner = SlicedPacket::from_ip(payload).expect("a tunnel");
+    let port = match inner.transport {
+        Some(TransportSlice::Tcp(tcp)) => tcp.source_port(),
+        Some(TransportSlice::Udp(udp)) => udp.source_port(),
+        other => panic!("neither TCP nor UDP: {other:?}"),
+    };
+    let (client, _) = addresses(&inner.net.expect("an IP packet"));
+    let (_, real) = addresses(&outer);
+    (SocketAddr::new(client, port), real)
+}
+
+fn addresses(ip: &NetSlice<'_>) -> (IpAddr, IpAddr) {
+    match ip {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
+        }
+        NetSlice::Arp(_) => panic!("not an IP packet"),
+    }
+}
+
 /// A TCP packet without payload in an Ethernet frame.
 pub(crate) fn tcp_frame(source: &str, destination: &str) -> Vec<u8> {
-    let source: SocketAddrV4 = source.parse().expect("an endpoint");
-    let destination: SocketAddrV4 = destination.parse().expect("an endpoint");
-    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-        .ipv4(source.ip().octets(), destination.ip().octets(), 64)
-        .tcp(source.port(), destination.port(), 1000, 1024)
-        .ack(1);
+    let (builder, source, destination) = ip(source, destination);
     let mut frame = Vec::new();
-    builder.write(&mut frame, &[]).expect("the packet is valid");
+    builder
+        .tcp(source, destination, 1000, 1024)
+        .ack(1)
+        .write(&mut frame, &[])
+        .expect("the packet is valid");
     frame
+}
+
+/// A UDP packet in an Ethernet frame.
+pub(crate) fn udp_frame(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+    let (builder, source, destination) = ip(source, destination);
+    let mut frame = Vec::new();
+    builder
+        .udp(source, destination)
+        .write(&mut frame, payload)
+        .expect("the packet is valid");
+    frame
+}
+
+/// Everything in front of the ports, and those.
+fn ip(source: &str, destination: &str) -> (PacketBuilderStep<IpHeaders>, u16, u16) {
+    let source: SocketAddr = source.parse().expect("an endpoint");
+    let destination: SocketAddr = destination.parse().expect("an endpoint");
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let builder = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            ethernet.ipv4(source.octets(), destination.octets(), 64)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            ethernet.ipv6(source.octets(), destination.octets(), 64)
+        }
+        _ => panic!("two families: {source} and {destination}"),
+    };
+    (builder, source.port(), destination.port())
 }
