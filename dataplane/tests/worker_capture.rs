@@ -96,6 +96,13 @@ fn kinds() -> Vec<(&'static str, Vec<u8>)> {
         (3, 1),
         &tcp(WEB, "192.0.2.10:4001", Segment::Ack),
     );
+    // A router that answers a packet of one VIP to another's address.
+    let astray = icmp_error(
+        "192.0.2.99",
+        "203.0.113.20",
+        (3, 1),
+        &tcp(WEB, "192.0.2.10:4002", Segment::Ack),
+    );
     vec![
         ("syn", redirected(&syn, 20)),
         ("hit", redirected(&ack, 20)),
@@ -109,6 +116,7 @@ fn kinds() -> Vec<(&'static str, Vec<u8>)> {
             redirected(&tcp("[2001:db8::1]:9", WEB_V6, Segment::Ack), 40),
         ),
         ("error", redirected(&answered, 20)),
+        ("astray", redirected(&astray, 20)),
         ("empty", redirected(&tcp(client, EMPTY, Segment::Ack), 20)),
         ("big", redirected(&long, 40)),
         ("echo", redirected(&echo("192.0.2.10", "203.0.113.10"), 20)),
@@ -160,7 +168,10 @@ fn caught(icmp_too_big: bool, events: &[Event]) -> Vec<&'static str> {
 
 #[test]
 fn each_event_catches_its_packets() {
-    assert_eq!(caught(false, &[LRU_MISS]), ["miss", "v6", "error", "empty"]);
+    assert_eq!(
+        caught(false, &[LRU_MISS]),
+        ["miss", "v6", "error", "astray", "empty"]
+    );
     assert_eq!(caught(false, &[TOO_BIG]), ["big"]);
     assert_eq!(caught(true, &[TOO_BIG]), ["big"]);
     assert_eq!(caught(false, &[NO_REAL]), ["empty"]);
@@ -185,12 +196,12 @@ fn each_event_catches_its_packets() {
     let web = key("203.0.113.10", 80, Protocol::Tcp);
     assert_eq!(
         caught(false, &[Event::Vip(web)]),
-        ["syn", "hit", "miss", "error"]
+        ["syn", "hit", "miss", "error", "astray"]
     );
     assert_eq!(
         caught(false, &[Event::Address(web.address)]),
         [
-            "syn", "hit", "miss", "error", "echo", "fragment", "options", "cut", "other"
+            "syn", "hit", "miss", "error", "astray", "echo", "fragment", "options", "cut", "other"
         ]
     );
     assert_eq!(
@@ -388,7 +399,7 @@ proptest! {
     #[test]
     fn a_monitor_changes_nothing(
         events in events(),
-        picks in prop::collection::vec(0_usize..15, 1..200),
+        picks in prop::collection::vec(0_usize..16, 1..200),
         icmp_too_big in any::<bool>(),
         refuse in any::<bool>(),
         count in 1_usize..300,

@@ -100,8 +100,9 @@ impl Filter {
             && IpHeader::read(frame).is_some_and(|ip| self.addresses.contains(&ip.destination))
     }
 
-    /// False for frames that cannot match, so that they need not be copied. Those are frames to other
-    /// addresses while only VIPs are asked for; a tunnel may hold a packet for one of these.
+    /// False for frames that cannot match, so that they need not be copied. Those are TCP packets to other
+    /// addresses while only VIPs are asked for; a tunnel may hold a packet for one of these, and an ICMP
+    /// error to one VIP may be about another.
     pub(super) fn may_match(&self, frame: &[u8]) -> bool {
         if !self.happened.is_empty() || self.drops != 0 {
             return true;
@@ -109,10 +110,8 @@ impl Filter {
         let Some(ip) = IpHeader::read(frame) else {
             return false;
         };
-        !matches!(
-            ip.protocol,
-            protocol::TCP | protocol::ICMP | protocol::ICMPV6
-        ) || self.addresses.contains(&ip.destination)
+        ip.protocol != protocol::TCP
+            || self.addresses.contains(&ip.destination)
             || self.vips.iter().any(|vip| vip.contains(ip.destination))
     }
 }
