@@ -6,6 +6,7 @@
 //! and unpacked below `.cache/vm`, never installed. Removing that folder fetches them anew.
 
 mod accelerator;
+mod agreement;
 mod cpio;
 mod initramfs;
 mod kernel;
@@ -28,12 +29,13 @@ use std::{
     fs::Permissions, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path, time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::NamedTempFile;
 
 pub(crate) use options::{Chosen, Options};
 
 use crate::debian::OutOfReach;
+use agreement::disagreements;
 use matrix::has_zero_copy;
 use parts::Parts;
 use plan::{Limit, Plan, Work};
@@ -79,10 +81,19 @@ pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
     if let Some(draft) = json {
         draft.finish(&serde_json::to_string_pretty(&run.json())?)?;
     }
+    let disagreements = disagreements(&run.rows);
+    for disagreement in &disagreements {
+        println!("{disagreement}");
+    }
     let failed = run.rows.iter().filter(|row| !row.ok()).count();
     if failed > 0 {
         bail!("{failed} of {} machines are not as expected", pairs.len());
     }
+    ensure!(
+        disagreements.is_empty(),
+        "{} figures are not the same when measured again",
+        disagreements.len()
+    );
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "keep")]
     pub(super) faults: bool,
     /// Count the instructions that the machine spends on a packet instead, on one card that has
-    /// zero-copy (igb unless told otherwise) and with the newest kernel
+    /// zero-copy (igb unless told otherwise) and with the newest kernel; in two machines, which must agree
     #[arg(long, conflicts_with_all = ["keep", "faults", "kernels"])]
     pub(super) instructions: bool,
     /// Leave the machine running afterwards with a shell on this terminal; takes one kernel and card
@@ -75,6 +75,8 @@ impl Options {
                     with_zero_copy()
                 ));
             }
+            // Two boots must agree.
+            pairs = pairs.into_iter().flat_map(|pair| [pair; 2]).collect();
         }
         Ok(Chosen(pairs))
     }
@@ -171,15 +173,15 @@ mod tests {
     }
 
     #[test]
-    fn instructions_are_counted_on_one_card_or_those_that_are_named() {
+    fn instructions_are_counted_twice_on_one_card_or_those_that_are_named() {
         let counting = |cards: &[&str]| Options {
             instructions: true,
             ..options(&[], cards)
         };
-        assert_eq!(names(&counting(&[])), [("newest", "igb")]);
+        assert_eq!(names(&counting(&[])), [("newest", "igb"); 2]);
         assert_eq!(
             names(&counting(&["virtio-iommu"])),
-            [("newest", "virtio-iommu")]
+            [("newest", "virtio-iommu"); 2]
         );
         let Err(error) = counting(&["vmxnet3"]).machines() else {
             panic!("it has no zero-copy");

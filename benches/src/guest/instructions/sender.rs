@@ -4,10 +4,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
 use xdp_redirect::{CountCounter, CountProgram};
 
 use super::FLOWS;
@@ -27,13 +31,21 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// A sender in a namespace, from the Ethernet address `source` to `destination`.
+    /// A sender in a namespace, from the Ethernet address `source` to `destination`. The calling thread
+    /// becomes one that no other interrupts: what a burst takes would depend on how many frames of it are
+    /// there when a worker gets its turn.
     pub(super) fn open(
         namespace: &Namespace,
         interface: &str,
         destination: [u8; 6],
         source: [u8; 6],
     ) -> Result<Self> {
+        set_thread_priority_and_policy(
+            thread_native_id(),
+            ThreadPriority::Max,
+            ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo),
+        )
+        .map_err(|error| anyhow!("SCHED_FIFO is refused: {error:?}"))?;
         let (socket, address) = namespace.run(|| -> Result<_> {
             let socket = socket(
                 AddressFamily::Packet,
@@ -62,17 +74,20 @@ impl Sender {
         })
     }
 
-    /// Sends `bursts` of `burst` frames, one burst each period.
-    pub(super) fn send(&self, burst: usize, bursts: usize, period: Duration) -> Result<()> {
+    /// Sends `bursts` of `burst` frames, one burst each period from `begin` on.
+    pub(super) fn send(
+        &self,
+        burst: usize,
+        bursts: usize,
+        begin: Instant,
+        period: Duration,
+    ) -> Result<()> {
         let mut frames = self.frames.iter().cycle();
-        let begun = Instant::now();
         for number in 0..bursts as u32 {
+            sleep_until(begin + number * period);
             for frame in frames.by_ref().take(burst) {
                 self.one(frame)?;
             }
-            thread::sleep(
-                (begun + (number + 1) * period).saturating_duration_since(Instant::now()),
-            );
         }
         Ok(())
     }
@@ -108,4 +123,9 @@ impl Sender {
             }
         }
     }
+}
+
+/// Sleeps until a moment, which may be over.
+pub(super) fn sleep_until(moment: Instant) {
+    thread::sleep(moment.saturating_duration_since(Instant::now()));
 }
