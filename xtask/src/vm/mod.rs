@@ -57,7 +57,9 @@ const TEST_CYCLES: usize = 10;
 pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
     let Chosen(pairs) = chosen;
     // Found out before the machines have run for minutes; what the file had stays until they have.
-    let json = options.json.as_deref().map(Draft::new).transpose()?;
+    if let Some(path) = &options.json {
+        draft(path)?;
+    }
     let profile = if options.instructions {
         Profile::Release
     } else {
@@ -78,8 +80,8 @@ pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
         keep: options.keep,
     })?;
     println!("\n{}", run.table());
-    if let Some(draft) = json {
-        draft.finish(&serde_json::to_string_pretty(&run.json())?)?;
+    if let Some(path) = &options.json {
+        write_whole(path, &serde_json::to_string_pretty(&run.json())?)?;
     }
     let disagreements = disagreements(&run.rows);
     for disagreement in &disagreements {
@@ -97,31 +99,25 @@ pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
     Ok(())
 }
 
-/// What will be in a file, written beside it.
-struct Draft<'a> {
-    path: &'a Path,
-    draft: NamedTempFile,
+/// A file beside `path` that can take its place; it goes when it is dropped.
+fn draft(path: &Path) -> Result<NamedTempFile> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    // Less the umask, as any file.
+    let draft = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder.unwrap_or(Path::new(".")));
+    draft.with_context(|| format!("--json: cannot write {}", path.display()))
 }
 
-impl<'a> Draft<'a> {
-    fn new(path: &'a Path) -> Result<Self> {
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        // Less the umask, as any file.
-        let draft = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder.unwrap_or(Path::new(".")));
-        let draft = draft.with_context(|| format!("--json: cannot write {}", path.display()))?;
-        Ok(Self { path, draft })
-    }
-
-    fn finish(mut self, text: &str) -> Result<()> {
-        writeln!(self.draft, "{text}").context("--json: cannot be written")?;
-        let kept = self.draft.persist(self.path);
-        kept.with_context(|| format!("--json: cannot write {}", self.path.display()))?;
-        Ok(())
-    }
+/// Writes the file, whole or not at all.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let mut draft = draft(path)?;
+    writeln!(draft, "{text}").context("--json: cannot be written")?;
+    let kept = draft.persist(path);
+    kept.with_context(|| format!("--json: cannot write {}", path.display()))?;
+    Ok(())
 }
 
 /// How the machines of the test command fared.
