@@ -1034,3 +1034,47 @@ fn warnings_are_not_errors() {
         ]
     );
 }
+
+#[test]
+fn a_real_should_be_no_decap_destination_of_this_balancer() {
+    let text = |decap: &str| {
+        format!(
+            "[[vip]]\naddress = \"203.0.113.10\"\nport = 443\nprotocol = \"udp\"\n\
+             flags = [\"quic\", \"src-routing\", \"local-vip\"]\nreals = [\n\
+             {{ address = \"192.0.2.254\", local = true }}, {{ address = \"198.51.100.11\" }},\n\
+             {{ address = \"198.51.100.12\" }}]\n\
+             [[server_id]]\nid = 7\nreal = \"198.51.100.13\"\n\
+             [[server_id]]\nid = 8\nreal = \"192.0.2.254\"\n\
+             [[source_route]]\nprefix = \"192.0.2.0/24\"\nreal = \"2001:db8::14\"\n\
+             [[source_route]]\nprefix = \"2001:db8::/64\"\nreal = \"2001:db8::14\"\n\
+             [[decap]]\naddress = \"203.0.113.99\"\n{decap}"
+        )
+    };
+    let warnings = |text: &str| -> Vec<String> {
+        let warnings = Config::parse(text, "lb.toml").unwrap().warnings();
+        warnings.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(warnings(&text("")), [""; 0]);
+    for (address, field) in [
+        (
+            "198.51.100.12",
+            "vip[0] (203.0.113.10:443/udp).reals[2].address",
+        ),
+        ("198.51.100.13", "server_id"),
+        ("2001:db8::14", "source_route"),
+    ] {
+        assert_eq!(
+            warnings(&text(&format!("[[decap]]\naddress = \"{address}\"\n"))),
+            [format!(
+                "{field}: {address} is also the address of decap[1]: tunnels to it that come here are taken \
+                 apart and balanced again, so packets may go round until their TTL is used up; give the real's \
+                 own address, or remove the decap destination"
+            )]
+        );
+    }
+    assert_eq!(
+        warnings(&text("[[decap]]\naddress = \"192.0.2.254\"\n")),
+        [""; 0],
+        "a local real gets no tunnels"
+    );
+}

@@ -1,6 +1,10 @@
 //! What must hold between the parts of a configuration, whether it came from a file or not.
 
-use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fmt::Write as _,
+    net::IpAddr,
+};
 
 use dataplane::{
     service::{MAX_DECAP, MAX_REALS, MAX_VIPS, Protocol, RealSpec, VipFlags, VipKey, VipSpec},
@@ -745,6 +749,7 @@ impl Checker<'_> {
             .collect();
         self.source_route_warnings();
         self.server_id_warning();
+        self.tunnel_warnings();
         for (index, check) in config.health_checks.iter().enumerate() {
             let place = Place::HealthCheck(index, "real");
             if let Some(&vip) = vip_addresses.get(&check.real) {
@@ -814,6 +819,50 @@ impl Checker<'_> {
                 }
             }
         }
+    }
+
+    /// Tunnels to reals that end in this balancer again. A local real gets none, except by VIPs without the
+    /// flag, which are warned of in [`Self::local_warnings`].
+    fn tunnel_warnings(&mut self) {
+        let config = self.config;
+        let decap = config.decap.iter().zip(0_usize..);
+        let ends: HashMap<IpAddr, usize> = decap.map(|(own, at)| (own.address, at)).collect();
+        let mut local = HashSet::new();
+        for (index, vip) in config.vips.iter().enumerate() {
+            for (position, real) in vip.reals.iter().enumerate() {
+                if real.local {
+                    local.insert(real.address);
+                } else if let Some(&end) = ends.get(&real.address) {
+                    self.report_end(Place::Real(index, position, "address"), real.address, end);
+                }
+            }
+        }
+        let named = config.server_ids.reals().iter().copied();
+        let named = named.map(|real| (Place::ServerIds(real), real));
+        // One that has clients of both families is named once.
+        let routed: BTreeSet<IpAddr> = route_reals(config).collect();
+        let routed = routed
+            .into_iter()
+            .map(|real| (Place::SourceRoutes(real), real));
+        for (place, real) in named.chain(routed) {
+            if let Some(&end) = ends.get(&real)
+                && !local.contains(&real)
+            {
+                self.report_end(place, real, end);
+            }
+        }
+    }
+
+    /// Warns of a real that is a decap destination.
+    fn report_end(&mut self, place: Place, address: IpAddr, decap: usize) {
+        self.report(
+            place,
+            format!(
+                "{address} is also the address of decap[{decap}]: tunnels to it that come here are taken apart \
+                 and balanced again, so packets may go round until their TTL is used up"
+            ),
+            "give the real's own address, or remove the decap destination",
+        );
     }
 
     /// Warns of a real that is a VIP.
