@@ -101,6 +101,7 @@ pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
 
 /// A file beside `path` that can take its place; it goes when it is dropped.
 fn draft(path: &Path) -> Result<NamedTempFile> {
+    ensure!(!path.is_dir(), "--json: {} is a folder", path.display());
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
