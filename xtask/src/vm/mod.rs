@@ -20,17 +20,15 @@ mod parts;
 mod plan;
 mod qemu;
 mod report;
+mod rows_file;
 mod running;
 mod selection;
 mod store;
 mod workshop;
 
-use std::{
-    fs::Permissions, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path, time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use tempfile::NamedTempFile;
+use anyhow::{Result, bail, ensure};
 
 pub(crate) use options::{Chosen, Options};
 
@@ -39,6 +37,7 @@ use agreement::disagreements;
 use matrix::has_zero_copy;
 use parts::Parts;
 use plan::{Limit, Plan, Work};
+use rows_file::RowsFile;
 use selection::Selection;
 use workshop::{Profile, Workshop};
 
@@ -57,9 +56,7 @@ const TEST_CYCLES: usize = 10;
 pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
     let Chosen(pairs) = chosen;
     // Found out before the machines have run for minutes; what the file had stays until they have.
-    if let Some(path) = &options.json {
-        draft(path)?;
-    }
+    let rows = options.json.as_deref().map(RowsFile::new).transpose()?;
     let profile = if options.instructions {
         Profile::Release
     } else {
@@ -80,8 +77,8 @@ pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
         keep: options.keep,
     })?;
     println!("\n{}", run.table());
-    if let Some(path) = &options.json {
-        write_whole(path, &serde_json::to_string_pretty(&run.json())?)?;
+    if let Some(rows) = rows {
+        rows.write(&serde_json::to_string_pretty(&run.json())?)?;
     }
     let disagreements = disagreements(&run.rows);
     for disagreement in &disagreements {
@@ -96,28 +93,6 @@ pub(crate) fn run(options: &Options, chosen: &Chosen) -> Result<()> {
         "{} figures are not the same when measured again",
         disagreements.len()
     );
-    Ok(())
-}
-
-/// A file beside `path` that can take its place; it goes when it is dropped.
-fn draft(path: &Path) -> Result<NamedTempFile> {
-    ensure!(!path.is_dir(), "--json: {} is a folder", path.display());
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    // Less the umask, as any file.
-    let draft = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder.unwrap_or(Path::new(".")));
-    draft.with_context(|| format!("--json: cannot write {}", path.display()))
-}
-
-/// Writes the file, whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let mut draft = draft(path)?;
-    writeln!(draft, "{text}").context("--json: cannot be written")?;
-    let kept = draft.persist(path);
-    kept.with_context(|| format!("--json: cannot write {}", path.display()))?;
     Ok(())
 }
 
