@@ -290,7 +290,8 @@ counter_table! {
         routed = "stable-routed", Count, "packets", "stable cid_routed",
             "Packets sent to the real that the id names.";
         unknown_id = "stable-unknown-id", Count, "packets", "stable cid_invalid_server_id",
-            "Packets with an id that no real has.";
+            "Packets with an id that no real has. Katran counts them only if its ids are in a hash table, or the id \
+             is beyond its array.";
         not_marked = "stable-not-marked", Count, "packets", "stable invalid_packet_type",
             "Packets without the marker.";
     }
