@@ -360,7 +360,7 @@ fn workers(list: &WorkerList, reading: Reading) -> String {
         "MODE",
         ">GENERATION",
         ">FLOWS",
-        ">NEW/S",
+        ">EVENTS/S",
     ];
     let mut table = Table::new(headings.into_iter().chain(BALANCE));
     for worker in &list.workers {

@@ -191,8 +191,9 @@ counter_table! {
             "Packets whose real the table shared by all workers named.";
         global_table_evictions = "global-table-evictions", Count, "flows", "",
             "Flows that left that table because there was no room for others.";
-        connection_events = "connection-events", Gauge, "packets", "2 v1",
-            "New flows in the present window of one second, by which the cap on inserts goes.";
+        connection_events = "connection-events", Gauge, "events", "2 v1",
+            "Connection events in the present window of one second, by which the cap on inserts goes. They are \
+             no count of flows: see Floods in operations.md.";
         connection_window_ns = "connection-window-ns", Last, "nanoseconds", "2 v2",
             "When that window started, by the system's monotonic clock.";
         flood_suppressed = "flood-suppressed", Count, "packets", "",
@@ -236,9 +237,10 @@ counter_table! {
         packets = "decap-packets", Count, "packets", "6 v1",
             "Tunnels to decap destinations; those inside each other count each.";
         outer_v4 = "decap-outer-v4", Count, "packets", "10 v1",
-            "Outer IPv4 headers taken off.";
+            "Outer IPv4 headers taken off tunnels to decap destinations. Katran counts those of IPIP under 10 v2, \
+             and by default tunnels to anybody.";
         outer_v6 = "decap-outer-v6", Count, "packets", "10 v2",
-            "Outer IPv6 headers taken off.";
+            "Likewise, outer IPv6 headers; in Katran, all outer headers of IPIP are among them.";
         cross_pop_v4 = "decap-cross-pop-v4", Count, "packets", "14 v1",
             "Inner IPv4 packets to be balanced, or given to the kernel.";
         cross_pop_v6 = "decap-cross-pop-v6", Count, "packets", "14 v2",

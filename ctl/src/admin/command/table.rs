@@ -539,8 +539,8 @@ pub static COMMANDS: &[CommandSpec] = &[
         name: "show workers",
         verb: Verb::ShowWorkers,
         summary: "Show each worker's state, rings and socket statistics",
-        details: "NEW/S are connection events within a second; a worker is FLOODED while they are more than \
-                  balancer.connection_rate_cap.",
+        details: "EVENTS/S are connection events within a second, no count of flows; a worker is FLOODED while they are \
+                  more than balancer.connection_rate_cap.",
         arguments: &[],
     },
     CommandSpec {
