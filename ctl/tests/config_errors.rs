@@ -395,15 +395,15 @@ fn gue_needs_a_source_of_each_family_in_use() {
     check(
         &file("source_v6 = \"2001:db8::1\"", "198.51.100.11"),
         &[
-            "lb.toml:8: vip[0] (203.0.113.10:80/tcp).reals[0].address: GUE to an IPv4 real needs an IPv4 \
-           source; give source_v4 in [balancer]",
+            "lb.toml:8: vip[0] (203.0.113.10:80/tcp).reals[0].address: GUE to 198.51.100.11 needs an \
+           IPv4 source; give source_v4 in [balancer]",
         ],
     );
     check(
         &file("source_v4 = \"192.0.2.1\"", "2001:db8:f::1"),
         &[
-            "lb.toml:8: vip[0] (203.0.113.10:80/tcp).reals[0].address: GUE to an IPv6 real needs an IPv6 \
-           source; give source_v6 in [balancer]",
+            "lb.toml:8: vip[0] (203.0.113.10:80/tcp).reals[0].address: GUE to 2001:db8:f::1 needs an \
+           IPv6 source; give source_v6 in [balancer]",
         ],
     );
     // A source that is there and wrong is not missing as well.
@@ -462,15 +462,15 @@ fn health_checks_need_a_mark_a_real_and_a_source_of_its_family() {
             "source_v6 = \"2001:db8::1\"",
             "7",
             "198.51.100.11",
-            "4: health_check[0].real: a probe to an IPv4 real needs an IPv4 outer source; give source_v4 \
-             in [balancer]: an address of this host",
+            "4: health_check[0].real: a probe to 198.51.100.11 needs an IPv4 outer source; give \
+             source_v4 in [balancer]: an address of this host",
         ),
         (
             "source_v4 = \"192.0.2.1\"",
             "7",
             "2001:db8:f::1",
-            "4: health_check[0].real: a probe to an IPv6 real needs an IPv6 outer source; give source_v6 \
-             in [balancer]: an address of this host",
+            "4: health_check[0].real: a probe to 2001:db8:f::1 needs an IPv6 outer source; give \
+             source_v6 in [balancer]: an address of this host",
         ),
         // A source that is there and wrong is not missing as well.
         (
@@ -654,8 +654,16 @@ fn vip_values_are_checked() {
             &[&format!("lb.toml:2: {complaint}")],
         );
     }
-    check(&file("203.0.113.10/32", "80", "tcp"), &["valid"]);
-    check(&file("2001:db8::1/128", "80", "tcp"), &["valid"]);
+    for (address, length) in [("203.0.113.10", 32), ("2001:db8::1", 128)] {
+        let [plain, whole] = [address.to_owned(), format!("{address}/{length}")].map(|address| {
+            let config = Config::parse(&file(&address, "80", "tcp"), "lb.toml").unwrap();
+            config.vips[0].key
+        });
+        assert_eq!(
+            whole, plain,
+            "a length that leaves one address makes no prefix"
+        );
+    }
     check(
         &vip("hash = \"maglev\"\nflags = [\"no-source-port\", \"no-src-prt\"]"),
         &[
@@ -794,7 +802,7 @@ fn lists_of_sections_are_checked() {
         "[balancer]\nencapsulation = \"gue\"\nsource_v4 = \"192.0.2.1\"\n[[source_route]]\n\
          prefix = \"192.0.2.0/24\"\nreal = \"2001:db8::5\"\n",
         &[
-            "lb.toml:6: source_route[0].real: GUE to an IPv6 real needs an IPv6 source; give source_v6 in \
+            "lb.toml:6: source_route[0].real: GUE to 2001:db8::5 needs an IPv6 source; give source_v6 in \
              [balancer]",
         ],
     );

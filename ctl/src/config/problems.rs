@@ -347,18 +347,18 @@ impl Checker<'_> {
             let user = self.config.vips.iter().enumerate().find_map(|(vip, spec)| {
                 let of_family = |real: &RealSpec| real.address.is_ipv4() == is_v4;
                 let real = spec.reals.iter().position(of_family)?;
-                Some(Place::Real(vip, real, "address"))
+                let address = spec.reals[real].address;
+                Some((Place::Real(vip, real, "address"), address))
             });
             let routed = route_reals(self.config).find(|real| real.is_ipv4() == is_v4);
             let mut named = self.config.server_ids.reals().iter().copied();
             let named = named.find(|real| real.is_ipv4() == is_v4);
-            if let Some(place) = user
-                .or(routed.map(Place::SourceRoutes))
-                .or(named.map(Place::ServerIds))
-            {
+            let routed = routed.map(|real| (Place::SourceRoutes(real), real));
+            let named = named.map(|real| (Place::ServerIds(real), real));
+            if let Some((place, real)) = user.or(routed).or(named) {
                 self.report(
                     place,
-                    format!("GUE to an {family} real needs an {family} source"),
+                    format!("GUE to {real} needs an {family} source"),
                     format!("give {key} in [balancer]"),
                 );
             }
@@ -722,7 +722,7 @@ impl Checker<'_> {
             if self.unicast(place, check.real) && !has_source {
                 self.report(
                     place,
-                    format!("a probe to an {family} real needs an {family} outer source"),
+                    format!("a probe to {} needs an {family} outer source", check.real),
                     format!("give {key} in [balancer]: an address of this host"),
                 );
             }
