@@ -262,7 +262,11 @@ fn run(input: &[u8]) {
             Ok(answer) => {
                 assert!(!output::render(answer, Reading::Totals).is_empty());
             }
-            Err(error) => assert!(!error.problem.is_empty(), "{error:?}"),
+            Err(error) => {
+                assert!(!error.problem.is_empty(), "{error:?}");
+                let helps = !error.field.is_empty() || !error.remedy.is_empty();
+                assert!(helps, "neither where nor what to do: {error:?}");
+            }
         }
         let response = serde_json::to_string(&protocol::Response::new(id, outcome))
             .expect("an answer is JSON");

@@ -1,5 +1,5 @@
-//! Any text as a configuration: refused with problems that name a line, or put into force and
-//! written back.
+//! Any text as a configuration: refused with problems that say where and what to do, or put into force
+//! and written back.
 
 use std::time::Duration;
 
@@ -21,6 +21,11 @@ fn run(input: &[u8]) {
             for problem in &error.problems {
                 assert!(problem.line.is_none_or(|line| (1..=lines).contains(&line)));
                 assert!(!problem.problem.is_empty());
+                assert!(!problem.remedy.is_empty(), "{problem}");
+                // The TOML reader does not always know where it gave up.
+                let is_toml = !problem.problem.starts_with("not TOML");
+                let is_placed = problem.line.is_some() || !problem.field.is_empty();
+                assert!(is_placed || !is_toml, "nowhere: {problem}");
                 assert!(!problem.to_string().contains('\n'), "{problem}");
             }
             return;
