@@ -75,12 +75,20 @@ pub fn reload(control: &SharedControl) -> Result<Changes, AdminError> {
     let source = lock(control).source()?;
     // Until the change is made: of two that read the file, the later one's is to stay.
     let source = source.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = source().map_err(|error| from_config_error(&error))?;
-    lock(control).replace(config)
+    let config = (source.read)().map_err(|error| from_config_error(&error))?;
+    let changes = lock(control).replace(config)?;
+    (source.in_force)();
+    Ok(changes)
 }
 
-/// Where [`reload`] reads from: the file, with what the command line overrides.
-pub type ConfigSource = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
+/// What [`reload`] needs of its surroundings.
+pub struct ConfigSource {
+    /// Reads the file, with what the command line overrides.
+    pub read: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
+    /// Told when what was read is in force; not earlier, or whoever looks at the configuration then sees the
+    /// old one.
+    pub in_force: Box<dyn Fn() + Send>,
+}
 
 /// Reads the interface's MTU, which may change while the balancer runs.
 pub type MtuSource = Box<dyn Fn() -> io::Result<u32> + Send>;

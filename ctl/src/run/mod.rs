@@ -46,7 +46,10 @@ use crate::{
     },
     cli::{DatapathChoice, RunArgs},
     config::{Config, ConfigError},
-    control::{Changes, Control, ControlParts, Followed, Origin, SharedControl, SharedLink, lock},
+    control::{
+        Changes, ConfigSource, Control, ControlParts, Followed, Origin, SharedControl, SharedLink,
+        lock,
+    },
     mtu, warnings,
 };
 use balancer::Balancer;
@@ -263,12 +266,9 @@ fn control(
             xdp_mode,
             xdp_fallback,
         },
-        source: config_path.map(|_| {
-            Box::new(move || {
-                // Whoever looks at the configuration now waits until it is in force.
-                reloaded.notify_one();
-                source.read()
-            }) as _
+        source: config_path.map(|_| ConfigSource {
+            read: Box::new(move || source.read()),
+            in_force: Box::new(move || reloaded.notify_one()),
         }),
         next_hop: resolved.and_then(|gateway| gateway.mac),
         services: datapath.services(),

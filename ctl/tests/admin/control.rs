@@ -666,3 +666,18 @@ fn others_have_the_control_while_a_file_is_read() {
         assert_eq!(changes.vips_removed.names.len(), 1);
     });
 }
+
+#[test]
+fn who_is_told_of_a_reload_sees_what_was_read() {
+    let rig = Rig::new();
+    let (told, seen) = mpsc::channel();
+    let control = Arc::clone(&rig.control);
+    *rig.in_force.lock().unwrap() = Some(Box::new(move || {
+        told.send(lock(&control).dump()).expect("the test waits");
+    }));
+    let more = "[[vip]]\naddress = \"203.0.113.98\"\nport = 80\nprotocol = \"tcp\"\nreals = []\n";
+    rig.write_file(format!("{CONFIG}\n{more}"));
+    reload(&rig.control).expect("a valid file");
+    let dump = seen.recv().expect("somebody is told");
+    assert!(dump.contains("203.0.113.98"), "{dump}");
+}

@@ -28,8 +28,8 @@ use etherparse::{
 use katran_xsk::{
     config::{Config, ConfigError},
     control::{
-        Control, ControlParts, HealthCheckPath, HealthCheckSink, HealthCheckState, Origin,
-        ServiceSink, SharedControl, Worker, tunnels, vip_entries,
+        ConfigSource, Control, ControlParts, HealthCheckPath, HealthCheckSink, HealthCheckState,
+        Origin, ServiceSink, SharedControl, Worker, tunnels, vip_entries,
     },
 };
 use xdp_layout::Tag;
@@ -175,6 +175,8 @@ pub(crate) struct Rig {
     pub(crate) file: Arc<Mutex<String>>,
     /// Done once, while the file is read.
     pub(crate) meanwhile: Arc<Mutex<Option<Work>>>,
+    /// Done once, when what was read is in force.
+    pub(crate) in_force: Arc<Mutex<Option<Work>>>,
     /// The interface's MTU.
     pub(crate) mtu: Arc<AtomicU32>,
 }
@@ -218,6 +220,8 @@ impl Rig {
         let source = Arc::clone(&file);
         let meanwhile = Arc::<Mutex<Option<Work>>>::default();
         let waiting = Arc::clone(&meanwhile);
+        let in_force = Arc::<Mutex<Option<Work>>>::default();
+        let after = Arc::clone(&in_force);
         let mtu = Arc::new(AtomicU32::new(9000));
         let control = Control::new(ControlParts {
             config,
@@ -228,12 +232,19 @@ impl Rig {
                 xdp_mode: "generic".into(),
                 xdp_fallback: None,
             },
-            source: Some(Box::new(move || {
-                if let Some(work) = waiting.lock().unwrap().take() {
-                    work();
-                }
-                parse(&source.lock().unwrap())
-            })),
+            source: Some(ConfigSource {
+                read: Box::new(move || {
+                    if let Some(work) = waiting.lock().unwrap().take() {
+                        work();
+                    }
+                    parse(&source.lock().unwrap())
+                }),
+                in_force: Box::new(move || {
+                    if let Some(work) = after.lock().unwrap().take() {
+                        work();
+                    }
+                }),
+            }),
             next_hop: None,
             services,
             publisher,
@@ -259,6 +270,7 @@ impl Rig {
             handles,
             file,
             meanwhile,
+            in_force,
             mtu,
         }
     }
