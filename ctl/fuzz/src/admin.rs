@@ -23,7 +23,7 @@ use etherparse::PacketBuilder;
 use katran_xsk::{
     admin::{Engine, command::Command, protocol},
     config::Config,
-    control::{Control, ControlParts, NoProgram, Origin, Worker, lock},
+    control::{ConfigSource, Control, ControlParts, NoProgram, Origin, Worker, lock},
     output::{self, Reading},
     replay,
 };
@@ -164,7 +164,10 @@ impl Balancer {
         let control = Control::new(ControlParts {
             config,
             origin: Origin::default(),
-            source: Some(Box::new(parse)),
+            source: Some(ConfigSource {
+                read: Box::new(parse),
+                in_force: Box::new(|| {}),
+            }),
             next_hop: None,
             services,
             publisher,
