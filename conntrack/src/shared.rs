@@ -317,11 +317,11 @@ fn try_insert(
     }
     if let Some((slot, seen)) = own {
         // Whoever knows of an earlier use only does not make the flow older.
-        let before = slot.last_use.fetch_max(time, Relaxed);
         if seen.value == bits {
+            slot.last_use.fetch_max(time, Relaxed);
             return Some(SharedInsertion::Refreshed);
         }
-        let time = before.max(time);
+        let time = slot.last_use.load(Relaxed).max(time);
         return slot
             .replace(&seen, key, bits, time)
             .then_some(SharedInsertion::Overwrote);

@@ -21,7 +21,7 @@ use crate::{
 /// The difference between two configurations, whatever generation it has.
 pub(super) fn compare(old: &Config, new: &Config) -> Changes {
     let mut changes = Changes::default();
-    for (key, before, after) in settings(old, new) {
+    for ((key, before), (_, after)) in settings(old).into_iter().zip(settings(new)) {
         if before != after {
             let name = || key.to_owned();
             changes
@@ -193,58 +193,32 @@ fn compare_vips(old: &[VipSpec], new: &[VipSpec], changes: &mut Changes) {
     }
 }
 
-/// Keys that can change while packets flow, with their values on both sides.
-pub(super) fn settings(old: &Config, new: &Config) -> [(&'static str, Value, Value); 14] {
-    let mac = |config: &Config| json!(config.interface.next_hop_mac.map(|mac| mac.to_string()));
-    let (a, b) = (&old.balancer, &new.balancer);
-    let (probes_a, probes_b) = (&old.health_check_path, &new.health_check_path);
+/// Keys that can change while packets flow, with their values.
+pub(super) fn settings(config: &Config) -> [(&'static str, Value); 14] {
+    let mac = config.interface.next_hop_mac.map(|mac| mac.to_string());
+    let own = &config.balancer;
+    let probes = &config.health_check_path;
     [
-        ("interface.next_hop_mac", mac(old), mac(new)),
-        ("balancer.hash", json!(a.hash.name()), json!(b.hash.name())),
-        (
-            "balancer.encapsulation",
-            json!(a.encapsulation.name()),
-            json!(b.encapsulation.name()),
-        ),
-        ("balancer.gue_port", json!(a.gue_port), json!(b.gue_port)),
-        ("balancer.source_v4", json!(a.source_v4), json!(b.source_v4)),
-        ("balancer.source_v6", json!(a.source_v6), json!(b.source_v6)),
-        ("balancer.max_frame", json!(a.max_frame), json!(b.max_frame)),
-        (
-            "balancer.icmp_too_big",
-            json!(a.icmp_too_big),
-            json!(b.icmp_too_big),
-        ),
-        (
-            "balancer.tcp_server_id",
-            json!(a.tcp_server_id),
-            json!(b.tcp_server_id),
-        ),
+        ("interface.next_hop_mac", json!(mac)),
+        ("balancer.hash", json!(own.hash.name())),
+        ("balancer.encapsulation", json!(own.encapsulation.name())),
+        ("balancer.gue_port", json!(own.gue_port)),
+        ("balancer.source_v4", json!(own.source_v4)),
+        ("balancer.source_v6", json!(own.source_v6)),
+        ("balancer.max_frame", json!(own.max_frame)),
+        ("balancer.icmp_too_big", json!(own.icmp_too_big)),
+        ("balancer.tcp_server_id", json!(own.tcp_server_id)),
         (
             "balancer.global_table_capacity",
-            json!(a.global_table_capacity),
-            json!(b.global_table_capacity),
+            json!(own.global_table_capacity),
         ),
         (
             "balancer.connection_rate_cap",
-            json!(a.connection_rate_cap),
-            json!(b.connection_rate_cap),
+            json!(own.connection_rate_cap),
         ),
-        (
-            "balancer.keep_last_ring",
-            json!(a.keep_last_ring),
-            json!(b.keep_last_ring),
-        ),
-        (
-            "health_check_path.interface",
-            json!(probes_a.interface),
-            json!(probes_b.interface),
-        ),
-        (
-            "health_check_path.max_frame",
-            json!(probes_a.max_frame),
-            json!(probes_b.max_frame),
-        ),
+        ("balancer.keep_last_ring", json!(own.keep_last_ring)),
+        ("health_check_path.interface", json!(probes.interface)),
+        ("health_check_path.max_frame", json!(probes.max_frame)),
     ]
 }
 

@@ -21,8 +21,7 @@ const TEXT: [&str; 5] = [
 /// Keys that `set` and `unset` take: those that change while packets flow. The next hop is not among
 /// them: whoever follows it looks at the file.
 pub(crate) fn keys() -> Vec<&'static str> {
-    let nothing = Config::default();
-    difference::settings(&nothing, &nothing)
+    difference::settings(&Config::default())
         .into_iter()
         .map(|(key, ..)| key)
         .filter(|key| !key.starts_with("interface."))

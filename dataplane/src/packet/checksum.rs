@@ -39,6 +39,13 @@ pub const fn finish_short(sum: u32) -> u16 {
     !((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16)
 }
 
+/// A word as it lies in memory, for a sum of such words: the order of bytes does not matter to a sum
+/// (RFC 1071 section 2).
+#[inline]
+pub(super) fn word(bytes: [u8; 2]) -> u32 {
+    u32::from(u16::from_ne_bytes(bytes))
+}
+
 /// Sum of the pseudo header of IPv4 or IPv6 (RFC 793 section 3.1, RFC 8200 section 8.1).
 /// `addresses` are source and destination in wire order.
 #[inline]

@@ -4,6 +4,7 @@
 
 use super::{
     ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, TCP_LEN, UDP_LEN,
+    checksum::word,
     emit::Inner,
     parse::{Address, FlowTuple},
     protocol,
@@ -221,11 +222,6 @@ fn bytes<const AT: usize, const N: usize>(head: &[u8]) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&head[AT..AT + N]);
     bytes
-}
-
-#[inline]
-fn word(bytes: [u8; 2]) -> u32 {
-    u32::from(u16::from_ne_bytes(bytes))
 }
 
 /// Lifetime, protocol, checksum and source address of an IPv4 header; the first is the lowest byte.

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, checksum,
+    ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN,
+    checksum::{self, word},
     emit::{self, Inner, InnerIp},
     head::MacWords,
     protocol,
@@ -25,8 +26,7 @@ const NOTHING: Inner<[u8; 4]> = Inner {
 /// Ethernet and outer IP header towards one real, and what GUE needs for its UDP header, as [`emit`] writes
 /// them. What differs by packet is filled in when the headers are written.
 ///
-/// Sums are of words as they lie in memory (RFC 1071 section 2: the order of bytes does not matter to a
-/// sum).
+/// Sums are of words as they lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OuterHeader {
     /// Ethernet and IP. Where an IPv4 header has its checksum stands the folded sum of what is prepared.
@@ -52,17 +52,6 @@ pub enum Form {
     GueV6,
 }
 
-/// What GUE's headers have from the settings.
-#[derive(Clone, Copy, Debug)]
-pub struct Gue {
-    /// Outer destination port.
-    pub port: u16,
-    /// Outer IPv4 source.
-    pub source_v4: Ipv4Addr,
-    /// Outer IPv6 source.
-    pub source_v6: Ipv6Addr,
-}
-
 impl OuterHeader {
     /// No header: of size 0.
     pub const NONE: Self = Self {
@@ -83,18 +72,19 @@ impl OuterHeader {
             IpAddr::V6(real) => {
                 let mut ip = [0; IPV6_LEN];
                 emit::ipip_v6(&mut ip, &NOTHING, real.octets());
-                Self::v6(next_hop, &ip, WITH_IPV6)
+                Self::behind_ethernet(next_hop, false, &ip, WITH_IPV6)
             }
         }
     }
 
-    /// The headers of GUE towards `real` by way of `next_hop`.
-    pub fn gue(next_hop: [u8; 6], real: IpAddr, settings: Gue) -> Self {
-        let Gue {
-            port,
-            source_v4,
-            source_v6,
-        } = settings;
+    /// The headers of GUE towards `port` of `real` by way of `next_hop`, from that one of the sources that
+    /// is of the real's family.
+    pub fn gue(
+        next_hop: [u8; 6],
+        (source_v4, source_v6): (Ipv4Addr, Ipv6Addr),
+        real: IpAddr,
+        port: u16,
+    ) -> Self {
         let (header, addresses) = match real {
             IpAddr::V4(real) => {
                 let mut outer = [0; IPV4_LEN + UDP_LEN];
@@ -110,9 +100,9 @@ impl OuterHeader {
                 let mut outer = [0; IPV6_LEN + UDP_LEN];
                 let addresses = (source_v6.octets(), real.octets());
                 emit::gue_v6(&mut outer, &NOTHING, addresses, port, &[]);
-                let (ip, _) = emit::split_header(&mut outer);
+                let (ip, _) = emit::split_header::<IPV6_LEN>(&mut outer);
                 (
-                    Self::v6(next_hop, ip, WITH_GUE_V6),
+                    Self::behind_ethernet(next_hop, false, ip, WITH_GUE_V6),
                     checksum::sum(&ip[8..40]),
                 )
             }
@@ -132,10 +122,6 @@ impl OuterHeader {
         let sum = checksum::fold(checksum::sum(&ip));
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
         Self::behind_ethernet(next_hop, true, &ip, size)
-    }
-
-    fn v6(next_hop: [u8; 6], ip: &[u8; IPV6_LEN], size: usize) -> Self {
-        Self::behind_ethernet(next_hop, false, ip, size)
     }
 
     fn behind_ethernet(next_hop: [u8; 6], is_v4: bool, ip: &[u8], size: usize) -> Self {
@@ -285,11 +271,6 @@ fn write_mac(out: &mut [u8], own_mac: MacWords) {
     out[10..12].copy_from_slice(&own_mac.1);
 }
 
-#[inline]
-fn word(bytes: [u8; 2]) -> u32 {
-    u32::from(u16::from_ne_bytes(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::head::Headed as _;
@@ -369,9 +350,9 @@ mod tests {
             mut frame in prop::collection::vec(any::<u8>(), 100),
             length in 20..=u16::MAX,
         ) {
-            let settings = Gue { port, source_v4: source_v4.into(), source_v6: source_v6.into() };
-            let to_v4 = OuterHeader::gue(next_hop, real_v4.into(), settings);
-            let to_v6 = OuterHeader::gue(next_hop, real_v6.into(), settings);
+            let sources = (source_v4.into(), source_v6.into());
+            let to_v4 = OuterHeader::gue(next_hop, sources, real_v4.into(), port);
+            let to_v6 = OuterHeader::gue(next_hop, sources, real_v6.into(), port);
             let own_mac: [u8; 6] = *frame.first_chunk().unwrap();
             let mut out = [0xee; 80];
 

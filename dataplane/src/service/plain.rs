@@ -9,11 +9,7 @@ use super::{
     spec::{Encapsulation, Protocol, Settings},
     table::{Real, RealId, Vip},
 };
-use crate::packet::{
-    IPV4_LEN, IPV6_LEN, head,
-    outer::{Gue, OuterHeader},
-    parse::tcp_flags,
-};
+use crate::packet::{IPV4_LEN, IPV6_LEN, head, outer::OuterHeader, parse::tcp_flags};
 
 /// A VIP without flags, by single address, port and protocol, whose packets need nothing but flow
 /// table, ring and encapsulation.
@@ -69,15 +65,7 @@ impl Plain {
                         port,
                         source_v4,
                         source_v6,
-                    } => OuterHeader::gue(
-                        next_hop.0,
-                        real.address,
-                        Gue {
-                            port,
-                            source_v4,
-                            source_v6,
-                        },
-                    ),
+                    } => OuterHeader::gue(next_hop.0, (source_v4, source_v6), real.address, port),
                 },
                 _ => OuterHeader::NONE,
             },
