@@ -81,18 +81,24 @@ fn rouse(site: &Site, flowing: &Flowing) -> Result<String> {
     thread::sleep(FIRST_LOOK);
     await_rise(balancer, "socket", "fill-ring-empty")?;
     set_deaf(site, DEAF)?;
-    let seen = match await_rise(balancer, "io", "rx-stalls") {
+    let seen = frames_come(balancer, site.driver());
+    // Also after a failure: the next steps need a driver that hears.
+    set_deaf(site, Duration::ZERO)?;
+    seen
+}
+
+/// What has frames come although the driver is deaf.
+fn frames_come(balancer: &Balancer, driver: &str) -> Result<String> {
+    match await_rise(balancer, "io", "rx-stalls") {
         Ok(time) => Ok(format!(
             "frames came out of a deaf driver after {:.2} s",
             time.as_secs_f64()
         )),
-        Err(_) if site.driver() == NEVER_DEAF && receives(balancer)? => {
+        Err(_) if driver == NEVER_DEAF && receives(balancer)? => {
             Ok("QEMU's card interrupts a driver that left that off".to_owned())
         }
         Err(error) => Err(error),
-    };
-    set_deaf(site, Duration::ZERO)?;
-    seen
+    }
 }
 
 /// Whether frames arrive by themselves.
