@@ -32,7 +32,7 @@ impl<K: FlowKey> Entry<K> {
 
     #[inline]
     pub(crate) fn is_of(&self, key: &K) -> bool {
-        key.is(&self.tuple) && self.used.protocol() == key.protocol()
+        key.is(&self.tuple) && self.used.protocol == key.protocol()
     }
 
     /// The part that lies behind all others.
@@ -49,24 +49,29 @@ impl<K: FlowKey> Entry<K> {
 
     #[inline]
     pub(crate) fn use_at(&mut self, now: u64) {
-        self.used = Used::new(self.used.protocol(), now);
+        self.used = Used::new(self.used.protocol, now);
     }
 
     /// The flow; `clock` is the latest time that the table has been told.
     pub(crate) fn flow(&self, clock: u64) -> Flow<K> {
         Flow {
-            key: K::from_parts(self.tuple, self.used.protocol()),
+            key: K::from_parts(self.tuple, self.used.protocol),
             value: self.value,
             last_use: self.used.time(clock),
         }
     }
 }
 
-/// Protocol in bits 56–63; below, the low 56 bits of the time in nanoseconds, 0 for never.
+/// The low 56 bits of the time in nanoseconds, 0 for never, and the protocol in a byte of its own, which
+/// is compared for every packet.
 ///
 /// Times compare right while they are less than 2⁵⁵ ns (417 days) apart.
 #[derive(Clone, Copy)]
-struct Used(u64);
+#[repr(C, align(8))]
+struct Used {
+    time: [u8; 7],
+    protocol: u8,
+}
 
 impl Used {
     const TIME_BITS: u32 = 56;
@@ -80,18 +85,22 @@ impl Used {
         } else {
             (time & Self::TIME) | (time & Self::TIME == 0) as u64
         };
-        Self((protocol as u64) << Self::TIME_BITS | low)
+        let [time @ .., _] = low.to_le_bytes();
+        Self { time, protocol }
     }
 
     #[inline]
-    const fn protocol(self) -> u8 {
-        (self.0 >> Self::TIME_BITS) as u8
+    const fn low(self) -> u64 {
+        let mut low = [0; size_of::<u64>()];
+        let (time, _) = low.split_at_mut(self.time.len());
+        time.copy_from_slice(&self.time);
+        u64::from_le_bytes(low)
     }
 
     /// Nanoseconds since the last use; negative if that is yet to come.
     #[inline]
     fn idle(self, now: u64) -> i64 {
-        let low = self.0 & Self::TIME;
+        let low = self.low();
         if low == 0 {
             return i64::try_from(now).unwrap_or(i64::MAX);
         }
@@ -100,7 +109,7 @@ impl Used {
     }
 
     fn time(self, clock: u64) -> u64 {
-        match self.0 & Self::TIME {
+        match self.low() {
             0 => 0,
             _ => clock.wrapping_sub_signed(self.idle(clock)),
         }
@@ -144,7 +153,7 @@ mod tests {
                 // All low bits zero: stored a nanosecond late.
                 let late = u64::from(time & Used::TIME == 0);
                 let used = Used::new(17, time);
-                assert_eq!(used.protocol(), 17);
+                assert_eq!(used.protocol, 17);
                 assert_eq!(
                     used.idle(now),
                     back.cast_signed() - late.cast_signed(),

@@ -15,10 +15,6 @@ use crate::ways::WAYS;
 /// The most flows a table can hold.
 pub const MAX_CAPACITY: usize = 1 << 30;
 
-/// Used slots from which on a new flow goes where there is more room. Below, its first bucket takes
-/// it, so that most flows are found at the first look.
-const CROWDED: u32 = 14;
-
 /// Why a table cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewError {
@@ -93,6 +89,11 @@ struct Slot(u32);
 /// Where a flow probably is, in the table that said so. To another table it is only a wrong guess.
 #[derive(Clone, Copy, Debug)]
 pub struct Hint(Slot);
+
+impl Hint {
+    /// A guess that knows nothing.
+    pub const NONE: Self = Self(Slot(0));
+}
 
 impl Slot {
     #[inline]
@@ -409,7 +410,7 @@ impl<K: FlowKey> FlowTable<K> {
     fn vacancy(&self, place: Place) -> Option<Slot> {
         let free = self.groups[place.first].bucket.free();
         let used = WAYS as u32 - free.size();
-        let (bucket, mut free) = if used < CROWDED {
+        let (bucket, mut free) = if used < K::CROWDED {
             (place.first, free)
         } else {
             let other = self.groups[place.second].bucket.free();

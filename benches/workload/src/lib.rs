@@ -261,8 +261,8 @@ impl Workload {
         let received = self.template.len();
         let start = FRAME_AT - self.room;
         let mut packets = arrayvec::ArrayVec::<Packet<'_>, BURST>::new();
-        let chunks = self.memory.chunks_exact_mut(CHUNK);
-        for chunk in chunks.skip(burst.first_chunk).take(burst.packets) {
+        let memory = &mut self.memory[burst.first_chunk * CHUNK..];
+        for chunk in memory.chunks_exact_mut(CHUNK).take(burst.packets) {
             packets.push(Packet::tagged(&mut chunk[start..], received).expect("a tag"));
         }
         self.now_ns += 1000;

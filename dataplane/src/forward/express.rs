@@ -3,62 +3,91 @@
 //! It takes no decision that the long way would take differently; whatever it does not recognise at
 //! once it leaves alone.
 
-use std::net::IpAddr;
-
 use conntrack::{FlowKey, FlowTable, Lookup};
 
 use super::{
-    family::{Family, Lanes},
+    family::Family,
     lane::{self, Lane, Pending, Route, Stage},
     packet_slot::{Outcome, Packet, Selection, Verdict},
-    queue::{Entrance, Waiting},
+    queue::{Waiting, Way},
+    wrap::Wrap,
 };
 use crate::{
+    counters::Traffic,
     packet::{
         ETHERNET_LEN,
+        emit::Inner,
         outer::{Form, OuterHeader},
     },
-    service::{PlainVip, Real, RealId},
+    service::{Expected, MAX_REALS, MAX_VIPS, OuterHeaders, RealId, ServiceTable},
 };
 
-/// Puts a packet of a plain VIP into its queue; false if it has to go the long way.
+/// IP version of a packet that was taken, by the version of its VIP.
+pub(super) enum Taken {
+    V4(Waiting),
+    V6(Waiting),
+}
+
+/// Takes a packet of a plain VIP: TCP or UDP, as the tag says. `None` if it has to go the long way.
 #[inline]
 pub(super) fn admit(
-    lanes: &mut Lanes<'_>,
-    stage: &Stage<'_>,
-    slot: usize,
+    table: &ServiceTable,
+    v4: &Lane<[u8; 4]>,
+    v6: &Lane<[u8; 16]>,
     packet: &Packet<'_>,
-) -> bool {
-    let Some(vip) = stage.table.plain_vip(packet.tag()) else {
-        return false;
-    };
-    match vip.address {
-        IpAddr::V4(address) => take(&mut lanes.v4, slot, packet, vip, address.octets()),
-        IpAddr::V6(address) => take(&mut lanes.v6, slot, packet, vip, address.octets()),
+) -> Option<Taken> {
+    let vip = table.plain_vip(packet.tag())?;
+    if !vip.takes(packet.len) {
+        return None;
+    }
+    match &vip.expected {
+        Expected::V4(expected) => take(v4, packet, expected, vip.opening).map(Taken::V4),
+        Expected::V6(expected) => take(v6, packet, expected, vip.opening).map(Taken::V6),
     }
 }
 
-/// Takes a packet that is what the tag says it is: TCP or UDP for this plain VIP.
 #[inline]
 fn take<A: Family>(
-    entrance: &mut Entrance<'_, A>,
-    slot: usize,
+    lane: &Lane<A>,
     packet: &Packet<'_>,
-    vip: &PlainVip,
-    address: A,
-) -> bool {
-    let Some(head) = packet.head::<A>() else {
-        return false;
+    expected: &A::Expected,
+    opening: u8,
+) -> Option<Waiting> {
+    let head = packet.head::<A>().filter(|head| A::is(head, expected))?;
+    let way = if A::tcp_flags(head) & opening == 0 {
+        Way::Known
+    } else {
+        Way::New
     };
-    let expected = vip.takes(packet.len())
-        && A::is_data(head, vip.protocol)
-        && A::destination(head) == address
-        && A::destination_port(head) == vip.port;
-    if expected {
-        let is_new = A::tcp_flags(head) & vip.opening != 0;
-        entrance.push_plain(slot, &A::flow(head), vip.number, is_new);
+    Some(Waiting::for_flow(&lane.flows, &A::flow_to_hash(head), way))
+}
+
+/// What most packets need of services and counters, each one load away.
+pub(super) struct Shortcuts<'a> {
+    headers: OuterHeaders<'a>,
+    vips: &'a [Traffic; MAX_VIPS],
+    reals: &'a [Traffic; MAX_REALS],
+    now_ns: u64,
+}
+
+impl<'a> Shortcuts<'a> {
+    #[inline]
+    pub(super) fn of(stage: &Stage<'a>) -> Self {
+        Self {
+            headers: stage.table.outer_headers(),
+            vips: &stage.counters.vips,
+            reals: &stage.counters.reals,
+            now_ns: stage.now_ns,
+        }
     }
-    expected
+
+    #[inline]
+    fn count<A>(&self, vip: u16, real: RealId, inner: &Inner<A>) {
+        let bytes = u64::from(inner.length);
+        // A plain VIP has a number below that.
+        self.vips[usize::from(vip) % MAX_VIPS].count(bytes);
+        self.reals[real.index()].count(bytes);
+    }
 }
 
 /// Sends a packet of a plain VIP to the real that the flow table has at the hinted place. If it has none
@@ -68,64 +97,106 @@ fn take<A: Family>(
     reason = "the loop around it is its only caller"
 )]
 #[inline(always)]
-pub(super) fn send_on<A: Family>(
+pub(super) fn send_on<A: Family, W: Wrap<A>>(
     flows: &mut FlowTable<A::Key>,
-    stage: &Stage<'_>,
+    shortcuts: &Shortcuts<'_>,
     waiting: &Waiting,
     packet: &mut Packet<'_>,
     outcome: &mut Outcome,
 ) -> Result<(), Option<RealId>> {
-    let Some(head) = packet.head::<A>() else {
-        return Err(None);
+    let room = packet.room();
+    let Some(roomy) = W::roomy(packet.buffer_mut(), room) else {
+        return send_otherwise::<A>(flows, shortcuts, waiting, packet, outcome);
     };
+    let head = W::head_in(roomy);
+    let real = known_real::<A>(flows, shortcuts, waiting, head).ok_or(None)?;
+    let header = shortcuts.headers.towards(real);
+    let Some(header) = header.filter(|header| header.form() == Some(W::FORM)) else {
+        return Err(Some(real));
+    };
+    let inner = A::inner(head);
+    W::write(header, roomy, &inner).ok_or(Some(real))?;
+    let vip = packet.tag().vip;
+    shortcuts.count(vip, real, &inner);
+    *outcome = sent(packet, vip, real, Selection::Table);
+    Ok(())
+}
+
+/// As [`send_on`], with other room than the headers of the own version take.
+#[inline(never)]
+fn send_otherwise<A: Family>(
+    flows: &mut FlowTable<A::Key>,
+    shortcuts: &Shortcuts<'_>,
+    waiting: &Waiting,
+    packet: &mut Packet<'_>,
+    outcome: &mut Outcome,
+) -> Result<(), Option<RealId>> {
+    let head = packet.head::<A>().ok_or(None)?;
+    let real = known_real::<A>(flows, shortcuts, waiting, head).ok_or(None)?;
+    *outcome = encapsulate::<A>(shortcuts, packet, real, Selection::Table).ok_or(Some(real))?;
+    Ok(())
+}
+
+/// The real that the flow table has at the hinted place.
+#[inline]
+fn known_real<A: Family>(
+    flows: &mut FlowTable<A::Key>,
+    shortcuts: &Shortcuts<'_>,
+    waiting: &Waiting,
+    head: &A::Head,
+) -> Option<RealId> {
     let key = A::key(&A::flow(head));
     let timeout = lane::timeout(key.protocol());
-    let Some(bits) = flows.hit_at(waiting.hint, &key, stage.now_ns, timeout) else {
-        return Err(None);
-    };
-    let real = RealId::from_bits(bits);
-    if encapsulate::<A>(stage, waiting, packet, real, Selection::Table, outcome) {
-        Ok(())
-    } else {
-        Err(Some(real))
-    }
+    let bits = flows.hit_at(waiting.hint, &key, shortcuts.now_ns, timeout)?;
+    Some(RealId::from_bits(bits))
+}
+
+/// What the flow table said of a flow.
+#[derive(Clone, Copy)]
+enum Found {
+    /// It has this real.
+    Real(RealId),
+    /// It was not asked, or the flow has ended.
+    Nothing,
+    /// It was just asked for the flow and does not have it.
+    Missed,
 }
 
 impl<A: Family> Lane<A> {
-    /// Sends on a packet of a plain VIP of which [`send_on`] found the real, but no outer header.
-    #[inline(never)]
-    pub(super) fn resolve_found(
-        &mut self,
-        stage: &mut Stage<'_>,
-        waiting: &Waiting,
-        packet: &mut Packet<'_>,
-        found: RealId,
-    ) -> Outcome {
-        let known = lane::current_real(stage.table, found);
-        self.resolve_plain(stage, waiting, packet, known, false)
-    }
-
-    /// Sends on a packet of a plain VIP whose flow [`send_on`] did not find.
+    /// Sends on a packet of a plain VIP that [`send_on`] left alone; it found this real.
     #[inline(never)]
     pub(super) fn resolve_known(
         &mut self,
         stage: &mut Stage<'_>,
+        shortcuts: &Shortcuts<'_>,
         waiting: &Waiting,
         packet: &mut Packet<'_>,
+        slot: usize,
+        found: Option<RealId>,
     ) -> Outcome {
         let Some(head) = packet.head::<A>() else {
             return Outcome::new(Verdict::Pass);
         };
-        let key = A::key(&A::flow(head));
-        let timeout = lane::timeout(key.protocol());
-        let found = self
-            .flows
-            .lookup(waiting.table_hash, &key, stage.now_ns, timeout);
-        let known = match found {
-            Lookup::Hit(bits) => lane::current_real(stage.table, RealId::from_bits(bits)),
-            Lookup::Expired | Lookup::Miss => None,
+        let found = if let Some(real) = found {
+            Found::Real(real)
+        } else {
+            let key = A::key(&A::flow(head));
+            let timeout = lane::timeout(key.protocol());
+            let found = self
+                .flows
+                .lookup(waiting.table_hash, &key, stage.now_ns, timeout);
+            match found {
+                Lookup::Hit(bits) => Found::Real(RealId::from_bits(bits)),
+                Lookup::Expired => Found::Nothing,
+                Lookup::Miss => Found::Missed,
+            }
         };
-        self.resolve_plain(stage, waiting, packet, known, found == Lookup::Miss)
+        if let Found::Real(real) = found
+            && let Some(outcome) = encapsulate::<A>(shortcuts, packet, real, Selection::Table)
+        {
+            return outcome;
+        }
+        self.resolve_plain(stage, shortcuts, waiting, packet, slot, found)
     }
 
     /// Sends on a packet of a plain VIP that opens a connection.
@@ -133,47 +204,54 @@ impl<A: Family> Lane<A> {
     pub(super) fn resolve_new(
         &mut self,
         stage: &mut Stage<'_>,
+        shortcuts: &Shortcuts<'_>,
         waiting: &Waiting,
         packet: &mut Packet<'_>,
+        slot: usize,
     ) -> Outcome {
-        self.resolve_plain(stage, waiting, packet, None, false)
+        self.resolve_plain(stage, shortcuts, waiting, packet, slot, Found::Nothing)
     }
 
     /// Sends a packet of a plain VIP to the real that the flow table has, or else to the ring's.
-    /// `is_missed` says that the table was just asked for the flow and does not have it.
     #[inline]
     fn resolve_plain(
         &mut self,
         stage: &mut Stage<'_>,
+        shortcuts: &Shortcuts<'_>,
         waiting: &Waiting,
         packet: &mut Packet<'_>,
-        known: Option<&Real>,
-        is_missed: bool,
+        slot: usize,
+        found: Found,
     ) -> Outcome {
-        let (Some(head), Some(vip)) = (packet.head::<A>(), stage.table.vip(waiting.vip)) else {
+        let (Some(head), Some(vip)) = (packet.head::<A>(), stage.table.vip(packet.tag().vip))
+        else {
             return Outcome::new(Verdict::Pass);
         };
         let inner = A::inner(head);
         let pending = &Pending {
             table_hash: waiting.table_hash,
-            vip: waiting.vip,
+            vip: vip.number,
             length: inner.length,
             flow: A::flow(head),
             tos: inner.tos,
-            slot: waiting.slot,
+            slot: slot as u8,
             is_error: false,
             route: Route::NOT_ASKED,
         };
-        let (real, selection) = match known {
-            Some(real) => (Some(real), Selection::Table),
-            None => (
-                self.by_ring(stage, pending, vip, is_missed),
-                Selection::Ring,
-            ),
+        let known = match found {
+            Found::Real(real) => lane::current_real(stage.table, real),
+            Found::Nothing | Found::Missed => None,
         };
-        let mut outcome = Outcome::new(Verdict::Pass);
+        let (real, selection) = if known.is_some() {
+            (known, Selection::Table)
+        } else {
+            let is_missed = matches!(found, Found::Missed);
+            let real = self.by_ring(stage, pending, vip, is_missed);
+            (real, Selection::Ring)
+        };
         if let Some(real) = real
-            && encapsulate::<A>(stage, waiting, packet, real.id, selection, &mut outcome)
+            && selection == Selection::Ring
+            && let Some(outcome) = encapsulate::<A>(shortcuts, packet, real.id, selection)
         {
             return outcome;
         }
@@ -182,59 +260,30 @@ impl<A: Family> Lane<A> {
     }
 }
 
-/// Puts the prepared outer header in front of a packet. False, and nothing is done, when there is none
-/// for this real or it does not fit into the room.
-#[expect(clippy::inline_always, reason = "half of what most packets cost")]
-#[inline(always)]
+/// Puts the prepared outer header in front of a packet of a plain VIP. `None`, and nothing is done, when
+/// there is none for this real or it does not fit into the room.
+#[inline]
 fn encapsulate<A: Family>(
-    stage: &Stage<'_>,
-    waiting: &Waiting,
+    shortcuts: &Shortcuts<'_>,
     packet: &mut Packet<'_>,
     real: RealId,
     selection: Selection,
-    outcome: &mut Outcome,
-) -> bool {
+) -> Option<Outcome> {
+    let header = shortcuts.headers.towards(real)?;
     // The room is that of the header: nothing has to move.
-    let size = packet.room() + ETHERNET_LEN;
-    let (Some(header), Some(head)) = (stage.table.outer_header(real, size), packet.head::<A>())
-    else {
-        return false;
-    };
-    let inner = A::inner(head);
-    let own_mac = A::own_mac(head);
-    let is_written = match (header.form(), A::inside_v4(&inner)) {
-        (Some(Form::IpipV4), Some(inner)) => {
-            let out = packet.buffer_mut().first_chunk_mut();
-            out.map(|out| header.write_ipip_v4(out, own_mac, &inner))
-        }
-        (Some(Form::IpipV6), None) => {
-            let out = packet.buffer_mut().first_chunk_mut();
-            out.map(|out| header.write_ipip_v6(out, own_mac, &inner))
-        }
-        _ => write_apart::<A>(header, packet),
-    };
-    if is_written.is_none() {
-        return false;
+    if header.size() != packet.room() + ETHERNET_LEN {
+        return None;
     }
-    let bytes = u64::from(inner.length);
-    stage.counters.vips[usize::from(waiting.vip)].count(bytes);
-    stage.counters.reals[real.index()].count(bytes);
-    *outcome = Outcome {
-        verdict: Verdict::Transmit {
-            len: (packet.room() + packet.len()) as u16,
-        },
-        vip: waiting.vip,
-        real,
-        selection,
-    };
-    true
+    let inner = write::<A>(header, packet)?;
+    let vip = packet.tag().vip;
+    shortcuts.count(vip, real, &inner);
+    Some(sent(packet, vip, real, selection))
 }
 
-/// Writes headers of any form, not to crowd the registers of the loop around [`encapsulate`]: most packets
-/// go in IPIP of their own family. `None`, and nothing is written, for a real of the wrong family, or if
-/// the checksum is not that of a sound packet.
-#[inline(never)]
-fn write_apart<A: Family>(header: &OuterHeader, packet: &mut Packet<'_>) -> Option<()> {
+/// Writes headers of any form. `None`, and nothing is written, for a real of the wrong family, or if the
+/// checksum is not that of a sound packet.
+#[inline]
+fn write<A: Family>(header: &OuterHeader, packet: &mut Packet<'_>) -> Option<Inner<A>> {
     let head = packet.head::<A>()?;
     let (inner, own_mac, part) = (A::inner(head), A::own_mac(head), A::gue_part(head));
     let out = packet.buffer_mut();
@@ -249,5 +298,18 @@ fn write_apart<A: Family>(header: &OuterHeader, packet: &mut Packet<'_>) -> Opti
         }
         Form::GueV6 => header.write_gue_v6(out.first_chunk_mut()?, own_mac, &inner, part?),
     }
-    Some(())
+    Some(inner)
+}
+
+/// The outcome of a packet with its outer header, which took up the room.
+#[inline]
+fn sent(packet: &Packet<'_>, vip: u16, real: RealId, selection: Selection) -> Outcome {
+    Outcome {
+        verdict: Verdict::Transmit {
+            len: (packet.room() + packet.len()) as u16,
+        },
+        vip,
+        real,
+        selection,
+    }
 }

@@ -7,7 +7,8 @@ use conntrack::{FlowKeyV4, FlowKeyV6, SharedKey};
 use super::{
     flow_hash::HashAddress,
     lane::Lane,
-    queue::{Entrance, Queue},
+    queue::{Queue, Waiting},
+    wrap::{self, Wrap},
 };
 use crate::packet::{
     IPV4_LEN, IPV6_LEN,
@@ -17,38 +18,32 @@ use crate::packet::{
 };
 use crate::service::{Real, ServiceTable};
 
-/// Where a burst's packets go.
+/// Where a packet can go that waits for its real.
 pub(super) struct Lanes<'f> {
     pub(super) v4: Entrance<'f, [u8; 4]>,
     pub(super) v6: Entrance<'f, [u8; 16]>,
+    /// The packet's place.
+    pub(super) waiting: &'f mut Waiting,
 }
 
-impl<'f> Lanes<'f> {
-    #[inline]
-    pub(super) const fn new(
-        queue_v4: &'f mut Queue<[u8; 4]>,
-        lane_v4: &'f Lane<[u8; 4]>,
-        queue_v6: &'f mut Queue<[u8; 16]>,
-        lane_v6: &'f Lane<[u8; 16]>,
-    ) -> Self {
-        Self {
-            v4: Entrance::new(queue_v4, lane_v4),
-            v6: Entrance::new(queue_v6, lane_v6),
-        }
-    }
-}
+/// One IP version's queue, and the flow table that will be asked.
+pub(super) type Entrance<'f, A> = (&'f mut Queue<A>, &'f Lane<A>);
 
 /// An IP version; the type is its address in wire order.
 pub(super) trait Family: Headed + InnerIp + HashAddress + 'static {
     /// Flow-table key.
     type Key: SharedKey + 'static;
+    /// IPIP of this version in itself.
+    type Ipip: Wrap<Self>;
+    /// GUE of this version in itself.
+    type Gue: Wrap<Self>;
     /// Whether this is IPv4.
     const IS_V4: bool;
     /// Bytes of the IP header.
     const HEADER_LEN: usize;
 
-    /// The entrance of this family.
-    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self>;
+    /// The entrance of this family, and the packet's place.
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> (&'l mut Entrance<'f, Self>, &'l mut Waiting);
     /// The key of a flow.
     fn key(flow: &FlowTuple<Self>) -> Self::Key;
     /// Source and destination of a key, and its protocol.
@@ -69,12 +64,14 @@ pub(super) trait Family: Headed + InnerIp + HashAddress + 'static {
 
 impl Family for [u8; 4] {
     type Key = FlowKeyV4;
+    type Ipip = wrap::Ipip;
+    type Gue = wrap::Gue;
     const IS_V4: bool = true;
     const HEADER_LEN: usize = IPV4_LEN;
 
     #[inline]
-    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self> {
-        &mut lanes.v4
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> (&'l mut Entrance<'f, Self>, &'l mut Waiting) {
+        (&mut lanes.v4, lanes.waiting)
     }
 
     #[inline]
@@ -131,12 +128,14 @@ impl Family for [u8; 4] {
 
 impl Family for [u8; 16] {
     type Key = FlowKeyV6;
+    type Ipip = wrap::Ipip;
+    type Gue = wrap::Gue;
     const IS_V4: bool = false;
     const HEADER_LEN: usize = IPV6_LEN;
 
     #[inline]
-    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self> {
-        &mut lanes.v6
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> (&'l mut Entrance<'f, Self>, &'l mut Waiting) {
+        (&mut lanes.v6, lanes.waiting)
     }
 
     #[inline]

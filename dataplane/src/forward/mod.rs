@@ -1,10 +1,10 @@
 //! Bursts in, verdicts out.
 //!
-//! [`Forwarder::process`] runs a burst through two stages, each a plain loop, so that the memory
-//! latency of one packet overlaps with the work of the others: read the headers, decide what needs
-//! no flow, hash and prefetch the rest; find the real in the flow table or the ring and write the
-//! outer headers, prefetching for packets further on. See katran-compat sections 4.1 and 5.2 for the
-//! order of decisions.
+//! [`Forwarder::process`] runs a burst through three stages, each a plain loop, so that the memory
+//! latency of one packet overlaps with the work of the others: read the headers, decide what needs no
+//! flow, hash the rest and load the flow table's buckets; look into these and load the entries; take the
+//! real from there or from the ring and write the outer headers. See katran-compat sections 4.1 and 5.2
+//! for the order of decisions.
 
 mod connection_rate;
 mod decap;
@@ -21,7 +21,9 @@ mod questions;
 mod queue;
 mod rewrite;
 mod server_id;
+mod slots;
 mod snapshot;
+mod wrap;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -29,9 +31,11 @@ use conntrack::FlowTable;
 
 use self::{
     connection_rate::ConnectionRate,
+    express::Taken,
     family::{Family, Lanes},
     lane::{Lane, Stage},
-    queue::Queue,
+    queue::{Queue, Waiting},
+    slots::Slots,
 };
 use crate::{
     counters::{DropReason, WorkerCounters},
@@ -66,6 +70,8 @@ pub struct Forwarder {
     /// Empty between bursts.
     queue_v4: Queue<[u8; 4]>,
     queue_v6: Queue<[u8; 16]>,
+    /// By place in the burst, for packets that are in a queue.
+    waiting: [Waiting; BURST],
     connection_rate: ConnectionRate,
     events: BurstEvents,
 }
@@ -89,6 +95,7 @@ impl Forwarder {
             v6: Lane::new(FlowTable::new(config.flow_table_capacity, config.seeds)?),
             queue_v4: Queue::default(),
             queue_v6: Queue::default(),
+            waiting: [Waiting::NONE; BURST],
             events: BurstEvents::default(),
             connection_rate: ConnectionRate::default(),
         })
@@ -150,31 +157,43 @@ impl Forwarder {
         };
         let mut received_bytes = 0;
         let mut any_dropped = false;
-        for (slot, packet) in burst.iter_mut().enumerate() {
+        let (mut plain_v4, mut plain_v6) = (Slots::NONE, Slots::NONE);
+        let mut others = 0;
+        for (slot, (packet, waiting)) in burst.iter_mut().zip(&mut self.waiting).enumerate() {
             received_bytes += packet.len() as u64;
-            // Packets in a queue get their outcome there. `Lanes` are made anew for each, so that for most
-            // packets they are nothing but registers.
-            if !express::admit(
-                &mut Lanes::new(&mut self.queue_v4, &self.v4, &mut self.queue_v6, &self.v6),
-                &stage,
-                slot,
-                packet,
-            ) {
-                outcomes[slot] = admit_any(
-                    &mut Lanes::new(&mut self.queue_v4, &self.v4, &mut self.queue_v6, &self.v6),
-                    &stage,
-                    slot,
-                    packet,
-                );
-                any_dropped |= outcomes[slot].is_drop();
+            // Packets that wait get their outcome later.
+            match express::admit(stage.table, &self.v4, &self.v6, packet) {
+                Some(Taken::V4(taken)) => {
+                    *waiting = taken;
+                    plain_v4.insert(slot);
+                }
+                Some(Taken::V6(taken)) => {
+                    *waiting = taken;
+                    plain_v6.insert(slot);
+                }
+                None => {
+                    others += 1;
+                    let lanes = &mut Lanes {
+                        v4: (&mut self.queue_v4, &self.v4),
+                        v6: (&mut self.queue_v6, &self.v6),
+                        waiting,
+                    };
+                    outcomes[slot] = admit_any(lanes, &stage, slot, packet);
+                    any_dropped |= outcomes[slot].is_drop();
+                }
             }
         }
+        let for_vips = burst.len() - others + self.queue_v4.long() + self.queue_v6.long();
+        stage.counters.vip_packets.add(for_vips as u64);
+        let waiting = &mut self.waiting;
+        let v4 = &mut self.v4;
         any_dropped |= self
             .queue_v4
-            .resolve(&mut self.v4, &mut stage, burst, outcomes);
+            .resolve(plain_v4, waiting, v4, &mut stage, burst, outcomes);
+        let v6 = &mut self.v6;
         any_dropped |= self
             .queue_v6
-            .resolve(&mut self.v6, &mut stage, burst, outcomes);
+            .resolve(plain_v6, waiting, v6, &mut stage, burst, outcomes);
         self.events = stage.events;
 
         let counters = &*self.counters;
@@ -275,7 +294,8 @@ fn admit<A: Family>(
             ..Outcome::new(too_long::<A>(stage, packet, max_frame))
         };
     }
-    A::entrance(lanes).push(slot, ip, flow, vip);
+    let ((queue, lane), waiting) = A::entrance(lanes);
+    *waiting = queue.push(&lane.flows, slot, ip, flow, vip);
     Outcome::new(Verdict::Pass)
 }
 

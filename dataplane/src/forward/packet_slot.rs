@@ -19,11 +19,16 @@ pub struct Packet<'a> {
     pub(super) buffer: &'a mut [u8],
     /// As it lies in memory: one word, which is written as one.
     tag: u64,
-    room: u32,
-    len: u32,
-    /// `len` when the frame arrived.
-    arrived_len: u32,
+    pub(super) len: u32,
+    room: u16,
+    /// Bytes of outer headers that were taken off.
+    stripped: u16,
 }
+
+const _: () = assert!(
+    size_of::<Packet<'_>>() == 32,
+    "its address is one shift away"
+);
 
 impl<'a> Packet<'a> {
     const NO_TAG: u64 = u64::from_ne_bytes(
@@ -51,26 +56,25 @@ impl<'a> Packet<'a> {
         Some(Self {
             buffer,
             tag,
-            room: room as u32,
             len,
-            arrived_len: len,
+            room: room as u16,
+            stripped: 0,
         })
     }
 
     /// A frame of `len` bytes at `room`, for which no VIP was looked up yet (replay, tests). `None`
-    /// when it is not inside the buffer.
+    /// when it is not inside the buffer, or the room is above 65535 bytes.
     #[inline]
     pub fn untagged(buffer: &'a mut [u8], room: usize, len: usize) -> Option<Self> {
         if room.checked_add(len)? > buffer.len() {
             return None;
         }
-        let len = u32::try_from(len).ok()?;
         Some(Self {
             buffer,
             tag: Self::NO_TAG,
-            room: u32::try_from(room).ok()?,
-            len,
-            arrived_len: len,
+            len: u32::try_from(len).ok()?,
+            room: u16::try_from(room).ok()?,
+            stripped: 0,
         })
     }
 
@@ -91,7 +95,7 @@ impl<'a> Packet<'a> {
     /// The frame's headers, if it is TCP or UDP; they may reach beyond its end.
     #[inline]
     pub(super) fn head<A: Headed>(&self) -> Option<&A::Head> {
-        A::head(self.buffer, self.room)
+        A::head(self.buffer, self.room())
     }
 
     /// Bytes of [`Self::frame`].
@@ -108,7 +112,8 @@ impl<'a> Packet<'a> {
 
     /// An outer header of `len` bytes was taken off. Whatever the XDP program found, it found there.
     pub(super) const fn strip(&mut self, len: usize) {
-        self.room += len as u32;
+        self.room += len as u16;
+        self.stripped += len as u16;
         self.len -= len as u32;
         self.tag = Self::NO_TAG;
     }
@@ -116,13 +121,13 @@ impl<'a> Packet<'a> {
     /// Bytes of the arriving frame.
     #[inline]
     pub const fn frame_len(&self) -> usize {
-        self.arrived_len as usize
+        self.len() + self.stripped_len()
     }
 
     /// Bytes of outer headers that were taken off.
     #[inline]
     pub const fn stripped_len(&self) -> usize {
-        (self.arrived_len - self.len) as usize
+        self.stripped as usize
     }
 
     /// Bytes of room in front of the frame.
@@ -191,6 +196,7 @@ impl Selection {
 
 /// Verdict and how it came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(16))]
 pub struct Outcome {
     /// What to do.
     pub verdict: Verdict,

@@ -1,24 +1,24 @@
-//! The packets of a burst that belong to one IP version and need a real.
+//! The packets of a burst that need a real.
 //!
-//! They wait here while the processor loads what the flow table has of their flows.
+//! They wait while the processor loads what the flow table has of their flows: all are admitted before
+//! the first is looked at again, and then all are looked at before the first gets its real.
 
 use arrayvec::ArrayVec;
-use conntrack::{FlowKey, FlowTable, Hint};
+use conntrack::{FlowTable, Hint};
 
 use super::{
-    BURST, express,
+    BURST,
+    express::{self, Shortcuts},
     family::Family,
     lane::{Lane, Pending, Route, Stage, with_port_rules},
     packet_slot::{Outcome, Packet},
+    slots::Slots,
+    wrap::Wrap,
 };
 use crate::{
     packet::parse::{FlowTuple, IpPacket, Kind},
-    service::{Detours, Vip},
+    service::{Detours, Encapsulation, Vip},
 };
-
-/// Packets that come in between the loading of a flow's bucket and of its entry: as many as a processor
-/// loads cache lines at once, and long enough for memory to answer.
-const AHEAD: usize = 16;
 
 /// A packet that waits. What else is to be known of it is read again when its turn comes: its headers
 /// are in the cache by then.
@@ -27,9 +27,6 @@ pub(super) struct Waiting {
     pub(super) table_hash: u64,
     /// Where the flow table probably has the flow.
     pub(super) hint: Hint,
-    pub(super) vip: u16,
-    /// Place in the burst.
-    pub(super) slot: u8,
     way: Way,
 }
 
@@ -44,38 +41,61 @@ pub(super) enum Way {
     Long,
 }
 
+impl Waiting {
+    /// No packet waits here.
+    pub(super) const NONE: Self = Self {
+        table_hash: 0,
+        hint: Hint::NONE,
+        way: Way::Long,
+    };
+
+    /// Starts loading what the flow table has of the flow.
+    #[expect(
+        clippy::inline_always,
+        reason = "the packet's fields stay in registers"
+    )]
+    #[inline(always)]
+    pub(super) fn for_flow<A: Family>(
+        flows: &FlowTable<A::Key>,
+        flow: &FlowTuple<A>,
+        way: Way,
+    ) -> Self {
+        let table_hash = flows.hash(&A::key(flow));
+        Self {
+            table_hash,
+            hint: flows.prefetch(table_hash),
+            way,
+        }
+    }
+}
+
 /// One IP version's share of a burst.
 #[derive(Debug, Default)]
 pub(super) struct Queue<A> {
-    waiting: ArrayVec<Waiting, BURST>,
-    /// What was read of the packets that go the long way, in the order of `waiting`.
+    slots: Slots,
+    /// What was read of the packets that go the long way, in the order of the burst.
     long: ArrayVec<Pending<A>, BURST>,
     /// A packet of the burst is for a VIP that follows source routes.
     has_routed: bool,
 }
 
-/// Where packets come into a queue: it and the flow table that will be asked.
-pub(super) struct Entrance<'f, A: Family> {
-    queue: &'f mut Queue<A>,
-    flows: &'f FlowTable<A::Key>,
-}
-
-impl<'f, A: Family> Entrance<'f, A> {
-    pub(super) const fn new(queue: &'f mut Queue<A>, lane: &'f Lane<A>) -> Self {
-        Self {
-            queue,
-            flows: &lane.flows,
-        }
-    }
-
+impl<A: Family> Queue<A> {
     /// Takes a packet for `vip` into the queue.
     #[inline]
-    pub(super) fn push(&mut self, slot: usize, ip: &IpPacket<A>, flow: &FlowTuple<A>, vip: &Vip) {
+    pub(super) fn push(
+        &mut self,
+        flows: &FlowTable<A::Key>,
+        slot: usize,
+        ip: &IpPacket<A>,
+        flow: &FlowTuple<A>,
+        vip: &Vip,
+    ) -> Waiting {
         let flow = with_port_rules(flow, vip);
-        let table_hash = self.wait(slot, &flow, vip.number, Way::Long);
-        self.queue.has_routed |= vip.detours.contains(Detours::SOURCE_ROUTE);
-        self.queue.long.push(Pending {
-            table_hash,
+        let waiting = Waiting::for_flow(flows, &flow, Way::Long);
+        self.slots.insert(slot);
+        self.has_routed |= vip.detours.contains(Detours::SOURCE_ROUTE);
+        self.long.push(Pending {
+            table_hash: waiting.table_hash,
             vip: vip.number,
             length: ip.length,
             flow,
@@ -84,78 +104,94 @@ impl<'f, A: Family> Entrance<'f, A> {
             is_error: matches!(ip.kind, Kind::IcmpError(_)),
             route: Route::NOT_ASKED,
         });
+        waiting
     }
 
-    /// Takes a packet of a plain VIP into the queue.
+    /// Packets in the queue that go the long way.
     #[inline]
-    pub(super) fn push_plain(&mut self, slot: usize, flow: &FlowTuple<A>, vip: u16, is_new: bool) {
-        let way = if is_new { Way::New } else { Way::Known };
-        self.wait(slot, flow, vip, way);
+    pub(super) const fn long(&self) -> usize {
+        self.long.len()
     }
 
-    /// Starts loading what the flow table has of the flow. Returns the key's hash.
-    #[expect(
-        clippy::inline_always,
-        reason = "the packet's fields stay in registers"
-    )]
-    #[inline(always)]
-    fn wait(&mut self, slot: usize, flow: &FlowTuple<A>, vip: u16, way: Way) -> u64 {
-        let table_hash = self.flows.hash(&A::key(flow));
-        self.queue.waiting.push(Waiting {
-            table_hash,
-            hint: self.flows.prefetch(table_hash),
-            vip,
-            slot: slot as u8,
-            way,
-        });
-        if let Some(place) = self.queue.waiting.len().checked_sub(AHEAD + 1) {
-            look_ahead(self.flows, &mut self.queue.waiting[place]);
-        }
-        table_hash
-    }
-}
-
-impl<A: Family> Queue<A> {
-    /// Finds a real for each packet and encapsulates it; empties the queue. Says whether one was dropped.
+    /// Finds a real for each packet and encapsulates it; empties the queue. `plain` are packets of plain
+    /// VIPs, which wait, too. Says whether one was dropped.
     #[inline]
     pub(super) fn resolve(
         &mut self,
+        plain: Slots,
+        waiting: &mut [Waiting; BURST],
+        lane: &mut Lane<A>,
+        stage: &mut Stage<'_>,
+        burst: &mut [Packet<'_>],
+        outcomes: &mut [Outcome; BURST],
+    ) -> bool {
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.join(plain);
+        let mut any_dropped = false;
+        if slots.is_empty() {
+            return any_dropped;
+        }
+        for slot in slots {
+            let one = &mut waiting[slot];
+            one.hint = lane.flows.prefetch_entry(one.hint, one.table_hash);
+        }
+        if std::mem::take(&mut self.has_routed) && !stage.table.source_routes().is_empty() {
+            lane.ask_routes(stage, &mut self.long);
+        }
+        any_dropped |= match stage.table.settings().encapsulation {
+            Encapsulation::Ipip => {
+                self.resolve_as::<A::Ipip>(slots, waiting, lane, stage, burst, outcomes)
+            }
+            Encapsulation::Gue { .. } => {
+                self.resolve_in_gue(slots, waiting, lane, stage, burst, outcomes)
+            }
+        };
+        self.long.clear();
+        any_dropped
+    }
+
+    #[inline(never)]
+    fn resolve_in_gue(
+        &mut self,
+        slots: Slots,
+        waiting: &[Waiting; BURST],
+        lane: &mut Lane<A>,
+        stage: &mut Stage<'_>,
+        burst: &mut [Packet<'_>],
+        outcomes: &mut [Outcome; BURST],
+    ) -> bool {
+        self.resolve_as::<A::Gue>(slots, waiting, lane, stage, burst, outcomes)
+    }
+
+    #[inline]
+    fn resolve_as<W: Wrap<A>>(
+        &mut self,
+        slots: Slots,
+        waiting: &[Waiting; BURST],
         lane: &mut Lane<A>,
         stage: &mut Stage<'_>,
         burst: &mut [Packet<'_>],
         outcomes: &mut [Outcome; BURST],
     ) -> bool {
         let mut any_dropped = false;
-        if self.waiting.is_empty() {
-            return any_dropped;
-        }
-        let waiting = self.waiting.as_mut_slice();
-        stage.counters.vip_packets.add(waiting.len() as u64);
-        let looked_at = waiting.len().saturating_sub(AHEAD);
-        for one in &mut waiting[looked_at..] {
-            look_ahead(&lane.flows, one);
-        }
-        if std::mem::take(&mut self.has_routed) && !stage.table.source_routes().is_empty() {
-            lane.ask_routes(stage, &mut self.long);
-        }
+        let shortcuts = Shortcuts::of(stage);
         let mut long = self.long.iter();
-        for one in waiting {
-            let slot = usize::from(one.slot);
-            let packet = &mut burst[slot];
+        for slot in slots {
+            let Some(packet) = burst.get_mut(slot) else {
+                break;
+            };
+            let one = &waiting[slot];
             let outcome = &mut outcomes[slot];
             *outcome = match one.way {
                 Way::Known => {
                     let Err(found) =
-                        express::send_on::<A>(&mut lane.flows, stage, one, packet, outcome)
+                        express::send_on::<A, W>(&mut lane.flows, &shortcuts, one, packet, outcome)
                     else {
                         continue;
                     };
-                    match found {
-                        Some(real) => lane.resolve_found(stage, one, packet, real),
-                        None => lane.resolve_known(stage, one, packet),
-                    }
+                    lane.resolve_known(stage, &shortcuts, one, packet, slot, found)
                 }
-                Way::New => lane.resolve_new(stage, one, packet),
+                Way::New => lane.resolve_new(stage, &shortcuts, one, packet, slot),
                 Way::Long => match long.next() {
                     Some(pending) => lane.resolve_any(stage, pending, packet),
                     None => continue,
@@ -163,14 +199,6 @@ impl<A: Family> Queue<A> {
             };
             any_dropped |= outcome.is_drop();
         }
-        self.waiting.clear();
-        self.long.clear();
         any_dropped
     }
-}
-
-/// Starts loading the entry of a packet's flow.
-#[inline]
-fn look_ahead<K: FlowKey>(flows: &FlowTable<K>, waiting: &mut Waiting) {
-    waiting.hint = flows.prefetch_entry(waiting.hint, waiting.table_hash);
 }

@@ -12,14 +12,19 @@ use super::{
 
 const TCP_FLAGS: usize = 13;
 
-/// Of the first eight bytes of an IPv4 header: its length; more fragments and offset, but not DF.
-const NO_OPTIONS_OR_FRAGMENT: u64 = u64::from_ne_bytes([0x0f, 0, 0, 0, 0, 0, 0x3f, 0xff]);
-const NO_OPTIONS: u64 = u64::from_ne_bytes([5, 0, 0, 0, 0, 0, 0, 0]);
+/// `EtherType`, and the length of an IPv4 header without options, of the four bytes from `EtherType` on.
+const VERSION_MASK: u32 = u32::from_ne_bytes([0xff, 0xff, 0x0f, 0]);
+const VERSION: u32 = u32::from_ne_bytes([ETHERTYPE_IPV4[0], ETHERTYPE_IPV4[1], 5, 0]);
+/// More fragments and offset, but not DF, and the protocol, of an IPv4 header's third word.
+const TRANSPORT_MASK: u32 = u32::from_ne_bytes([0x3f, 0xff, 0, 0xff]);
+/// Destination address and port, of what [`to_ports`] says.
+const DESTINATION_MASK: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff]);
 
 /// Bytes up to the end of a TCP header. A UDP packet may end sooner; what follows it in its buffer is
 /// not looked at.
-const V4_LEN: usize = ETHERNET_LEN + IPV4_LEN + TCP_LEN;
-const V6_LEN: usize = ETHERNET_LEN + IPV6_LEN + TCP_LEN;
+pub const HEAD_V4_LEN: usize = ETHERNET_LEN + IPV4_LEN + TCP_LEN;
+/// As [`HEAD_V4_LEN`], of IPv6.
+pub const HEAD_V6_LEN: usize = ETHERNET_LEN + IPV6_LEN + TCP_LEN;
 
 /// An Ethernet address as two words: of six bytes the compiler makes one word, which it has to put together
 /// and take apart.
@@ -29,12 +34,16 @@ pub type MacWords = ([u8; 4], [u8; 2]);
 pub trait Headed: Address {
     /// Ethernet, IP and TCP header, or a UDP header and what follows it.
     type Head: Copy;
+    /// What the heads of one destination's packets have in common.
+    type Expected: Copy + std::fmt::Debug;
 
     /// The head of a frame that starts at `room`; the frame itself may be shorter.
-    fn head(buffer: &[u8], room: u32) -> Option<&Self::Head>;
-    /// Whether it is the head of a packet of this protocol, TCP or UDP, that can be balanced: no IP
-    /// options, no fragment (katran-compat section 4.2).
-    fn is_data(head: &Self::Head, protocol: u8) -> bool;
+    fn head(buffer: &[u8], room: usize) -> Option<&Self::Head>;
+    /// What packets to this address and port have, of this protocol, TCP or UDP, which can be balanced: no
+    /// IP options, no fragments (katran-compat section 4.2).
+    fn expected(destination: Self, port: [u8; 2], protocol: u8) -> Self::Expected;
+    /// Whether it is the head of such a packet.
+    fn is(head: &Self::Head, expected: &Self::Expected) -> bool;
     /// Destination of the Ethernet header.
     fn own_mac(head: &Self::Head) -> MacWords;
     /// Destination address.
@@ -51,6 +60,9 @@ pub trait Headed: Address {
     /// of the pseudo header, so that addresses and length are gone. Of words as they lie in memory, not
     /// folded. `None` if the length is shorter than the header.
     fn gue_part(head: &Self::Head) -> Option<u32>;
+
+    /// As [`Self::flow`], read by the words in which a flow table hashes it.
+    fn flow_to_hash(head: &Self::Head) -> FlowTuple<Self>;
 
     /// The flow, as the parser says.
     #[inline]
@@ -80,20 +92,44 @@ pub const fn shortest_frame(ip_len: usize, protocol: u8) -> usize {
     ETHERNET_LEN + ip_len + transport
 }
 
+/// What an IPv4 head has to have where nothing is masked out.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectedV4 {
+    destination: u64,
+    transport: u32,
+}
+
+/// What an IPv6 head has to have.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectedV6 {
+    address: [u8; 16],
+    port: [u8; 2],
+    protocol: u8,
+}
+
 impl Headed for [u8; 4] {
-    type Head = [u8; V4_LEN];
+    type Head = [u8; HEAD_V4_LEN];
+    type Expected = ExpectedV4;
 
     #[inline]
-    fn head(buffer: &[u8], room: u32) -> Option<&Self::Head> {
+    fn head(buffer: &[u8], room: usize) -> Option<&Self::Head> {
         first_bytes(buffer, room)
     }
 
     #[inline]
-    fn is_data(head: &Self::Head, protocol: u8) -> bool {
-        // EtherType and header length; more fragments and offset, but not DF; protocol.
-        bytes::<12, 2>(head) == ETHERTYPE_IPV4
-            && u64::from_ne_bytes(bytes::<14, 8>(head)) & NO_OPTIONS_OR_FRAGMENT == NO_OPTIONS
-            && Self::protocol(head) == protocol
+    fn expected(destination: Self, port: [u8; 2], protocol: u8) -> ExpectedV4 {
+        let [a, b, c, d] = destination;
+        ExpectedV4 {
+            destination: u64::from_le_bytes([a, b, c, d, 0, 0, port[0], port[1]]),
+            transport: u32::from_ne_bytes([0, 0, 0, protocol]),
+        }
+    }
+
+    #[inline]
+    fn is(head: &Self::Head, expected: &ExpectedV4) -> bool {
+        u32::from_ne_bytes(bytes::<12, 4>(head)) & VERSION_MASK == VERSION
+            && u32::from_ne_bytes(bytes::<20, 4>(head)) & TRANSPORT_MASK == expected.transport
+            && to_ports(head) & DESTINATION_MASK == expected.destination
     }
 
     #[inline]
@@ -118,7 +154,7 @@ impl Headed for [u8; 4] {
 
     #[inline]
     fn protocol(head: &Self::Head) -> u8 {
-        (to_source(head) >> 8) as u8
+        head[23]
     }
 
     #[inline]
@@ -126,8 +162,18 @@ impl Headed for [u8; 4] {
         Inner {
             tos: head[15],
             length: u16::from_be_bytes([head[16], head[17]]),
-            source: ((to_source(head) >> 32) as u32).to_le_bytes(),
+            source: bytes::<26, 4>(head),
             source_port: ((to_ports(head) >> 32) as u16).to_le_bytes(),
+        }
+    }
+
+    #[inline]
+    fn flow_to_hash(head: &Self::Head) -> FlowTuple<Self> {
+        let to_source = to_source(head);
+        FlowTuple {
+            source: ((to_source >> 32) as u32).to_le_bytes(),
+            protocol: (to_source >> 8) as u8,
+            ..Self::flow(head)
         }
     }
 
@@ -149,16 +195,29 @@ impl Headed for [u8; 4] {
 }
 
 impl Headed for [u8; 16] {
-    type Head = [u8; V6_LEN];
+    type Head = [u8; HEAD_V6_LEN];
+    type Expected = ExpectedV6;
 
     #[inline]
-    fn head(buffer: &[u8], room: u32) -> Option<&Self::Head> {
+    fn head(buffer: &[u8], room: usize) -> Option<&Self::Head> {
         first_bytes(buffer, room)
     }
 
     #[inline]
-    fn is_data(head: &Self::Head, protocol: u8) -> bool {
-        [head[12], head[13]] == ETHERTYPE_IPV6 && head[20] == protocol
+    fn expected(address: Self, port: [u8; 2], protocol: u8) -> ExpectedV6 {
+        ExpectedV6 {
+            address,
+            port,
+            protocol,
+        }
+    }
+
+    #[inline]
+    fn is(head: &Self::Head, expected: &ExpectedV6) -> bool {
+        bytes::<12, 2>(head) == ETHERTYPE_IPV6
+            && Self::protocol(head) == expected.protocol
+            && Self::destination_port(head) == expected.port
+            && Self::destination(head) == expected.address
     }
 
     #[inline]
@@ -197,6 +256,11 @@ impl Headed for [u8; 16] {
     }
 
     #[inline]
+    fn flow_to_hash(head: &Self::Head) -> FlowTuple<Self> {
+        Self::flow(head)
+    }
+
+    #[inline]
     fn gue_part(head: &Self::Head) -> Option<u32> {
         let words = [
             bytes::<14, 2>(head),
@@ -211,9 +275,8 @@ impl Headed for [u8; 16] {
 
 /// `N` bytes behind the room, whose end cannot overflow.
 #[inline]
-fn first_bytes<const N: usize>(buffer: &[u8], room: u32) -> Option<&[u8; N]> {
-    let start = room as usize;
-    buffer.get(start..start + N)?.first_chunk()
+fn first_bytes<const N: usize>(buffer: &[u8], room: usize) -> Option<&[u8; N]> {
+    buffer.get(room..room + N)?.first_chunk()
 }
 
 /// `N` bytes of a head from `AT` on.
@@ -226,13 +289,13 @@ fn bytes<const AT: usize, const N: usize>(head: &[u8]) -> [u8; N] {
 
 /// Lifetime, protocol, checksum and source address of an IPv4 header; the first is the lowest byte.
 #[inline]
-fn to_source(head: &[u8; V4_LEN]) -> u64 {
+fn to_source(head: &[u8; HEAD_V4_LEN]) -> u64 {
     u64::from_le_bytes(bytes::<22, 8>(head))
 }
 
 /// Destination address of an IPv4 header and both ports; the first is the lowest byte.
 #[inline]
-fn to_ports(head: &[u8; V4_LEN]) -> u64 {
+fn to_ports(head: &[u8; HEAD_V4_LEN]) -> u64 {
     u64::from_le_bytes(bytes::<30, 8>(head))
 }
 
@@ -252,9 +315,10 @@ mod tests {
     ) -> Result<(), TestCaseError> {
         let mut buffer = vec![0xee; 20];
         buffer.extend(bytes);
-        buffer.resize(20 + V6_LEN.max(bytes.len()), 0xee);
+        buffer.resize(20 + HEAD_V6_LEN.max(bytes.len()), 0xee);
         let head = A::head(&buffer, 20).unwrap();
-        let is_data = bytes.len() >= shortest_frame(ip_len, protocol) && A::is_data(head, protocol);
+        let expected = A::expected(A::destination(head), A::destination_port(head), protocol);
+        let is_data = bytes.len() >= shortest_frame(ip_len, protocol) && A::is(head, &expected);
         let packet = parsed(frame(bytes));
         let expected = packet
             .filter(|packet| matches!(packet.kind, Kind::Data(flow) if flow.protocol == protocol));
@@ -268,6 +332,7 @@ mod tests {
         {
             let inner = A::inner(head);
             prop_assert_eq!(A::flow(head), flow);
+            prop_assert_eq!(A::flow_to_hash(head), flow);
             prop_assert_eq!((inner.tos, inner.length), (tos, length));
         }
         Ok(())
@@ -309,11 +374,11 @@ mod tests {
 
     #[test]
     fn a_buffer_that_is_too_short_has_no_head() {
-        for len in 0..20 + V6_LEN as u32 {
-            let buffer = vec![0; len as usize];
+        for len in 0..20 + HEAD_V6_LEN {
+            let buffer = vec![0; len];
             assert_eq!(
                 <[u8; 4]>::head(&buffer, 20).is_some(),
-                len >= 20 + V4_LEN as u32
+                len >= 20 + HEAD_V4_LEN
             );
             assert_eq!(<[u8; 16]>::head(&buffer, 20), None);
             assert_eq!(<[u8; 4]>::head(&buffer, len + 1), None);

@@ -18,7 +18,7 @@ mod table;
 
 pub use maglev::HashFunction;
 
-pub(crate) use plain::PlainVip;
+pub(crate) use plain::{Expected, OuterHeaders};
 
 pub use control::{ServiceControl, ServiceError};
 pub use kernel::KernelServices;

@@ -9,34 +9,44 @@ use super::{
     spec::{Encapsulation, Protocol, Settings},
     table::{Real, RealId, Vip},
 };
-use crate::packet::{IPV4_LEN, IPV6_LEN, head, outer::OuterHeader, parse::tcp_flags};
+use crate::packet::{
+    IPV4_LEN, IPV6_LEN,
+    head::{self, ExpectedV4, ExpectedV6, Headed as _},
+    outer::OuterHeader,
+    parse::tcp_flags,
+};
 
 /// A VIP without flags, by single address, port and protocol, whose packets need nothing but flow
 /// table, ring and encapsulation.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(32))]
+#[repr(align(64))]
 pub(crate) struct PlainVip {
     /// Table generation in which the number was given to the VIP.
     generation: u32,
-    pub(crate) number: u16,
-    pub(crate) port: [u8; 2],
     /// Bytes of the shortest frame with this protocol's header, and how many lengths from there on are
     /// taken: none for numbers without a plain VIP.
-    shortest: u16,
-    lengths: u16,
-    pub(crate) protocol: u8,
+    shortest: u32,
+    lengths: u32,
     /// Bits of TCP header byte 13 that say that the flow is new; none for UDP.
     pub(crate) opening: u8,
-    pub(crate) address: IpAddr,
+    pub(crate) expected: Expected,
+}
+
+/// What the VIP's packets have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expected {
+    V4(ExpectedV4),
+    V6(ExpectedV6),
 }
 
 /// The outer header towards a real.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
+#[repr(C)]
 struct RealHeader {
-    id: RealId,
     /// Of size 0 where none can be prepared.
     header: OuterHeader,
+    id: RealId,
 }
 
 /// By VIP number and by real index.
@@ -86,54 +96,65 @@ impl Plain {
         (vip.generation == tag.generation).then_some(vip)
     }
 
-    /// The outer header towards the real, if it has this size and the index was not given to another
-    /// real since then.
     #[inline]
-    pub(super) fn header(&self, id: RealId, size: usize) -> Option<&OuterHeader> {
-        let real = self.reals.get(id.index())?;
-        (real.id == id && real.header.size() == size).then_some(&real.header)
+    pub(super) const fn headers(&self) -> OuterHeaders<'_> {
+        OuterHeaders(&self.reals)
+    }
+}
+
+/// The outer headers of all reals.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OuterHeaders<'t>(&'t [RealHeader]);
+
+impl<'t> OuterHeaders<'t> {
+    /// The outer header towards the real, unless the index was given to another real since then.
+    #[inline]
+    pub(crate) fn towards(self, id: RealId) -> Option<&'t OuterHeader> {
+        let real = self.0.get(id.index())?;
+        (real.id == id).then_some(&real.header)
     }
 }
 
 impl PlainVip {
     /// Whether a frame is long enough for its headers, and not too long to be sent.
     #[inline]
-    pub(crate) fn takes(&self, frame_len: usize) -> bool {
-        frame_len.wrapping_sub(self.shortest.into()) < self.lengths.into()
+    pub(crate) const fn takes(&self, frame_len: u32) -> bool {
+        frame_len.wrapping_sub(self.shortest) < self.lengths
     }
 
     fn of(vip: Option<&Vip>, max_frame: u16) -> Self {
         let none = Self {
             generation: 0,
-            number: Tag::NO_VIP,
-            port: [0; 2],
             shortest: 0,
             lengths: 0,
-            protocol: 0,
             opening: 0,
-            address: IpAddr::from([0; 4]),
+            expected: Expected::V4(<[u8; 4]>::expected([0; 4], [0; 2], 0)),
         };
         let is_plain =
             |vip: &&Vip| vip.detours.is_empty() && vip.flags.is_empty() && !vip.is_wildcard();
         vip.filter(is_plain).map_or(none, |vip| {
-            let ip_len = match vip.key.address {
-                IpAddr::V4(_) => IPV4_LEN,
-                IpAddr::V6(_) => IPV6_LEN,
-            };
             let protocol = vip.key.protocol.number();
-            let shortest = head::shortest_frame(ip_len, protocol) as u16;
+            let port = vip.key.port.to_be_bytes();
+            let (ip_len, expected) = match vip.key.address {
+                IpAddr::V4(address) => (
+                    IPV4_LEN,
+                    Expected::V4(<[u8; 4]>::expected(address.octets(), port, protocol)),
+                ),
+                IpAddr::V6(address) => (
+                    IPV6_LEN,
+                    Expected::V6(<[u8; 16]>::expected(address.octets(), port, protocol)),
+                ),
+            };
+            let shortest = head::shortest_frame(ip_len, protocol) as u32;
             Self {
                 generation: vip.generation,
-                number: vip.number,
-                port: vip.key.port.to_be_bytes(),
                 shortest,
-                lengths: (max_frame + 1).saturating_sub(shortest),
-                protocol,
+                lengths: (u32::from(max_frame) + 1).saturating_sub(shortest),
                 opening: match vip.key.protocol {
                     Protocol::Tcp => tcp_flags::SYN,
                     Protocol::Udp => 0,
                 },
-                address: vip.key.address,
+                expected,
             }
         })
     }

@@ -7,8 +7,7 @@ use super::source_routes::SourceRoutes;
 use super::spec::{DecapSpec, MacAddress, Protocol, Settings, VipFlags, VipKey};
 use xdp_layout::Tag;
 
-use super::plain::{Plain, PlainVip};
-use crate::packet::outer::OuterHeader;
+use super::plain::{OuterHeaders, Plain, PlainVip};
 use ahash::RandomState;
 use conntrack::SharedTable;
 use hashbrown::HashMap;
@@ -234,11 +233,10 @@ impl ServiceTable {
         self.plain.vip(tag)
     }
 
-    /// The outer header towards a real, where it can be prepared, has this size, and the id is the
-    /// real's current one.
+    /// The outer headers of all reals, as far as they can be prepared.
     #[inline]
-    pub(crate) fn outer_header(&self, id: RealId, size: usize) -> Option<&OuterHeader> {
-        self.plain.header(id, size)
+    pub(crate) const fn outer_headers(&self) -> OuterHeaders<'_> {
+        self.plain.headers()
     }
 
     /// The real at this index.
