@@ -46,9 +46,9 @@
 //! keys and values, in entries of 24 or 48 bytes, so that a look-up compares sixteen tags with a few
 //! vector instructions and then reads one entry, mostly of the same page. A flow can be in either of
 //! two buckets, which its hash names. It goes into the first unless that is crowded, else into the
-//! one with more room; so the table can be filled to 81 % before one flow in ten thousand finds no
-//! room (Azar et al., "Balanced Allocations", 1994; Vöcking's variants). It is made a little larger:
-//! a flow in its second bucket costs a second look.
+//! one with more room (Azar et al., "Balanced Allocations", 1994; Vöcking's variants). What counts as
+//! crowded and how many slots there are decide how many flows are found at the second look only, and how
+//! many find no room: [`FlowKey::CROWDED`] has the figures.
 //!
 //! # Which flow goes
 //!

@@ -10,10 +10,13 @@ use common::{
     services::gue,
     settings, vip,
 };
-use dataplane::service::{
-    Encapsulation,
-    Protocol::{self, Tcp, Udp},
-    ServiceSpec, Settings, VipFlags,
+use dataplane::{
+    forward::{BURST, Outcome, Packet},
+    service::{
+        Encapsulation,
+        Protocol::{self, Tcp, Udp},
+        ServiceSpec, Settings, VipFlags,
+    },
 };
 use proptest::prelude::*;
 use xdp_layout::Tag;
@@ -23,7 +26,14 @@ const ROOM_V6: u8 = 40;
 
 /// VIPs by single address and port. `SRC_DST_PORT` changes nothing for them, but VIPs with a flag go
 /// the long way.
-fn services(flags: VipFlags, encapsulation: Encapsulation, next_hop: bool) -> ServiceSpec {
+///
+/// Those in `flagged` have one in any case.
+fn services(
+    flags: VipFlags,
+    flagged: [bool; 7],
+    encapsulation: Encapsulation,
+    next_hop: bool,
+) -> ServiceSpec {
     let mut spec = ServiceSpec {
         settings: Settings {
             encapsulation,
@@ -42,6 +52,10 @@ fn services(flags: VipFlags, encapsulation: Encapsulation, next_hop: bool) -> Se
     };
     if !next_hop {
         spec.settings.next_hop_mac = None;
+    }
+    for (vip, flagged) in spec.vips.iter_mut().zip(flagged) {
+        vip.flags
+            .set(VipFlags::SRC_DST_PORT, flagged || !flags.is_empty());
     }
     spec
 }
@@ -121,6 +135,12 @@ impl Arrival {
 
     fn send(&self, bench: &mut Bench, frame: &[u8]) -> Option<Result<Vec<u8>, NotSent>> {
         bench.now_ns += self.pause * 1_000_000_000;
+        let mut buffer = self.buffer(bench, frame);
+        bench.send_tagged(&mut buffer, usize::from(self.room) + frame.len())
+    }
+
+    /// The frame as the XDP program hands it over.
+    fn buffer(&self, bench: &Bench, frame: &[u8]) -> Vec<u8> {
         let vip = bench.forwarder.table().vips().nth(self.vip).unwrap();
         let tag = Tag {
             generation: vip.generation + u32::from(self.stale),
@@ -132,8 +152,50 @@ impl Arrival {
         let mut buffer = vec![0xa5; room + frame.len() + 64];
         buffer[..Tag::SIZE].copy_from_slice(&tag.to_bytes());
         buffer[room..room + frame.len()].copy_from_slice(frame);
-        bench.send_tagged(&mut buffer, room + frame.len())
+        buffer
     }
+}
+
+/// What became of one packet of a burst.
+#[derive(Debug, PartialEq)]
+struct Decided {
+    outcome: Outcome,
+    buffer: Vec<u8>,
+    lru_miss: bool,
+    too_big: bool,
+}
+
+fn send_burst(bench: &mut Bench, arrivals: &[Arrival], frames: &[Vec<u8>]) -> Vec<Decided> {
+    bench.now_ns += arrivals[0].pause * 1_000_000_000;
+    let mut buffers: Vec<Vec<u8>> = arrivals
+        .iter()
+        .zip(frames)
+        .map(|(arrival, frame)| arrival.buffer(bench, frame))
+        .collect();
+    let mut burst: Vec<Packet<'_>> = buffers
+        .iter_mut()
+        .zip(arrivals.iter().zip(frames))
+        .map(|(buffer, (arrival, frame))| {
+            let received = usize::from(arrival.room) + frame.len();
+            Packet::tagged(buffer, received).expect("the room is there")
+        })
+        .collect();
+    let mut outcomes = [common::no_outcome(); BURST];
+    bench
+        .forwarder
+        .process(bench.now_ns, &mut burst, &mut outcomes);
+    let events = bench.forwarder.events();
+    buffers
+        .into_iter()
+        .zip(outcomes)
+        .enumerate()
+        .map(|(slot, (buffer, outcome))| Decided {
+            outcome,
+            buffer,
+            lru_miss: events.is_lru_miss(slot),
+            too_big: events.is_too_big(slot),
+        })
+        .collect()
 }
 
 proptest! {
@@ -146,8 +208,8 @@ proptest! {
         next_hop in prop_oneof![9 => Just(true), 1 => Just(false)],
     ) {
         let (short, long) = (
-            services(VipFlags::empty(), encapsulation, next_hop),
-            services(VipFlags::SRC_DST_PORT, encapsulation, next_hop),
+            services(VipFlags::empty(), [false; 7], encapsulation, next_hop),
+            services(VipFlags::SRC_DST_PORT, [false; 7], encapsulation, next_hop),
         );
         let (mut by_short, mut by_long) = (Bench::new(&short), Bench::new(&long));
         for arrival in &arrivals {
@@ -160,6 +222,65 @@ proptest! {
         }
         let [short, long] = [&by_short, &by_long].map(|bench| format!("{:?}", bench.counters));
         prop_assert!(short == long, "counters differ: {}", first_difference(&short, &long));
+    }
+
+    /// Packets of both ways and both IP versions in one burst, and bursts of every size one after another.
+    /// The long way decides them in the same bursts.
+    #[test]
+    fn the_ways_of_a_burst_do_not_disturb_each_other(
+        arrivals in prop::collection::vec(arrival(), 64..400),
+        sizes in prop::collection::vec(prop_oneof![1..=BURST, Just(BURST)], 1..12),
+        flagged: [bool; 7],
+        encapsulation in prop::sample::select(vec![Encapsulation::Ipip, gue().encapsulation]),
+    ) {
+        let (short, long) = (
+            services(VipFlags::empty(), flagged, encapsulation, true),
+            services(VipFlags::SRC_DST_PORT, flagged, encapsulation, true),
+        );
+        let (mut by_short, mut by_long) = (Bench::new(&short), Bench::new(&long));
+        let mut rest = &arrivals[..];
+        for size in sizes.into_iter().cycle() {
+            let (burst, others) = rest.split_at(size.min(rest.len()));
+            rest = others;
+            if burst.is_empty() {
+                break;
+            }
+            let frames: Vec<Vec<u8>> = burst.iter().map(|arrival| arrival.frame(&short)).collect();
+            let by_short = send_burst(&mut by_short, burst, &frames);
+            let by_long = send_burst(&mut by_long, burst, &frames);
+            for (slot, (short, long)) in by_short.iter().zip(&by_long).enumerate() {
+                prop_assert_eq!(short, long, "{} of {}: {:?}", slot, burst.len(), burst[slot]);
+            }
+        }
+        let [short, long] = [&by_short, &by_long].map(|bench| format!("{:?}", bench.counters));
+        prop_assert!(short == long, "counters differ: {}", first_difference(&short, &long));
+    }
+
+    /// Where packets do not know of each other, a burst decides as its packets would one by one: with
+    /// one packet of each flow.
+    #[test]
+    fn a_burst_decides_as_its_packets_would_one_by_one(
+        arrivals in prop::collection::vec(arrival(), 1..=BURST),
+        flagged: [bool; 7],
+        encapsulation in prop::sample::select(vec![Encapsulation::Ipip, gue().encapsulation]),
+    ) {
+        let spec = services(VipFlags::empty(), flagged, encapsulation, true);
+        let (mut at_once, mut by_ones) = (Bench::new(&spec), Bench::new(&spec));
+        let arrivals: Vec<Arrival> = (0..)
+            .zip(arrivals)
+            .map(|(flow, arrival)| Arrival { flow, pause: 0, ..arrival })
+            .collect();
+        let frames: Vec<Vec<u8>> = arrivals.iter().map(|arrival| arrival.frame(&spec)).collect();
+        // The second time the table has the flows.
+        for _ in 0..2 {
+            let together = send_burst(&mut at_once, &arrivals, &frames);
+            for (slot, together) in together.iter().enumerate() {
+                let alone = send_burst(&mut by_ones, &arrivals[slot..=slot], &frames[slot..=slot]);
+                prop_assert_eq!(together, &alone[0], "{}: {:?}", slot, arrivals[slot]);
+            }
+        }
+        let [together, alone] = [&at_once, &by_ones].map(|bench| format!("{:?}", bench.counters));
+        prop_assert!(together == alone, "counters differ: {}", first_difference(&together, &alone));
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use dataplane::{
     forward::{BURST, Selection},
-    service::Encapsulation,
+    service::{Encapsulation, Protocol},
 };
 use workload::{Burst, IpVersion, RandomFlows, Services, Workload};
 
@@ -26,6 +26,8 @@ struct Case {
     selection: Selection,
     /// Packets of a burst.
     burst: usize,
+    protocol: Protocol,
+    reals: Option<IpVersion>,
     encapsulation: Encapsulation,
 }
 
@@ -35,7 +37,7 @@ const GUE: Encapsulation = Encapsulation::Gue {
     source_v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
 };
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 10] = [
     case("hit-ipv4", IpVersion::V4, Selection::Table, BURST),
     case("hit-ipv6", IpVersion::V6, Selection::Table, BURST),
     case("new-ipv4", IpVersion::V4, Selection::Ring, BURST),
@@ -48,6 +50,14 @@ const CASES: [Case; 8] = [
         encapsulation: GUE,
         ..case("hit-ipv6-gue", IpVersion::V6, Selection::Table, BURST)
     },
+    Case {
+        protocol: Protocol::Udp,
+        ..case("hit-ipv4-udp", IpVersion::V4, Selection::Table, BURST)
+    },
+    Case {
+        reals: Some(IpVersion::V6),
+        ..case("hit-ipv4-in-ipv6", IpVersion::V4, Selection::Table, BURST)
+    },
     case("hit-ipv4-burst-1", IpVersion::V4, Selection::Table, 1),
     case("hit-ipv4-burst-4", IpVersion::V4, Selection::Table, 4),
 ];
@@ -58,6 +68,8 @@ const fn case(name: &'static str, version: IpVersion, selection: Selection, burs
         version,
         selection,
         burst,
+        protocol: Protocol::Tcp,
+        reals: None,
         encapsulation: Encapsulation::Ipip,
     }
 }
@@ -70,6 +82,8 @@ fn measured(workload: &mut Workload, burst: &Burst) {
 
 fn run(case: &Case) {
     let services = Services {
+        protocol: case.protocol,
+        reals: case.reals,
         encapsulation: case.encapsulation,
         ..Services::default()
     };

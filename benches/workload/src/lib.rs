@@ -88,6 +88,10 @@ impl IpVersion {
 /// What the VIP has besides reals, and how its packets are sent on.
 #[derive(Clone, Debug)]
 pub struct Services {
+    /// Of the VIP and of the packets.
+    pub protocol: Protocol,
+    /// IP version of the reals, where it is not that of the packets.
+    pub reals: Option<IpVersion>,
     /// Outer headers.
     pub encapsulation: Encapsulation,
     /// Its flags.
@@ -101,6 +105,8 @@ pub struct Services {
 impl Default for Services {
     fn default() -> Self {
         Self {
+            protocol: Protocol::Tcp,
+            reals: None,
             encapsulation: Encapsulation::Ipip,
             flags: VipFlags::empty(),
             routes: SourceRoutes::default(),
@@ -147,6 +153,8 @@ impl Workload {
     /// As [`Self::new`], or a route is for clients of a family without a real for it.
     pub fn with_services(version: IpVersion, capacity: usize, services: Services) -> Self {
         let Services {
+            protocol,
+            reals,
             encapsulation,
             flags,
             routes,
@@ -162,12 +170,12 @@ impl Workload {
                 ..Settings::default()
             },
             vips: vec![VipSpec {
-                key: VipKey::exact(vip, PORT, Protocol::Tcp),
+                key: VipKey::exact(vip, PORT, protocol),
                 hash: HashFunction::MaglevV2,
                 flags,
                 reals: (0..REALS)
                     .map(|number| RealSpec {
-                        address: version.real(number.into()),
+                        address: reals.unwrap_or(version).real(number.into()),
                         weight: 1,
                         local: false,
                         down: false,
@@ -187,7 +195,7 @@ impl Workload {
             room: vip.room,
             zero: 0,
         };
-        let template = template(version, tag, vip.key.address);
+        let template = template(version, tag, &vip.key);
         let counters = Arc::new(WorkerCounters::new());
         let config = ForwarderConfig {
             flow_table_capacity: capacity,
@@ -261,8 +269,8 @@ impl Workload {
         let received = self.template.len();
         let start = FRAME_AT - self.room;
         let mut packets = arrayvec::ArrayVec::<Packet<'_>, BURST>::new();
-        let memory = &mut self.memory[burst.first_chunk * CHUNK..];
-        for chunk in memory.chunks_exact_mut(CHUNK).take(burst.packets) {
+        let chunks = self.memory.chunks_exact_mut(CHUNK);
+        for chunk in chunks.skip(burst.first_chunk).take(burst.packets) {
             packets.push(Packet::tagged(&mut chunk[start..], received).expect("a tag"));
         }
         self.now_ns += 1000;
@@ -319,12 +327,13 @@ impl Workload {
 /// A frame as it arrives, without room: headers of a TCP segment.
 pub fn frame(version: IpVersion) -> Vec<u8> {
     let mut bytes = vec![0; version.headers()];
-    write_headers(&mut bytes, version.address(100, 10));
+    let vip = VipKey::exact(version.address(100, 10), PORT, Protocol::Tcp);
+    write_headers(&mut bytes, &vip);
     bytes
 }
 
-/// Room with its tag, and headers of a TCP segment without payload.
-fn template(version: IpVersion, tag: Tag, vip: IpAddr) -> Vec<u8> {
+/// Room with its tag, and headers of a packet without payload.
+fn template(version: IpVersion, tag: Tag, vip: &VipKey) -> Vec<u8> {
     let room = usize::from(tag.room);
     let mut bytes = vec![0; room + version.headers()];
     bytes[..Tag::SIZE].copy_from_slice(&tag.to_bytes());
@@ -332,27 +341,33 @@ fn template(version: IpVersion, tag: Tag, vip: IpAddr) -> Vec<u8> {
     bytes
 }
 
-/// Writes the headers of a TCP segment without payload; source address and port are 0.
-fn write_headers(frame: &mut [u8], vip: IpAddr) {
+/// Writes the headers of a TCP segment without payload, or of a datagram with a payload as long as the rest of
+/// a TCP header; source address and port are 0.
+fn write_headers(frame: &mut [u8], vip: &VipKey) {
     const ACK: u8 = 0x10;
     frame[..12].copy_from_slice(&[2, 0, 0, 0, 0xaa, 2, 2, 0, 0, 0, 0xbb, 1]);
-    let tcp = match vip {
+    let protocol = vip.protocol.number();
+    let transport = match vip.address {
         IpAddr::V4(vip) => {
             frame[12..14].copy_from_slice(&[8, 0]);
-            frame[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+            frame[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol, 0, 0]);
             frame[30..34].copy_from_slice(&vip.octets());
             34
         }
         IpAddr::V6(vip) => {
             frame[12..14].copy_from_slice(&[0x86, 0xdd]);
-            frame[14..22].copy_from_slice(&[0x60, 0, 0, 0, 0, 20, 6, 64]);
+            frame[14..22].copy_from_slice(&[0x60, 0, 0, 0, 0, 20, protocol, 64]);
             frame[22..30].copy_from_slice(&[0x20, 1, 0x0d, 0xb8, 0, 1, 0, 2]);
             frame[38..54].copy_from_slice(&vip.octets());
             54
         }
     };
-    frame[tcp + 2..tcp + 4].copy_from_slice(&PORT.to_be_bytes());
-    frame[tcp + 12..tcp + 14].copy_from_slice(&[0x50, ACK]);
+    frame[transport + 2..transport + 4].copy_from_slice(&PORT.to_be_bytes());
+    let (at, bytes) = match vip.protocol {
+        Protocol::Tcp => (12, [0x50, ACK]),
+        Protocol::Udp => (4, [0, 20]),
+    };
+    frame[transport + at..][..2].copy_from_slice(&bytes);
 }
 
 /// Makes source address and port of an IP packet those of a flow: 48 bits that differ from flow to

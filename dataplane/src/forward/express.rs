@@ -37,7 +37,7 @@ pub(super) fn admit(
     packet: &Packet<'_>,
 ) -> Option<Taken> {
     let vip = table.plain_vip(packet.tag())?;
-    if !vip.takes(packet.len) {
+    if !vip.takes(packet.len()) {
         return None;
     }
     match &vip.expected {
@@ -111,7 +111,7 @@ pub(super) fn send_on<A: Family, W: Wrap<A>>(
     let head = W::head_in(roomy);
     let real = known_real::<A>(flows, shortcuts, waiting, head).ok_or(None)?;
     let header = shortcuts.headers.towards(real);
-    let Some(header) = header.filter(|header| header.form() == Some(W::FORM)) else {
+    let Some(header) = header.filter(|header| header.is(W::FORM)) else {
         return Err(Some(real));
     };
     let inner = A::inner(head);
@@ -163,7 +163,7 @@ enum Found {
 }
 
 impl<A: Family> Lane<A> {
-    /// Sends on a packet of a plain VIP that [`send_on`] left alone; it found this real.
+    /// Sends on a packet of a plain VIP that [`send_on`] left alone; `found` is the real it found, if any.
     #[inline(never)]
     pub(super) fn resolve_known(
         &mut self,
@@ -174,29 +174,35 @@ impl<A: Family> Lane<A> {
         slot: usize,
         found: Option<RealId>,
     ) -> Outcome {
-        let Some(head) = packet.head::<A>() else {
-            return Outcome::new(Verdict::Pass);
-        };
-        let found = if let Some(real) = found {
-            Found::Real(real)
-        } else {
-            let key = A::key(&A::flow(head));
-            let timeout = lane::timeout(key.protocol());
-            let found = self
-                .flows
-                .lookup(waiting.table_hash, &key, stage.now_ns, timeout);
-            match found {
-                Lookup::Hit(bits) => Found::Real(RealId::from_bits(bits)),
+        let found = match found {
+            // Its header could not be written.
+            Some(real) => Found::Real(real),
+            None => match self.look_up(stage, waiting, packet) {
+                Lookup::Hit(bits) => {
+                    let real = RealId::from_bits(bits);
+                    let sent = encapsulate::<A>(shortcuts, packet, real, Selection::Table);
+                    if let Some(outcome) = sent {
+                        return outcome;
+                    }
+                    Found::Real(real)
+                }
                 Lookup::Expired => Found::Nothing,
                 Lookup::Miss => Found::Missed,
-            }
+            },
         };
-        if let Found::Real(real) = found
-            && let Some(outcome) = encapsulate::<A>(shortcuts, packet, real, Selection::Table)
-        {
-            return outcome;
-        }
         self.resolve_plain(stage, shortcuts, waiting, packet, slot, found)
+    }
+
+    /// What the flow table has of the packet's flow, wherever.
+    #[inline]
+    fn look_up(&mut self, stage: &Stage<'_>, waiting: &Waiting, packet: &Packet<'_>) -> Lookup {
+        let Some(head) = packet.head::<A>() else {
+            return Lookup::Miss;
+        };
+        let key = A::key(&A::flow(head));
+        let timeout = lane::timeout(key.protocol());
+        self.flows
+            .lookup(waiting.table_hash, &key, stage.now_ns, timeout)
     }
 
     /// Sends on a packet of a plain VIP that opens a connection.
@@ -261,7 +267,7 @@ impl<A: Family> Lane<A> {
 }
 
 /// Puts the prepared outer header in front of a packet of a plain VIP. `None`, and nothing is done, when
-/// there is none for this real or it does not fit into the room.
+/// there is none for this real, it does not fit into the room or [`write`] cannot write it.
 #[inline]
 fn encapsulate<A: Family>(
     shortcuts: &Shortcuts<'_>,

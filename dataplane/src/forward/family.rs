@@ -42,8 +42,8 @@ pub(super) trait Family: Headed + InnerIp + HashAddress + 'static {
     /// Bytes of the IP header.
     const HEADER_LEN: usize;
 
-    /// The entrance of this family, and the packet's place.
-    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> (&'l mut Entrance<'f, Self>, &'l mut Waiting);
+    /// The entrance of this family.
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self>;
     /// The key of a flow.
     fn key(flow: &FlowTuple<Self>) -> Self::Key;
     /// Source and destination of a key, and its protocol.
@@ -70,8 +70,8 @@ impl Family for [u8; 4] {
     const HEADER_LEN: usize = IPV4_LEN;
 
     #[inline]
-    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> (&'l mut Entrance<'f, Self>, &'l mut Waiting) {
-        (&mut lanes.v4, lanes.waiting)
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self> {
+        &mut lanes.v4
     }
 
     #[inline]
@@ -134,8 +134,8 @@ impl Family for [u8; 16] {
     const HEADER_LEN: usize = IPV6_LEN;
 
     #[inline]
-    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> (&'l mut Entrance<'f, Self>, &'l mut Waiting) {
-        (&mut lanes.v6, lanes.waiting)
+    fn entrance<'l, 'f>(lanes: &'l mut Lanes<'f>) -> &'l mut Entrance<'f, Self> {
+        &mut lanes.v6
     }
 
     #[inline]

@@ -2,9 +2,9 @@
 //!
 //! [`Forwarder::process`] runs a burst through three stages, each a plain loop, so that the memory
 //! latency of one packet overlaps with the work of the others: read the headers, decide what needs no
-//! flow, hash the rest and load the flow table's buckets; look into these and load the entries; take the
-//! real from there or from the ring and write the outer headers. See katran-compat sections 4.1 and 5.2
-//! for the order of decisions.
+//! flow, hash the rest and load the flow table's buckets; then, for each IP version, look into these and
+//! load the entries; take the real from there or from the ring and write the outer headers. See
+//! katran-compat sections 4.1 and 5.2 for the order of decisions.
 
 mod connection_rate;
 mod decap;
@@ -70,7 +70,7 @@ pub struct Forwarder {
     /// Empty between bursts.
     queue_v4: Queue<[u8; 4]>,
     queue_v6: Queue<[u8; 16]>,
-    /// By place in the burst, for packets that are in a queue.
+    /// By place in the burst, of packets that wait; other places are of earlier bursts.
     waiting: [Waiting; BURST],
     connection_rate: ConnectionRate,
     events: BurstEvents,
@@ -183,7 +183,7 @@ impl Forwarder {
                 }
             }
         }
-        let for_vips = burst.len() - others + self.queue_v4.long() + self.queue_v6.long();
+        let for_vips = burst.len() - others + self.queue_v4.len() + self.queue_v6.len();
         stage.counters.vip_packets.add(for_vips as u64);
         let waiting = &mut self.waiting;
         let v4 = &mut self.v4;
@@ -294,8 +294,8 @@ fn admit<A: Family>(
             ..Outcome::new(too_long::<A>(stage, packet, max_frame))
         };
     }
-    let ((queue, lane), waiting) = A::entrance(lanes);
-    *waiting = queue.push(&lane.flows, slot, ip, flow, vip);
+    let (queue, lane) = A::entrance(lanes);
+    *lanes.waiting = queue.push(&lane.flows, slot, ip, flow, vip);
     Outcome::new(Verdict::Pass)
 }
 

@@ -19,7 +19,7 @@ pub struct Packet<'a> {
     pub(super) buffer: &'a mut [u8],
     /// As it lies in memory: one word, which is written as one.
     tag: u64,
-    pub(super) len: u32,
+    len: u32,
     room: u16,
     /// Bytes of outer headers that were taken off.
     stripped: u16,
@@ -63,7 +63,7 @@ impl<'a> Packet<'a> {
     }
 
     /// A frame of `len` bytes at `room`, for which no VIP was looked up yet (replay, tests). `None`
-    /// when it is not inside the buffer, or the room is above 65535 bytes.
+    /// when it is not inside the buffer, or there is more room than a [`Tag`] can say.
     #[inline]
     pub fn untagged(buffer: &'a mut [u8], room: usize, len: usize) -> Option<Self> {
         if room.checked_add(len)? > buffer.len() {
@@ -73,7 +73,7 @@ impl<'a> Packet<'a> {
             buffer,
             tag: Self::NO_TAG,
             len: u32::try_from(len).ok()?,
-            room: u16::try_from(room).ok()?,
+            room: u8::try_from(room).ok()?.into(),
             stripped: 0,
         })
     }
@@ -196,6 +196,7 @@ impl Selection {
 
 /// Verdict and how it came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// In an array the address is one shift away.
 #[repr(align(16))]
 pub struct Outcome {
     /// What to do.

@@ -1,7 +1,8 @@
 //! The packets of a burst that need a real.
 //!
 //! They wait while the processor loads what the flow table has of their flows: all are admitted before
-//! the first is looked at again, and then all are looked at before the first gets its real.
+//! the first is looked at again, and then all of one IP version are looked at before the first of them
+//! gets its real.
 
 use arrayvec::ArrayVec;
 use conntrack::{FlowTable, Hint};
@@ -69,11 +70,12 @@ impl Waiting {
     }
 }
 
-/// One IP version's share of a burst.
+/// One IP version's packets that go the long way.
 #[derive(Debug, Default)]
 pub(super) struct Queue<A> {
+    /// Their places in the burst.
     slots: Slots,
-    /// What was read of the packets that go the long way, in the order of the burst.
+    /// What was read of them, in the order of the burst.
     long: ArrayVec<Pending<A>, BURST>,
     /// A packet of the burst is for a VIP that follows source routes.
     has_routed: bool,
@@ -107,14 +109,14 @@ impl<A: Family> Queue<A> {
         waiting
     }
 
-    /// Packets in the queue that go the long way.
+    /// How many.
     #[inline]
-    pub(super) const fn long(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.long.len()
     }
 
     /// Finds a real for each packet and encapsulates it; empties the queue. `plain` are packets of plain
-    /// VIPs, which wait, too. Says whether one was dropped.
+    /// VIPs, which wait without being in it. Says whether one was dropped.
     #[inline]
     pub(super) fn resolve(
         &mut self,
@@ -127,9 +129,8 @@ impl<A: Family> Queue<A> {
     ) -> bool {
         let mut slots = std::mem::take(&mut self.slots);
         slots.join(plain);
-        let mut any_dropped = false;
         if slots.is_empty() {
-            return any_dropped;
+            return false;
         }
         for slot in slots {
             let one = &mut waiting[slot];
@@ -138,7 +139,7 @@ impl<A: Family> Queue<A> {
         if std::mem::take(&mut self.has_routed) && !stage.table.source_routes().is_empty() {
             lane.ask_routes(stage, &mut self.long);
         }
-        any_dropped |= match stage.table.settings().encapsulation {
+        let any_dropped = match stage.table.settings().encapsulation {
             Encapsulation::Ipip => {
                 self.resolve_as::<A::Ipip>(slots, waiting, lane, stage, burst, outcomes)
             }
@@ -150,6 +151,7 @@ impl<A: Family> Queue<A> {
         any_dropped
     }
 
+    /// Apart, so that the loop for IPIP keeps the registers.
     #[inline(never)]
     fn resolve_in_gue(
         &mut self,

@@ -3,7 +3,7 @@
 
 use super::family::Family;
 use crate::packet::{
-    IPV4_LEN, IPV6_LEN, UDP_LEN,
+    ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN,
     emit::Inner,
     head::{HEAD_V4_LEN, HEAD_V6_LEN, Headed},
     outer::{Form, OuterHeader},
@@ -33,6 +33,11 @@ pub(super) enum Gue {}
 
 macro_rules! wrap {
     ($wrap:ty, $address:ty, $form:ident, $room:expr, $head:expr, $write:expr) => {
+        const _: () = assert!(
+            $room + ETHERNET_LEN == Form::$form.size(),
+            "the headers take the room"
+        );
+
         impl Wrap<$address> for $wrap {
             const FORM: Form = Form::$form;
             type Roomy = [u8; $room + $head];

@@ -273,10 +273,10 @@ impl Headed for [u8; 16] {
     }
 }
 
-/// `N` bytes behind the room, whose end cannot overflow.
+/// `N` bytes behind the room.
 #[inline]
 fn first_bytes<const N: usize>(buffer: &[u8], room: usize) -> Option<&[u8; N]> {
-    buffer.get(room..room + N)?.first_chunk()
+    buffer.get(room..room.checked_add(N)?)?.first_chunk()
 }
 
 /// `N` bytes of a head from `AT` on.
@@ -306,8 +306,19 @@ mod tests {
     use super::super::parse::{Frame, IpPacket, Kind, frame};
     use super::*;
 
+    trait Flip {
+        fn with_bit_flipped(self, bit: usize) -> Self;
+    }
+
+    impl<const N: usize> Flip for [u8; N] {
+        fn with_bit_flipped(mut self, bit: usize) -> Self {
+            self[bit / 8] ^= 1 << (bit % 8);
+            self
+        }
+    }
+
     /// What both readers say of a frame of which the short one says that it is data.
-    fn check<A: Headed + std::fmt::Debug>(
+    fn check<A: Headed + Flip + std::fmt::Debug>(
         bytes: &[u8],
         protocol: u8,
         ip_len: usize,
@@ -323,6 +334,17 @@ mod tests {
         let expected = packet
             .filter(|packet| matches!(packet.kind, Kind::Data(flow) if flow.protocol == protocol));
         prop_assert_eq!(is_data, expected.is_some());
+        let (address, port) = (A::destination(head), A::destination_port(head));
+        for bit in 0..8 {
+            let other = [port[0] ^ 1 << bit, port[1]];
+            prop_assert!(!A::is(head, &A::expected(address, other, protocol)));
+            let other = [port[0], port[1] ^ 1 << bit];
+            prop_assert!(!A::is(head, &A::expected(address, other, protocol)));
+        }
+        for bit in 0..8 * size_of::<A>() {
+            let other = address.with_bit_flipped(bit);
+            prop_assert!(!A::is(head, &A::expected(other, port, protocol)));
+        }
         if let Some(IpPacket {
             kind: Kind::Data(flow),
             tos,

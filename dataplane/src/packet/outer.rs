@@ -52,6 +52,18 @@ pub enum Form {
     GueV6,
 }
 
+impl Form {
+    /// Bytes, Ethernet header included.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::IpipV4 => WITH_IPV4,
+            Self::IpipV6 => WITH_IPV6,
+            Self::GueV4 => WITH_GUE_V4,
+            Self::GueV6 => WITH_GUE_V6,
+        }
+    }
+}
+
 impl OuterHeader {
     /// No header: of size 0.
     pub const NONE: Self = Self {
@@ -153,6 +165,12 @@ impl OuterHeader {
             WITH_GUE_V6 => Some(Form::GueV6),
             _ => None,
         }
+    }
+
+    /// Whether these are headers of a form.
+    #[inline]
+    pub const fn is(&self, form: Form) -> bool {
+        self.size() == form.size()
     }
 
     /// Writes the headers of [`Form::IpipV4`] for a packet.

@@ -41,13 +41,14 @@ pub(crate) enum Expected {
 
 /// The outer header towards a real.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-#[repr(C)]
+#[repr(C, align(64))]
 struct RealHeader {
     /// Of size 0 where none can be prepared.
     header: OuterHeader,
     id: RealId,
 }
+
+const _: () = assert!(size_of::<PlainVip>() == 64 && size_of::<RealHeader>() == 64);
 
 /// By VIP number and by real index.
 #[derive(Debug, Default)]
@@ -118,8 +119,8 @@ impl<'t> OuterHeaders<'t> {
 impl PlainVip {
     /// Whether a frame is long enough for its headers, and not too long to be sent.
     #[inline]
-    pub(crate) const fn takes(&self, frame_len: u32) -> bool {
-        frame_len.wrapping_sub(self.shortest) < self.lengths
+    pub(crate) const fn takes(&self, frame_len: usize) -> bool {
+        (frame_len as u32).wrapping_sub(self.shortest) < self.lengths
     }
 
     fn of(vip: Option<&Vip>, max_frame: u16) -> Self {
