@@ -124,7 +124,12 @@ fn compile() -> Result<Vec<Object>> {
 
 /// Flags under which the objects come out the same wherever they are built.
 fn rustflags(library: &Path) -> Vec<String> {
-    let mut flags = vec![format!("--remap-path-prefix={}=/rust", library.display())];
+    let mut flags = vec![
+        // 32-bit arithmetic and jumps, which all kernels have on which katran-xsk runs; without, the
+        // compiler makes them of 64-bit ones.
+        "-Ctarget-cpu=v3".to_owned(),
+        format!("--remap-path-prefix={}=/rust", library.display()),
+    ];
     flags.push(format!(
         "--remap-path-prefix={}=/katran-xsk",
         shell::root().display()

@@ -59,13 +59,25 @@ impl InKernel {
             self.is_full = true;
         }
         let before = self.asked()?;
+        let stored_before = self.stored()?;
         let cost = self.bed.cost(&frame, bed_case, whole(packets)?)?;
         self.asked()?.check(before, case, packets)?;
+        let stored = self.stored()? - stored_before;
+        ensure!(
+            case == Case::Hit || stored == packets,
+            "the counters do not add up: of {packets} new flows the table took {stored}"
+        );
         ensure!(
             cost.total_ns > cost.driver_ns,
             "the kernel says that a decision takes no time ({cost:?})"
         );
         Ok(cost.ns())
+    }
+
+    /// Flows that entered the table.
+    fn stored(&self) -> Result<u64> {
+        let counters = self.bed.balancer().counters()?;
+        Ok(counters.event(BalancerEvent::FlowInserts))
     }
 
     fn asked(&self) -> Result<Asked> {
@@ -95,7 +107,7 @@ mod tests {
         if !requirements::met_or_skip("hits_hit_and_new_flows_are_new", &[]) {
             return;
         }
-        on_one_cpu(|| {
+        on_one_cpu(|_| {
             for &family in IpFamily::ALL {
                 let mut bench = InKernel::new(family, 1000)?;
                 for case in [Case::Hit, Case::New, Case::New] {

@@ -1,6 +1,9 @@
 //! Which real a packet goes to: connection table, then ring (katran-compat sections 2 and 5).
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_ktime_get_coarse_ns,
+};
 use xdp_layout::{
     balancer::{
         CONNECTION_WINDOW_NS, ConfigValue, DPORT_ONLY, FlowValue, LRU_BYPASS, MAX_REALS,
@@ -56,12 +59,15 @@ pub(crate) fn real<const V6: bool>(
 
     let uses_table = vip.flags & LRU_BYPASS == 0;
     let key = key::<V6>(flow, client_port, vip_port);
-    let entry = if uses_table { find::<V6>(&key) } else { None };
+    // A SYN does not ask.
+    let entry = if uses_table && !is_syn {
+        find::<V6>(&key)
+    } else {
+        None
+    };
     // Of TCP no time is kept.
     let mut now = if is_tcp { 0 } else { now() };
-    if let Some(entry) = entry
-        && !is_syn
-    {
+    if let Some(entry) = entry {
         // SAFETY: the entry stays readable while the program runs. Its value has no invalid bytes, and
         // this is the only load of it.
         let value = unsafe { entry.read() };
@@ -122,8 +128,11 @@ pub(crate) fn real<const V6: bool>(
         };
         if flooded {
             counters.count(FloodSuppressed);
-        } else if insert::<V6>(&key, &value) && entry.is_none() {
+        } else if entry.is_none() && insert::<V6>(&key, &value, BPF_NOEXIST) {
             counters.count(FlowInserts);
+        } else {
+            // Another entry of the flow, which is not a new one; or no room at all.
+            insert::<V6>(&key, &value, BPF_ANY);
         }
     }
     Some(Selected {
@@ -184,10 +193,11 @@ fn find<const V6: bool>(key: &FlowKeyV6) -> Option<*mut FlowValue> {
 }
 
 #[inline(always)]
-fn insert<const V6: bool>(key: &FlowKeyV6, value: &FlowValue) -> bool {
+fn insert<const V6: bool>(key: &FlowKeyV6, value: &FlowValue, flags: u32) -> bool {
+    let flags = u64::from(flags);
     if V6 {
-        FLOWS_V6.insert(key, value, 0).is_ok()
+        FLOWS_V6.insert(key, value, flags).is_ok()
     } else {
-        FLOWS_V4.insert(v4(key), value, 0).is_ok()
+        FLOWS_V4.insert(v4(key), value, flags).is_ok()
     }
 }
