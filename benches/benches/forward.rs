@@ -1,5 +1,5 @@
-//! What a packet costs from the received buffer to its outer header: VIP lookup, flow table,
-//! encapsulation and all counters. `cargo bench -p benches --bench forward`.
+//! What a packet costs from the received buffer to its outer header: VIP by its tag, flow
+//! table, encapsulation and all counters. `cargo bench -p benches --bench forward`.
 //!
 //! Packets of random flows lie in the chunks of a socket's memory; laying them there is not measured,
 //! reading the clock twice a burst is.

@@ -1,32 +1,54 @@
 //! What the table promises about memory, and about which flows it keeps when it is full.
 
-use conntrack::{FlowKeyV4, FlowKeyV6, FlowTable, Insertion, Lookup};
+use conntrack::{FlowKey, FlowKeyV4, FlowKeyV6, FlowTable, Insertion, Lookup};
 
 const CAPACITY: u32 = 1_000_000;
 
-fn key(n: u32) -> FlowKeyV4 {
-    FlowKeyV4 {
-        source: n.to_be_bytes(),
-        destination: [203, 0, 113, 10],
-        source_port: [0x9c, 0x40],
-        destination_port: [1, 187],
-        protocol: 6,
+trait Numbered: FlowKey {
+    fn numbered(n: u32) -> Self;
+}
+
+impl Numbered for FlowKeyV4 {
+    fn numbered(n: u32) -> Self {
+        Self {
+            source: n.to_be_bytes(),
+            destination: [203, 0, 113, 10],
+            source_port: [0x9c, 0x40],
+            destination_port: [1, 187],
+            protocol: 6,
+        }
     }
 }
 
-fn insert(table: &mut FlowTable<FlowKeyV4>, n: u32) -> Insertion<FlowKeyV4> {
-    table.insert(table.hash(&key(n)), key(n), n, 0)
+impl Numbered for FlowKeyV6 {
+    fn numbered(n: u32) -> Self {
+        let mut source = [0x20; 16];
+        source[12..].copy_from_slice(&n.to_be_bytes());
+        Self {
+            source,
+            destination: [0x20; 16],
+            source_port: [0x9c, 0x40],
+            destination_port: [1, 187],
+            protocol: 6,
+        }
+    }
+}
+
+fn insert<K: Numbered>(table: &mut FlowTable<K>, n: u32) -> Insertion<K> {
+    let key = K::numbered(n);
+    table.insert(table.hash(&key), key, n, 0)
 }
 
 /// Whether the flow is there; never with another flow's value.
-fn hits(table: &mut FlowTable<FlowKeyV4>, n: u32) -> bool {
-    let found = table.lookup(table.hash(&key(n)), &key(n), 0, None);
+fn hits<K: Numbered>(table: &mut FlowTable<K>, n: u32) -> bool {
+    let key = K::numbered(n);
+    let found = table.lookup(table.hash(&key), &key, 0, None);
     assert!(matches!(found, Lookup::Miss) || found == Lookup::Hit(n));
     found != Lookup::Miss
 }
 
 /// A table with as many proved flows as its capacity.
-fn full() -> FlowTable<FlowKeyV4> {
+fn full<K: Numbered>() -> FlowTable<K> {
     let mut table = FlowTable::new(CAPACITY as usize, [1, 2, 3, 4]).unwrap();
     for n in 0..CAPACITY {
         insert(&mut table, n);
@@ -35,7 +57,7 @@ fn full() -> FlowTable<FlowKeyV4> {
     table
 }
 
-fn lost(table: &mut FlowTable<FlowKeyV4>, flows: std::ops::Range<u32>) -> usize {
+fn lost<K: Numbered>(table: &mut FlowTable<K>, flows: std::ops::Range<u32>) -> usize {
     flows.filter(|&n| !hits(table, n)).count()
 }
 
@@ -49,15 +71,13 @@ fn a_flow_takes_at_most_64_bytes_and_40_with_ipv4() {
     }
 }
 
-#[test]
-fn of_as_many_flows_as_the_capacity_999_in_1000_stay() {
-    let lost = lost(&mut full(), 0..CAPACITY);
+fn of_as_many_flows_as_the_capacity_999_in_1000_stay<K: Numbered>() {
+    let lost = lost(&mut full::<K>(), 0..CAPACITY);
     assert!(lost < 1_000, "{lost} of {CAPACITY} flows were lost");
 }
 
-#[test]
-fn a_flood_of_ten_million_flows_takes_less_than_one_proved_flow_in_100() {
-    let mut table = full();
+fn a_flood_of_ten_million_flows_takes_less_than_one_proved_flow_in_100<K: Numbered>() {
+    let mut table = full::<K>();
     for n in 0..10_000_000 {
         insert(&mut table, CAPACITY + n);
     }
@@ -65,9 +85,8 @@ fn a_flood_of_ten_million_flows_takes_less_than_one_proved_flow_in_100() {
     assert!(lost < 10_000, "{lost} of {CAPACITY} flows were lost");
 }
 
-#[test]
-fn connections_are_opened_during_a_flood() {
-    let mut table = full();
+fn connections_are_opened_during_a_flood<K: Numbered>() {
+    let mut table = full::<K>();
     let mut opened = 0;
     for n in 0..1_000_000 {
         insert(&mut table, CAPACITY + n);
@@ -82,9 +101,8 @@ fn connections_are_opened_during_a_flood() {
     );
 }
 
-#[test]
-fn new_flows_displace_those_that_nobody_has_used_for_long() {
-    let mut table = full();
+fn new_flows_displace_those_that_nobody_has_used_for_long<K: Numbered>() {
+    let mut table = full::<K>();
     // Three times as many flows as it holds come, prove themselves and go.
     for n in CAPACITY..4 * CAPACITY {
         insert(&mut table, n);
@@ -101,4 +119,31 @@ fn new_flows_displace_those_that_nobody_has_used_for_long() {
         old < 20_000,
         "{old} of {CAPACITY} flows are there although long unused"
     );
+}
+
+/// Every promise holds for either IP version, although their tables are not equally full.
+macro_rules! promises {
+    ($($version:ident: $key:ty;)*) => {$(
+        mod $version {
+            use super::*;
+
+            promises!(@each $key:
+                of_as_many_flows_as_the_capacity_999_in_1000_stay
+                a_flood_of_ten_million_flows_takes_less_than_one_proved_flow_in_100
+                connections_are_opened_during_a_flood
+                new_flows_displace_those_that_nobody_has_used_for_long
+            );
+        }
+    )*};
+    (@each $key:ty: $($promise:ident)*) => {$(
+        #[test]
+        fn $promise() {
+            super::$promise::<$key>();
+        }
+    )*};
+}
+
+promises! {
+    ipv4: FlowKeyV4;
+    ipv6: FlowKeyV6;
 }
