@@ -28,7 +28,7 @@ use super::{
     options,
     probe::SocketProbe,
 };
-use crate::port::kick::errno;
+use crate::{forward::BURST, port::kick::errno};
 
 fn check_frames(config: &XskConfig) -> Result<(), XskError> {
     let frames = config.frames;
@@ -150,6 +150,13 @@ impl Attempt<'_> {
             options::set_busy_poll(fd, true)
                 .and_then(|()| options::set_busy_poll_budget(fd, BUSY_POLL_BUDGET))
                 .map_err(|error| self.refused("setting busy polling", error))?;
+        }
+        if !zero_copy && options::set_send_budget(fd, BURST as u16).is_err() {
+            tracing::debug!(
+                interface = self.config.interface,
+                queue = self.config.queue,
+                "this kernel sends 32 frames at a time",
+            );
         }
         let probe = SocketProbe::new(fd)
             .map_err(|error| self.refused("duplicating the descriptor", error))?;

@@ -49,12 +49,17 @@ fn get<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> i
     }
 }
 
-fn set(fd: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the value is readable for the length of an integer.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
-            libc::SOL_SOCKET,
+            level,
             name,
             (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
@@ -90,10 +95,22 @@ pub(super) fn busy_polls(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// Has each call into the socket poll the device, or not. The option is a time, but of that the kernel only
 /// asks whether there is any: a socket that never blocks polls once a call (`sk_busy_loop`).
 pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, busy_poll: bool) -> io::Result<()> {
-    set(fd, libc::SO_BUSY_POLL, busy_poll.into())
+    set(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL, busy_poll.into())
 }
 
 /// How many frames such a call takes at most.
 pub(super) fn set_busy_poll_budget(fd: BorrowedFd<'_>, frames: u16) -> io::Result<()> {
-    set(fd, libc::SO_BUSY_POLL_BUDGET, frames.into())
+    set(
+        fd,
+        libc::SOL_SOCKET,
+        libc::SO_BUSY_POLL_BUDGET,
+        frames.into(),
+    )
+}
+
+/// How many frames a send takes at most in copy mode, once the TX ring is there: `XDP_MAX_TX_SKB_BUDGET` of
+/// `<linux/if_xdp.h>`. Kernels before 6.17 have 32 and no such option.
+pub(super) fn set_send_budget(fd: BorrowedFd<'_>, frames: u16) -> io::Result<()> {
+    const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+    set(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, frames.into())
 }
