@@ -27,6 +27,9 @@ pub struct Machine {
     /// What sets the frequency of the last CPU, where decisions are measured; `none` where nothing that
     /// the kernel knows of does.
     pub governor: String,
+    /// Whether the kernel compiles BPF programs, and whether it makes them slower to be safer: the settings
+    /// `bpf_jit_enable` and `bpf_jit_harden`.
+    pub bpf_jit: [String; 2],
     /// What the kernel does about the CPU's vulnerabilities, of those that it has.
     pub mitigations: BTreeMap<String, String>,
     /// Version of this program.
@@ -63,6 +66,8 @@ impl Machine {
                 cpus - 1
             ))
             .map_or_else(|_| "none".to_owned(), |name| known(&name)),
+            bpf_jit: ["enable", "harden"]
+                .map(|setting| known(&read(&format!("/proc/sys/net/core/bpf_jit_{setting}")))),
             mitigations: mitigations(Path::new("/sys/devices/system/cpu/vulnerabilities")),
             version: env!("CARGO_PKG_VERSION"),
             optimised: !cfg!(debug_assertions),

@@ -9,6 +9,7 @@ pub(crate) mod frame;
 mod load;
 mod machine;
 mod options;
+mod pin;
 mod progress;
 mod report;
 mod row;
@@ -59,7 +60,9 @@ fn measure_by(options: &BenchOptions, meter: Meter) -> Result<Report> {
     let progress = Progress::default();
     let mut rows = Vec::new();
     if options.measures(Part::Decision) {
-        rows.extend(on_one_cpu(|| decision::run(options, meter, &progress))?);
+        rows.extend(on_one_cpu(|cpus| {
+            decision::run(options, meter, &progress, cpus)
+        })?);
     }
     if options.measures(Part::Wire) {
         rows.extend(wire::run(options, meter, &progress)?);
@@ -71,18 +74,20 @@ fn measure_by(options: &BenchOptions, meter: Meter) -> Result<Report> {
     })
 }
 
-/// Runs `work` on the last CPU that this thread may use: the first one is where most interrupts are.
-fn on_one_cpu<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
+/// Runs `work` on the last CPU that this thread may use: the first one is where most interrupts are. `work`
+/// gets all of them, the last first.
+fn on_one_cpu<R>(work: impl FnOnce(&[usize]) -> Result<R>) -> Result<R> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this).context("cannot read the CPUs of this thread")?;
-    let last = (0..CpuSet::count())
+    let cpus: Vec<usize> = (0..CpuSet::count())
         .rev()
-        .find(|&cpu| allowed.is_set(cpu).unwrap_or(false))
-        .context("this thread has no CPU")?;
+        .filter(|&cpu| allowed.is_set(cpu).unwrap_or(false))
+        .collect();
+    let last = *cpus.first().context("this thread has no CPU")?;
     let mut one = CpuSet::new();
     one.set(last).context("cannot name a CPU")?;
     sched_setaffinity(this, &one).context("cannot pin this thread")?;
-    let result = work();
+    let result = work(&cpus);
     sched_setaffinity(this, &allowed).context("cannot free this thread")?;
     result
 }

@@ -36,7 +36,7 @@ pub struct BenchOptions {
     /// Repetitions of each measurement [default: 5, quick: 3, on the wire 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repetitions: Option<u32>,
-    /// Flows, as in 1000,100000 [default: 1000, 1000000, for decisions 100000 and 10000000 too; quick:
+    /// Flows, as in 1000,100000 [default: 1000, 100000, 1000000, for decisions 10000000 too; quick:
     /// 100000, for decisions 1000, 100000, 1000000]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub flows: Vec<u64>,
@@ -52,6 +52,9 @@ pub struct BenchOptions {
     /// Packets that the forwarder decides together
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = burst)]
     pub burst: usize,
+    /// Threads that decide at the same time, each with a forwarder and a CPU of its own [default: 1]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = workers)]
+    pub workers: Vec<usize>,
     /// Which CPUs do what on the wire
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
     pub layout: Vec<Layout>,
@@ -76,6 +79,13 @@ fn burst(text: &str) -> Result<usize, String> {
             "give a number from 1 to {}",
             dataplane::forward::BURST
         )),
+    }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(workers) if workers > 0 => Ok(workers),
+        _ => Err("give numbers from 1 to the number of CPUs".to_owned()),
     }
 }
 
@@ -124,7 +134,7 @@ impl BenchOptions {
             if self.quick {
                 &[100_000]
             } else {
-                &[1_000, 1_000_000]
+                &[1_000, 100_000, 1_000_000]
             },
         )
     }
@@ -155,9 +165,17 @@ impl BenchOptions {
         or_all(&self.family, IpFamily::ALL)
     }
 
-    /// Cases of decisions.
+    /// Cases of decisions: hits first, for new flows take the place of those that would be hit.
     pub fn cases(&self) -> Vec<Case> {
-        or_all(&self.case, Case::ALL)
+        let mut cases = or_all(&self.case, Case::ALL);
+        cases.sort_unstable();
+        cases.dedup();
+        cases
+    }
+
+    /// How many threads decide at the same time.
+    pub fn workers(&self) -> Vec<usize> {
+        or_all(&self.workers, &[1])
     }
 
     /// Flows of decisions.
@@ -192,6 +210,7 @@ impl Default for BenchOptions {
             family: Vec::new(),
             case: Vec::new(),
             burst: dataplane::forward::BURST,
+            workers: Vec::new(),
             layout: Vec::new(),
             queues: Vec::new(),
             scheduling: Vec::new(),

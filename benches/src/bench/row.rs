@@ -99,9 +99,11 @@ pub struct DecisionRow {
     pub case: Case,
     /// Flows in the table.
     pub flows: u64,
+    /// Threads that decide at the same time, each on a CPU of its own.
+    pub workers: usize,
     /// Packets that are decided together; 1 in the kernel.
     pub burst: usize,
-    /// Nanoseconds per packet.
+    /// Nanoseconds per packet of all workers together.
     pub ns_per_packet: Spread,
     /// Repetitions that count.
     pub repetitions: usize,
@@ -193,6 +195,7 @@ mod tests {
             family: IpFamily::V6,
             case: Case::New,
             flows: 1000,
+            workers: 1,
             burst: 1,
             ns_per_packet: SPREAD,
             repetitions: 5,
@@ -203,7 +206,7 @@ mod tests {
             serde_json::to_value(row).expect("plain data"),
             json!({
                 "bench": "decision", "datapath": "kernel", "family": "ipv6", "case": "new",
-                "flows": 1000, "burst": 1, "repetitions": 5, "disturbed": 0,
+                "flows": 1000, "workers": 1, "burst": 1, "repetitions": 5, "disturbed": 0,
                 "load": {"others": 0.0, "stolen": 0.0},
                 "ns_per_packet": {"median": 2.0, "min": 1.0, "max": 3.0},
             })

@@ -37,7 +37,7 @@ const GUE: Encapsulation = Encapsulation::Gue {
     source_v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
 };
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     case("hit-ipv4", IpVersion::V4, Selection::Table, BURST),
     case("hit-ipv6", IpVersion::V6, Selection::Table, BURST),
     case("new-ipv4", IpVersion::V4, Selection::Ring, BURST),
@@ -59,6 +59,7 @@ const CASES: [Case; 10] = [
         ..case("hit-ipv4-in-ipv6", IpVersion::V4, Selection::Table, BURST)
     },
     case("hit-ipv4-burst-1", IpVersion::V4, Selection::Table, 1),
+    case("hit-ipv4-burst-2", IpVersion::V4, Selection::Table, 2),
     case("hit-ipv4-burst-4", IpVersion::V4, Selection::Table, 4),
 ];
 

@@ -1,9 +1,10 @@
 //! What one decision costs: no sockets, no wire.
 
 mod kernel;
+mod team;
 mod userspace;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::{
     BenchOptions,
@@ -13,7 +14,7 @@ use super::{
     statistics::Spread,
 };
 use kernel::InKernel;
-use userspace::Userspace;
+use team::Team;
 
 /// Flows that the in-kernel balancer is measured with at most: its tables take memory for every CPU.
 pub(crate) const MOST_KERNEL_FLOWS: u64 = 1_000_000;
@@ -25,40 +26,61 @@ const TRIES: usize = 8;
 pub(crate) struct Setting {
     /// Family of the packets.
     pub family: IpFamily,
-    /// Flows in the table.
+    /// Flows in each table.
     pub flows: u64,
 }
 
 /// A datapath that is ready for samples.
 enum Subject {
-    Xsk(Box<Userspace>),
+    /// And how many threads decide at the same time.
+    Xsk(Team, usize),
     Kernel(Box<InKernel>),
 }
 
 impl Subject {
-    /// `None` where there is nothing to measure: datapaths without a decision, and too many flows.
-    fn new(datapath: Datapath, setting: Setting, burst: usize) -> Result<Option<Self>> {
+    /// Those of a datapath: none where there is nothing to measure, because it does not decide or there are
+    /// too many flows.
+    fn all(
+        datapath: Datapath,
+        setting: Setting,
+        options: &BenchOptions,
+        cpus: &[usize],
+    ) -> Result<Vec<Self>> {
         let Setting { family, flows } = setting;
-        Ok(match datapath {
-            Datapath::Xsk => Some(Self::Xsk(Box::new(Userspace::new(family, flows, burst)?))),
+        match datapath {
+            Datapath::Xsk => options
+                .workers()
+                .into_iter()
+                .map(|workers| {
+                    let team = Team::new(setting, options.burst, &cpus[..workers])?;
+                    Ok(Self::Xsk(team, workers))
+                })
+                .collect(),
             Datapath::Kernel if flows <= MOST_KERNEL_FLOWS => {
-                Some(Self::Kernel(Box::new(InKernel::new(family, flows)?)))
+                Ok(vec![Self::Kernel(Box::new(InKernel::new(family, flows)?))])
             }
-            Datapath::Kernel | Datapath::Reflect | Datapath::L2fwd => None,
-        })
+            Datapath::Kernel | Datapath::Reflect | Datapath::L2fwd => Ok(Vec::new()),
+        }
     }
 
     const fn datapath(&self) -> Datapath {
         match self {
-            Self::Xsk(_) => Datapath::Xsk,
+            Self::Xsk(..) => Datapath::Xsk,
             Self::Kernel(_) => Datapath::Kernel,
+        }
+    }
+
+    const fn workers(&self) -> usize {
+        match self {
+            Self::Xsk(_, workers) => *workers,
+            Self::Kernel(_) => 1,
         }
     }
 
     /// Nanoseconds per packet, over at least this many packets.
     fn sample(&mut self, case: Case, packets: u64) -> Result<f64> {
         match self {
-            Self::Xsk(bench) => bench.sample(case, packets),
+            Self::Xsk(team, _) => team.sample(case, packets),
             Self::Kernel(bench) => bench.sample(case, packets),
         }
     }
@@ -73,8 +95,20 @@ struct Samples {
     load: Load,
 }
 
-/// Measures every setting; rows come in the order of the settings.
-pub(crate) fn run(options: &BenchOptions, meter: Meter, progress: &Progress) -> Result<Vec<Row>> {
+/// Measures every setting; rows come in the order of the settings. Workers are on the first of these CPUs.
+pub(crate) fn run(
+    options: &BenchOptions,
+    meter: Meter,
+    progress: &Progress,
+    cpus: &[usize],
+) -> Result<Vec<Row>> {
+    for workers in options.workers() {
+        ensure!(
+            workers <= cpus.len(),
+            "--workers {workers}: this program may use {} CPUs; give no more than that",
+            cpus.len()
+        );
+    }
     let settings = settings(options);
     let steps = settings.len() * options.cases().len() * options.repetitions();
     let bar = progress.bar("decision cost", steps as u64);
@@ -86,7 +120,7 @@ pub(crate) fn run(options: &BenchOptions, meter: Meter, progress: &Progress) -> 
         ));
         let mut subjects = Vec::new();
         for datapath in options.datapaths() {
-            subjects.extend(Subject::new(datapath, setting, options.burst)?);
+            subjects.extend(Subject::all(datapath, setting, options, cpus)?);
         }
         for case in options.cases() {
             let mut samples: Vec<Samples> = subjects.iter().map(|_| Samples::default()).collect();
@@ -106,16 +140,15 @@ pub(crate) fn run(options: &BenchOptions, meter: Meter, progress: &Progress) -> 
                 bar.inc(1);
             }
             for (subject, samples) in subjects.iter().zip(samples) {
-                rows.push(Row::Decision(samples.row(
-                    subject.datapath(),
-                    setting,
-                    case,
-                    options,
-                )?));
+                rows.push(Row::Decision(samples.row(subject, setting, case, options)?));
             }
         }
     }
     bar.finish_and_clear();
+    ensure!(
+        !rows.is_empty(),
+        "no decision is measured: of the datapaths only `xsk` and, up to {MOST_KERNEL_FLOWS} flows, `kernel` decide"
+    );
     Ok(rows)
 }
 
@@ -156,11 +189,12 @@ fn measure(
 impl Samples {
     fn row(
         &self,
-        datapath: Datapath,
+        subject: &Subject,
         setting: Setting,
         case: Case,
         options: &BenchOptions,
     ) -> Result<DecisionRow> {
+        let datapath = subject.datapath();
         let Some(ns_per_packet) = Spread::of(&self.values) else {
             bail!("{datapath}: no sample is a number");
         };
@@ -169,6 +203,7 @@ impl Samples {
             family: setting.family,
             case,
             flows: setting.flows,
+            workers: subject.workers(),
             burst: match datapath {
                 Datapath::Kernel => 1,
                 _ => options.burst,

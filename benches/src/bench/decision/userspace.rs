@@ -146,13 +146,7 @@ impl Userspace {
     pub(crate) fn sample(&mut self, case: Case, packets: u64) -> Result<f64> {
         let burst = self.chunks.len() as u64;
         let bursts = packets.div_ceil(burst);
-        self.set_segment(match case {
-            Case::Hit => Segment::Ack,
-            Case::New => Segment::Syn,
-        });
-        if case == Case::New && !self.is_full {
-            self.fill_up()?;
-        }
+        self.make_ready(case)?;
         let before = self.asked();
         let evicted = self.counters.flow_evictions.get();
         let mut spent_ns = 0.0;
@@ -174,6 +168,18 @@ impl Userspace {
         );
         ensure!(spent_ns > 0.0, "the clock is too coarse for decisions");
         Ok(spent_ns / packets as f64)
+    }
+
+    /// Has the frames and the table that the case needs.
+    pub(crate) fn make_ready(&mut self, case: Case) -> Result<()> {
+        self.set_segment(match case {
+            Case::Hit => Segment::Ack,
+            Case::New => Segment::Syn,
+        });
+        if case == Case::New && !self.is_full {
+            self.fill_up()?;
+        }
+        Ok(())
     }
 
     /// New flows until there is no place left for them but those of others: the table has more places than

@@ -33,7 +33,7 @@ pub(crate) fn draw(report: &Report) -> Result<Vec<(String, String)>> {
             .rows
             .iter()
             .filter_map(|row| match row {
-                Row::Decision(row) if row.family == family => Some(row),
+                Row::Decision(row) if row.family == family && row.workers == 1 => Some(row),
                 _ => None,
             })
             .collect();

@@ -70,7 +70,7 @@ fn machine(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
         "{}{}, {} CPUs, {} MiB; Linux {}; katran-xsk {}. Transparent huge pages: {}. Clock: {}. Frequency \
-         governor: {}. Vulnerabilities of the CPU: {}. In the second before, others used {:.1} % of a CPU \
+         governor: {}. BPF compiled: {}, hardened: {}. Vulnerabilities of the CPU: {}. In the second before, others used {:.1} % of a CPU \
          and the hypervisor took {:.1} %. Measured with `{}`. Medians, in brackets the smallest and the \
          largest of the repetitions.\n",
         machine.cpu,
@@ -86,6 +86,8 @@ fn machine(report: &Report) -> String {
         machine.huge_pages,
         machine.clock_source,
         machine.governor,
+        machine.bpf_jit[0],
+        machine.bpf_jit[1],
         vulnerabilities(machine),
         report.background.others * 100.0,
         report.background.stolen * 100.0,
@@ -133,16 +135,17 @@ fn decision_table(rows: &[&DecisionRow]) -> String {
     let mut text =
         "\n| packets | flows | xsk, ns | kernel, ns | kernel / xsk |\n|---|--:|--:|--:|--:|\n"
             .to_owned();
-    let mut done: Vec<(IpFamily, Case, u64)> = Vec::new();
+    let mut done: Vec<(IpFamily, Case, u64, usize)> = Vec::new();
     for row in rows {
-        let key = (row.family, row.case, row.flows);
-        if done.contains(&key) {
+        let key = |row: &DecisionRow| (row.family, row.case, row.flows, row.workers);
+        let this = key(row);
+        if done.contains(&this) {
             continue;
         }
-        done.push(key);
+        done.push(this);
         let of = |datapath| {
             rows.iter()
-                .find(|row| row.datapath == datapath && (row.family, row.case, row.flows) == key)
+                .find(|row| row.datapath == datapath && key(row) == this)
                 .map(|row| row.ns_per_packet)
         };
         let (xsk, kernel) = (of(Datapath::Xsk), of(Datapath::Kernel));
@@ -152,9 +155,13 @@ fn decision_table(rows: &[&DecisionRow]) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} {} | {} | {} | {} | {ratio} |",
+            "| {} {}{} | {} | {} | {} | {ratio} |",
             family_name(row.family),
             row.case,
+            match row.workers {
+                1 => String::new(),
+                workers => format!(", {workers} workers together"),
+            },
             grouped(row.flows),
             cell(xsk, 1),
             cell(kernel, 1),
@@ -263,9 +270,13 @@ mod tests {
             ),
             "{text}"
         );
+        assert!(
+            text.contains("| IPv4 hit, 2 workers together | 1,000 | 10.0 (9.5–10.5) | – | – |"),
+            "{text}"
+        );
         for part in [
             "Measured with `katran-xsk bench`",
-            "huge pages: madvise. Clock: tsc. Frequency governor: none.",
+            "huge pages: madvise. Clock: tsc. Frequency governor: none. BPF compiled: 1, hardened: 0.",
             "retbleed (vulnerable), spectre_v2 (retpolines). ",
         ] {
             assert!(text.contains(part), "no `{part}` in {text}");

@@ -91,12 +91,20 @@ mod tests {
             family: IpFamily::V4,
             case: Case::Hit,
             flows,
+            workers: 1,
             burst: 64,
             ns_per_packet: around(ns),
             repetitions: 5,
             disturbed: 0,
             load: Load::default(),
         })
+    }
+
+    fn by_two(row: Row) -> Row {
+        match row {
+            Row::Decision(row) => Row::Decision(DecisionRow { workers: 2, ..row }),
+            Row::Wire(_) => row,
+        }
     }
 
     /// A report with some of everything.
@@ -111,6 +119,7 @@ mod tests {
                 huge_pages: "madvise".to_owned(),
                 clock_source: "tsc".to_owned(),
                 governor: "none".to_owned(),
+                bpf_jit: ["1".to_owned(), "0".to_owned()],
                 mitigations: [
                     ("retbleed", "Vulnerable"),
                     ("spectre_v2", "Mitigation: Retpolines"),
@@ -126,6 +135,7 @@ mod tests {
                 decision(Datapath::Xsk, 1_000, 20.0),
                 decision(Datapath::Kernel, 1_000, 60.0),
                 decision(Datapath::Xsk, 10_000_000, 40.0),
+                by_two(decision(Datapath::Xsk, 1_000, 10.0)),
                 Row::Wire(Box::new(WireRow {
                     datapath: Datapath::Xsk,
                     layout: Layout::Split,
@@ -171,13 +181,13 @@ mod tests {
             .lines()
             .map(|line| serde_json::from_str(line).expect("an object per line"))
             .collect();
-        assert_eq!(values.len(), 5);
+        assert_eq!(values.len(), 6);
         assert_eq!(values[0]["bench"], "machine");
         assert_eq!(values[0]["kernel"], "6.18");
         assert_eq!(values[0]["mitigations"]["retbleed"], "Vulnerable");
         assert_eq!(values[0]["background"]["others"], 0.0);
         assert_eq!(values[1]["ns_per_packet"]["median"], 20.0);
-        assert_eq!(values[4]["bench"], "wire");
+        assert_eq!(values[5]["bench"], "wire");
         assert!(
             fs::read_to_string(path("tables.md"))
                 .expect("tables")

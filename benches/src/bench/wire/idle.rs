@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::sender::pin;
+use crate::bench::pin::pin;
 
 /// Times so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

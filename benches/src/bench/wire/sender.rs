@@ -6,14 +6,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use xdp_redirect::{Generator, GeneratorLoad, Pace};
 
-use crate::lab::Namespace;
+use crate::{bench::pin::pin, lab::Namespace};
 
 /// Longest time for threads to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -153,17 +151,4 @@ fn make_interruptible() -> Result<()> {
         *is_handled = true;
     }
     Ok(())
-}
-
-/// Pins the calling thread.
-pub(crate) fn pin(cpu: usize) -> Result<()> {
-    pin_process(Pid::from_raw(0), cpu)
-}
-
-/// Pins a thread of any process.
-pub(crate) fn pin_process(thread: Pid, cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)
-        .and_then(|()| sched_setaffinity(thread, &set))
-        .with_context(|| format!("cannot pin thread {thread} to CPU {cpu}"))
 }

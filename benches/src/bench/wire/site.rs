@@ -9,8 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-use super::sender::pin_process;
-use crate::bench::row::Layout;
+use crate::bench::{pin::pin_process, row::Layout};
 use crate::lab::{LinkCounters, Namespace, Netlink, TUNNEL_MTU, VethEnd};
 
 /// Longest time for the kernel to start its threads.
