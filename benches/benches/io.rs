@@ -1,4 +1,4 @@
-//! What a worker's loop spends around the decision, on real `AF_XDP` rings, as root:
+//! What a worker's loop spends around the decision, on real `AF_XDP` rings and on rings in memory, as root:
 //! `cargo bench -p benches --bench io`.
 //!
 //! A veth pair joins two namespaces. From one of them, datagrams of known flows are sent to a VIP, all of
@@ -6,6 +6,9 @@
 //! and the thread that sent calls [`Engine::round`]. A clock is read around the round, the decision and
 //! each call of the port that works on a whole burst, and what reading it takes is subtracted. What is
 //! left of the round is the loop itself. Sizes of bursts take turns.
+//!
+//! The same is done with a queue in memory, whose frames come from this thread, too. Its rings are no
+//! socket's, so only decision and loop are told of it: what they take when no kernel works in between.
 
 use std::{
     cell::Cell,
@@ -24,7 +27,10 @@ use benches::lab::{Namespace, Netlink, TUNNEL_MTU, VethEnd};
 use dataplane::{
     counters::WorkerCounters,
     forward::{BURST, Forwarder, ForwarderConfig, Outcome, Packet},
-    port::{Activity, Census, NoPassPath, Outgoing, QueuePort, Received, Wake},
+    port::{
+        Activity, Census, NoPassPath, Outgoing, QueuePort, Received, Wake,
+        memory::{self, MemoryConfig, MemoryNic, MemoryPort},
+    },
     service::{
         HashFunction, MacAddress, Protocol, Publisher, RealSpec, ServiceControl, ServiceSpec,
         Settings, VipFlags, VipKey, VipSpec,
@@ -32,7 +38,7 @@ use dataplane::{
     worker::{Balance, Decision, Engine, WorkerConfig},
     xsk::{SocketMode, XskConfig, XskPort},
 };
-use xdp_redirect::{Redirect, VipEntry, XdpMode};
+use xdp_redirect::{Redirect, Tag, VipEntry, XdpMode};
 
 const FAR: &str = "far0";
 const NEAR: &str = "near0";
@@ -41,6 +47,8 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const PORT: u16 = 443;
 /// Clients, each with a flow.
 const FLOWS: usize = 256;
+/// Bytes of a datagram.
+const PAYLOAD: usize = 18;
 /// Bursts that are measured.
 const SIZES: [usize; 4] = [1, 2, 4, BURST];
 const REPETITIONS: usize = 21;
@@ -73,6 +81,9 @@ impl Part {
     ];
 }
 
+/// Nanoseconds per packet, by part.
+type Sample = [f64; Part::ALL.len()];
+
 /// Nanoseconds by part, and how often the clock was read for them.
 #[derive(Default)]
 struct Times {
@@ -98,13 +109,13 @@ impl Times {
 }
 
 /// A port whose calls are timed.
-struct TimedPort {
-    port: XskPort,
+struct TimedPort<P> {
+    port: P,
     times: Rc<Times>,
 }
 
-impl QueuePort for TimedPort {
-    type Chunk = <XskPort as QueuePort>::Chunk;
+impl<P: QueuePort> QueuePort for TimedPort<P> {
+    type Chunk = P::Chunk;
 
     fn receive(&mut self, out: &mut ArrayVec<Received<Self::Chunk>, BURST>) -> usize {
         self.times.take(Part::Receive, || self.port.receive(out))
@@ -197,52 +208,155 @@ impl Decision for TimedDecision {
     }
 }
 
-/// A worker's loop at one end of the pair and clients at the other.
-struct Rig {
-    /// Holds the XDP program.
-    _redirect: Redirect,
-    _publisher: Publisher,
-    engine: Engine<TimedPort, TimedDecision>,
+/// Where packets of known flows come from.
+trait Source {
+    /// Sends so many, of one flow after the other.
+    fn send(&mut self, packets: usize) -> Result<()>;
+}
+
+/// Clients at the other end of the pair.
+struct Clients {
+    sockets: Vec<UdpSocket>,
+    next: usize,
+}
+
+impl Source for Clients {
+    fn send(&mut self, packets: usize) -> Result<()> {
+        for _ in 0..packets {
+            self.sockets[self.next].send(&[0; PAYLOAD])?;
+            self.next = (self.next + 1) % self.sockets.len();
+        }
+        Ok(())
+    }
+}
+
+/// The other end of a queue in memory.
+struct Injected {
+    nic: MemoryNic,
+    /// As the XDP program hands it over.
+    frame: Vec<u8>,
+    /// Where its source port is.
+    port_at: usize,
+    next: u16,
+}
+
+impl Injected {
+    fn new(nic: MemoryNic, tag: Tag) -> Self {
+        const UDP: usize = 8;
+        const IPV4: usize = 20;
+        const ETHERNET: usize = 14;
+        // Whatever leaves has arrived.
+        nic.discard(true);
+        let room = usize::from(tag.room);
+        let mut frame = vec![0; room + ETHERNET + IPV4 + UDP + PAYLOAD];
+        frame[..Tag::SIZE].copy_from_slice(&tag.to_bytes());
+        let (length, udp_length) = ((IPV4 + UDP + PAYLOAD) as u8, (UDP + PAYLOAD) as u8);
+        let packet = &mut frame[room + ETHERNET - 2..];
+        packet[..12].copy_from_slice(&[8, 0, 0x45, 0, 0, length, 0, 0, 0, 0, 64, 17]);
+        packet[14..18].copy_from_slice(&CLIENT.octets());
+        packet[18..22].copy_from_slice(&VIP.octets());
+        packet[24..26].copy_from_slice(&PORT.to_be_bytes());
+        packet[26..28].copy_from_slice(&[0, udp_length]);
+        Self {
+            nic,
+            frame,
+            port_at: room + ETHERNET + IPV4,
+            next: 0,
+        }
+    }
+}
+
+impl Source for Injected {
+    fn send(&mut self, packets: usize) -> Result<()> {
+        for _ in 0..packets {
+            let port = 1024 + self.next;
+            self.frame[self.port_at..][..2].copy_from_slice(&port.to_be_bytes());
+            let arrived = self.nic.inject(&self.frame);
+            ensure!(arrived.is_ok(), "a frame did not arrive: {arrived:?}");
+            self.next = (self.next + 1) % FLOWS as u16;
+        }
+        Ok(())
+    }
+}
+
+/// A worker's loop, and what sends to it.
+struct Rig<P: QueuePort> {
+    engine: Engine<TimedPort<P>, TimedDecision>,
+    source: Box<dyn Source>,
     counters: Arc<WorkerCounters>,
-    clients: Vec<UdpSocket>,
-    next_client: usize,
+    _publisher: Publisher,
+    /// Holds the XDP program, if there is one.
+    _redirect: Option<Redirect>,
     times: Rc<Times>,
     clock_ns: f64,
 }
 
-impl Rig {
-    fn new(far: &Namespace, near: &Namespace) -> Result<Self> {
-        let (far_links, near_links) = (Netlink::open(far)?, Netlink::open(near)?);
-        let end = |namespace, name| VethEnd { namespace, name };
-        far_links.add_veth(end(far, FAR), end(near, NEAR), 1, TUNNEL_MTU)?;
-        far_links.set_up(FAR)?;
-        near_links.set_up(NEAR)?;
-        far_links.add_address(FAR, CLIENT.into(), 24)?;
-        // For the kernel to answer ARP requests.
-        near_links.add_address(NEAR, VIP.into(), 24)?;
-        far.disable_tx_checksum(FAR)?;
+/// At one end of a veth pair.
+fn on_sockets(far: &Namespace, near: &Namespace) -> Result<Rig<XskPort>> {
+    let (far_links, near_links) = (Netlink::open(far)?, Netlink::open(near)?);
+    let end = |namespace, name| VethEnd { namespace, name };
+    far_links.add_veth(end(far, FAR), end(near, NEAR), 1, TUNNEL_MTU)?;
+    far_links.set_up(FAR)?;
+    near_links.set_up(NEAR)?;
+    far_links.add_address(FAR, CLIENT.into(), 24)?;
+    // For the kernel to answer ARP requests.
+    near_links.add_address(NEAR, VIP.into(), 24)?;
+    far.disable_tx_checksum(FAR)?;
 
-        let table = ServiceControl::new().apply(&services(far_links.link(FAR)?.address))?;
-        let vip = table.vips().next().context("the VIP is missing")?;
-        let entry = VipEntry {
-            address: vip.key.address,
-            prefix_len: vip.key.prefix_len,
-            port: vip.key.port,
-            protocol: vip.key.protocol.number(),
-            generation: vip.generation,
-            vip: vip.number,
-            room: vip.room,
-        };
-        let publisher = Publisher::new(table);
-        let mut redirect = Redirect::load()?;
-        redirect.apply_vips(&[entry])?;
-        let port = near.run(|| -> Result<XskPort> {
-            redirect.attach_to(NEAR, XdpMode::Native)?;
-            let mut config = XskConfig::new(NEAR, 0);
-            config.mode = SocketMode::Copy;
-            Ok(XskPort::open(&config)?)
-        })??;
-        redirect.set_socket(0, port.socket_fd())?;
+    let table = ServiceControl::new().apply(&services(far_links.link(FAR)?.address))?;
+    let vip = table.vips().next().context("the VIP is missing")?;
+    let entry = VipEntry {
+        address: vip.key.address,
+        prefix_len: vip.key.prefix_len,
+        port: vip.key.port,
+        protocol: vip.key.protocol.number(),
+        generation: vip.generation,
+        vip: vip.number,
+        room: vip.room,
+    };
+    let mut redirect = Redirect::load()?;
+    redirect.apply_vips(&[entry])?;
+    let port = near.run(|| -> Result<XskPort> {
+        redirect.attach_to(NEAR, XdpMode::Native)?;
+        let mut config = XskConfig::new(NEAR, 0);
+        config.mode = SocketMode::Copy;
+        Ok(XskPort::open(&config)?)
+    })??;
+    redirect.set_socket(0, port.socket_fd())?;
+    let sockets = far.run(|| {
+        let sockets = (0..FLOWS).map(|_| {
+            let socket = UdpSocket::bind((CLIENT, 0))?;
+            socket.connect(SocketAddr::from((VIP, PORT)))?;
+            Ok(socket)
+        });
+        sockets.collect::<io::Result<Vec<_>>>()
+    })??;
+    let source = Box::new(Clients { sockets, next: 0 });
+    Rig::new(Publisher::new(table), port, source, Some(redirect))
+}
+
+/// At a queue in memory.
+fn in_memory() -> Result<Rig<MemoryPort>> {
+    let table = ServiceControl::new().apply(&services([2, 0, 0, 0, 0, 1]))?;
+    let vip = table.vips().next().context("the VIP is missing")?;
+    let tag = Tag {
+        generation: vip.generation,
+        vip: vip.number,
+        room: vip.room,
+        zero: 0,
+    };
+    let (port, nic) = memory::pair(&MemoryConfig::default())?;
+    let source = Box::new(Injected::new(nic, tag));
+    Rig::new(Publisher::new(table), port, source, None)
+}
+
+impl<P: QueuePort> Rig<P> {
+    fn new(
+        publisher: Publisher,
+        port: P,
+        source: Box<dyn Source>,
+        redirect: Option<Redirect>,
+    ) -> Result<Self> {
         let counters = Arc::new(WorkerCounters::new());
         let forwarder = Forwarder::new(
             &ForwarderConfig {
@@ -264,32 +378,36 @@ impl Rig {
             Box::new(NoPassPath),
             TimedDecision(Rc::clone(&times)),
         );
-        let clients = far.run(|| {
-            let clients = (0..FLOWS).map(|_| {
-                let client = UdpSocket::bind((CLIENT, 0))?;
-                client.connect(SocketAddr::from((VIP, PORT)))?;
-                Ok(client)
-            });
-            clients.collect::<io::Result<Vec<_>>>()
-        })??;
-        Ok(Self {
-            _redirect: redirect,
-            _publisher: publisher,
+        let mut rig = Self {
             engine,
+            source,
             counters,
-            clients,
-            next_client: 0,
+            _publisher: publisher,
+            _redirect: redirect,
             times,
             clock_ns: clock_cost(),
-        })
+        };
+        // Every flow becomes known.
+        for _ in 0..FLOWS / BURST {
+            rig.burst(BURST)?;
+        }
+        Ok(rig)
+    }
+
+    /// Samples of every size of bursts, in turn.
+    fn samples(&mut self) -> Result<[Vec<Sample>; SIZES.len()]> {
+        let mut samples = SIZES.map(|_| Vec::new());
+        for _ in 0..REPETITIONS {
+            for (size, samples) in SIZES.into_iter().zip(&mut samples) {
+                samples.push(self.sample(size)?);
+            }
+        }
+        Ok(samples)
     }
 
     /// Has a burst arrive and forwards it; nanoseconds of the round.
     fn burst(&mut self, packets: usize) -> Result<f64> {
-        for _ in 0..packets {
-            self.clients[self.next_client].send(&[0; 18])?;
-            self.next_client = (self.next_client + 1) % self.clients.len();
-        }
+        self.source.send(packets)?;
         let started = Instant::now();
         while self.engine.census().rx < packets {
             ensure!(
@@ -309,7 +427,7 @@ impl Rig {
     }
 
     /// Nanoseconds per packet, by part.
-    fn sample(&mut self, size: usize) -> Result<[f64; Part::ALL.len()]> {
+    fn sample(&mut self, size: usize) -> Result<Sample> {
         let bursts = PACKETS / size;
         let packets = (bursts * size) as f64;
         // The first ones find the caches as bursts of another size left them.
@@ -330,7 +448,11 @@ impl Rig {
         );
         // Every part is timed once in a round that has frames, which takes two readings of the clock; an
         // interval has one of them in it.
-        let intervals = self.times.intervals.get() as f64;
+        let intervals = self.times.intervals.get();
+        ensure!(
+            intervals == (bursts * (Part::ALL.len() - 1)) as u64,
+            "in {bursts} rounds {intervals} parts were timed"
+        );
         let timed: u64 = self.times.spent.iter().map(Cell::get).sum();
         let mut parts = self
             .times
@@ -338,7 +460,7 @@ impl Rig {
             .each_ref()
             .map(|spent| (spent.get() as f64 - bursts as f64 * self.clock_ns) / packets);
         parts[Part::Loop as usize] =
-            (rounds_ns - timed as f64 - intervals * self.clock_ns) / packets;
+            (rounds_ns - timed as f64 - intervals as f64 * self.clock_ns) / packets;
         Ok(parts)
     }
 }
@@ -384,48 +506,47 @@ fn spread(mut values: Vec<f64>) -> String {
     format!("{median:.1} ({least:.1}–{most:.1})")
 }
 
+/// A row for each of these, with a column for each size of bursts.
+fn table(samples: &[Vec<Sample>; SIZES.len()], rows: &[(&str, &[Part])]) -> Result<String> {
+    let mut table = String::from("| ns per packet |");
+    for size in SIZES {
+        write!(table, " burst {size} |")?;
+    }
+    for (name, parts) in rows {
+        write!(table, "\n| {name} |")?;
+        for samples in samples {
+            let sums = samples.iter().map(|sample| {
+                let parts = parts.iter().map(|part| sample[*part as usize]);
+                parts.sum::<f64>()
+            });
+            write!(table, " {} |", spread(sums.collect()))?;
+        }
+    }
+    Ok(table)
+}
+
 fn main() -> Result<()> {
     let (far, near) = (Namespace::new("far")?, Namespace::new("near")?);
     for namespace in [&far, &near] {
         // Without IPv6 in the kernel there is no such setting, and nothing to switch off.
         let _ = namespace.sysctl("ipv6/conf/default/disable_ipv6", "1");
     }
-    let mut rig = Rig::new(&far, &near)?;
-    // Every flow becomes known.
-    for _ in 0..FLOWS / BURST {
-        rig.burst(BURST)?;
-    }
-    let mut samples = SIZES.map(|_| Vec::new());
-    for _ in 0..REPETITIONS {
-        for (size, samples) in SIZES.into_iter().zip(&mut samples) {
-            samples.push(rig.sample(size)?);
-        }
-    }
-    let mut table = String::from("| ns per packet |");
-    for size in SIZES {
-        write!(table, " burst {size} |")?;
-    }
-    let mut row = |name: &str, value: &dyn Fn(&[f64; Part::ALL.len()]) -> f64| -> Result<()> {
-        write!(table, "\n| {name} |")?;
-        for samples in &samples {
-            write!(table, " {} |", spread(samples.iter().map(value).collect()))?;
-        }
-        Ok(())
-    };
-    for (part, name) in Part::ALL {
-        row(name, &|sample| sample[part as usize])?;
-    }
+    let mut rig = on_sockets(&far, &near)?;
     let rings = [Part::Reap, Part::Receive, Part::Transmit, Part::Refill];
-    row("four rings", &|sample| {
-        rings.iter().map(|&ring| sample[ring as usize]).sum()
-    })?;
-    row("four rings and loop", &|sample| {
-        let rings = rings.iter().map(|&ring| sample[ring as usize]);
-        rings.sum::<f64>() + sample[Part::Loop as usize]
-    })?;
-    println!(
-        "{table}\n\nOne reading of the clock takes {:.1} ns.",
-        rig.clock_ns
-    );
+    let all = [&rings[..], &[Part::Loop]].concat();
+    let mut rows: Vec<(&str, &[Part])> = Part::ALL
+        .iter()
+        .map(|(part, name)| (*name, std::slice::from_ref(part)))
+        .collect();
+    rows.push(("four rings", &rings));
+    rows.push(("four rings and loop", &all));
+    println!("{}", table(&rig.samples()?, &rows)?);
+
+    let rows: [(&str, &[Part]); 2] = [
+        ("in memory: loop", &[Part::Loop]),
+        ("in memory: decision", &[Part::Decide]),
+    ];
+    println!("\n{}", table(&in_memory()?.samples()?, &rows)?);
+    println!("\nOne reading of the clock takes {:.1} ns.", rig.clock_ns);
     Ok(())
 }
