@@ -39,6 +39,12 @@ use progress::Progress;
 pub fn run(options: &BenchOptions) -> Result<()> {
     report::outputs::check(options)?;
     // Nobody has to read it.
+    for (option, about) in options.without_effect() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "Warning: {option} changes nothing here: it is about {about}."
+        );
+    }
     let _ = writeln!(
         std::io::stderr(),
         "This takes about {}.",

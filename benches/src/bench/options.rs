@@ -58,7 +58,7 @@ pub struct BenchOptions {
     /// Which CPUs do what on the wire
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
     pub layout: Vec<Layout>,
-    /// Queues on the wire [default: 1, 2]
+    /// Queues on the wire [default: 1, 2; quick: 1]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=8))]
     pub queues: Vec<u32>,
     /// How workers are scheduled on the wire [default: rt]
@@ -98,6 +98,43 @@ impl BenchOptions {
     /// Whether a part is to be measured.
     pub fn measures(&self, part: Part) -> bool {
         self.part.is_none_or(|asked| asked == part)
+    }
+
+    /// Options that were given although they change nothing in what is measured, each with what it is about.
+    pub fn without_effect(&self) -> Vec<(&'static str, &'static str)> {
+        let wire = self.measures(Part::Wire);
+        let decisions = self.measures(Part::Decision);
+        let bursts = decisions && self.datapaths().contains(&Datapath::Xsk);
+        let given = [
+            ("--layout", !self.layout.is_empty(), wire, "the wire"),
+            ("--queues", !self.queues.is_empty(), wire, "the wire"),
+            (
+                "--scheduling",
+                !self.scheduling.is_empty(),
+                wire,
+                "the wire",
+            ),
+            ("--trial", self.trial.is_some(), wire, "the wire"),
+            ("--family", !self.family.is_empty(), decisions, "decisions"),
+            ("--case", !self.case.is_empty(), decisions, "decisions"),
+            (
+                "--workers",
+                !self.workers.is_empty(),
+                bursts,
+                "decisions of `xsk`",
+            ),
+            (
+                "--burst",
+                self.burst != dataplane::forward::BURST,
+                bursts,
+                "decisions of `xsk`",
+            ),
+        ];
+        given
+            .into_iter()
+            .filter(|(_, is_given, has_effect, _)| *is_given && !has_effect)
+            .map(|(name, _, _, about)| (name, about))
+            .collect()
     }
 
     /// Repetitions of each measurement.
@@ -217,5 +254,43 @@ impl Default for BenchOptions {
             trial: None,
             tolerate_load: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_other_part_are_told() {
+        let all = BenchOptions {
+            layout: vec![Layout::Split],
+            queues: vec![1],
+            scheduling: vec![Scheduling::Normal],
+            trial: Some(100),
+            family: vec![IpFamily::V4],
+            case: vec![Case::Hit],
+            workers: vec![2],
+            burst: 2,
+            ..BenchOptions::default()
+        };
+        let told = |part, datapath: &[Datapath]| {
+            let options = BenchOptions {
+                part,
+                datapath: datapath.to_vec(),
+                ..all.clone()
+            };
+            let names = options.without_effect().into_iter();
+            names.map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let on_the_wire = ["--layout", "--queues", "--scheduling", "--trial"];
+        assert!(told(None, &[]).is_empty());
+        assert_eq!(told(Some(Part::Decision), &[]), on_the_wire);
+        assert_eq!(
+            told(Some(Part::Wire), &[]),
+            ["--family", "--case", "--workers", "--burst"]
+        );
+        assert_eq!(told(None, &[Datapath::Kernel]), ["--workers", "--burst"]);
+        assert!(BenchOptions::default().without_effect().is_empty());
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use dataplane::forward::BURST;
+
 use super::Report;
 use crate::bench::{
     machine::Machine,
@@ -132,9 +134,13 @@ fn disturbed(row: &Row) -> usize {
 
 /// One line for each kind of packet and number of flows, with the datapaths side by side.
 fn decision_table(rows: &[&DecisionRow]) -> String {
-    let mut text =
-        "\n| packets | flows | xsk, ns | kernel, ns | kernel / xsk |\n|---|--:|--:|--:|--:|\n"
-            .to_owned();
+    let burst = rows
+        .iter()
+        .find(|row| row.datapath == Datapath::Xsk && row.burst != BURST)
+        .map_or_else(String::new, |row| format!(" in bursts of {}", row.burst));
+    let mut text = format!(
+        "\n| packets | flows | xsk{burst}, ns | kernel, ns | kernel / xsk |\n|---|--:|--:|--:|--:|\n"
+    );
     let mut done: Vec<(IpFamily, Case, u64, usize)> = Vec::new();
     for row in rows {
         let key = |row: &DecisionRow| (row.family, row.case, row.flows, row.workers);
@@ -281,6 +287,16 @@ mod tests {
         ] {
             assert!(text.contains(part), "no `{part}` in {text}");
         }
+    }
+
+    #[test]
+    fn other_bursts_than_full_ones_are_said() {
+        let mut report = report();
+        assert!(tables(&report).contains("| xsk, ns |"));
+        if let Row::Decision(row) = &mut report.rows[0] {
+            row.burst = 2;
+        }
+        assert!(tables(&report).contains("| xsk in bursts of 2, ns |"));
     }
 
     #[test]

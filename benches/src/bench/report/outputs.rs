@@ -47,6 +47,7 @@ fn can_write(path: &Path) -> Result<()> {
 /// The page of that name with these figures, or a new one.
 pub(super) fn page(path: &Path, figures: &str) -> Result<String> {
     match fs::read_to_string(path) {
+        Ok(page) if page.is_empty() => Ok(markdown::page(figures)),
         Ok(page) => markdown::replaced(&page, figures).with_context(|| {
             format!(
                 "{} has no place for the figures: put the lines `<!-- figures: begin -->` and \
