@@ -23,7 +23,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use arrayvec::ArrayVec;
-use benches::lab::{Namespace, Netlink, TUNNEL_MTU, VethEnd};
+use benches::{
+    lab::{Namespace, Netlink, TUNNEL_MTU, VethEnd},
+    vips,
+};
 use dataplane::{
     counters::WorkerCounters,
     forward::{BURST, Forwarder, ForwarderConfig, Outcome, Packet},
@@ -38,7 +41,7 @@ use dataplane::{
     worker::{Balance, Decision, Engine, WorkerConfig},
     xsk::{SocketMode, XskConfig, XskPort},
 };
-use xdp_redirect::{Redirect, Tag, VipEntry, XdpMode};
+use xdp_redirect::{Redirect, Tag, XdpMode};
 
 const FAR: &str = "far0";
 const NEAR: &str = "near0";
@@ -304,18 +307,8 @@ fn on_sockets(far: &Namespace, near: &Namespace) -> Result<Rig<XskPort>> {
     far.disable_tx_checksum(FAR)?;
 
     let table = ServiceControl::new().apply(&services(far_links.link(FAR)?.address))?;
-    let vip = table.vips().next().context("the VIP is missing")?;
-    let entry = VipEntry {
-        address: vip.key.address,
-        prefix_len: vip.key.prefix_len,
-        port: vip.key.port,
-        protocol: vip.key.protocol.number(),
-        generation: vip.generation,
-        vip: vip.number,
-        room: vip.room,
-    };
     let mut redirect = Redirect::load()?;
-    redirect.apply_vips(&[entry])?;
+    redirect.apply_vips(&vips::entries(&table))?;
     let port = near.run(|| -> Result<XskPort> {
         redirect.attach_to(NEAR, XdpMode::Native)?;
         let mut config = XskConfig::new(NEAR, 0);

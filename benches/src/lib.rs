@@ -9,5 +9,6 @@ pub mod demo;
 pub mod guest;
 pub mod lab;
 pub mod traffic;
+pub mod vips;
 
 pub use workload;

@@ -8,17 +8,18 @@ use std::time::Duration;
 use anyhow::Result;
 use benches::lab::{Lab, LabOptions, plan, requirements};
 use benches::traffic::{Plan, Server, run_connections, run_datagrams};
+use benches::vips;
 use dataplane::counters::WorkerCounters;
 use dataplane::forward::{Forwarder, ForwarderConfig};
 use dataplane::port::NoPassPath;
 use dataplane::service::{
     Encapsulation, MacAddress, Protocol, Publisher, RealSpec, ServiceControl, ServiceSpec,
-    ServiceTable, Settings, VipFlags, VipKey, VipSpec,
+    Settings, VipFlags, VipKey, VipSpec,
 };
 use dataplane::worker::{WorkerConfig, WorkerHandle, spawn};
 use dataplane::xsk::{XskConfig, XskPort};
 use maglev::HashFunction;
-use xdp_redirect::{Redirect, VipEntry, XdpMode};
+use xdp_redirect::{Redirect, XdpMode};
 
 const PORT: u16 = 7000;
 const QUEUES: u32 = 2;
@@ -57,21 +58,6 @@ fn spec(lab: &Lab, encapsulation: Encapsulation) -> Result<ServiceSpec> {
     })
 }
 
-fn entries(table: &ServiceTable) -> Vec<VipEntry> {
-    table
-        .vips()
-        .map(|vip| VipEntry {
-            address: vip.key.address,
-            prefix_len: vip.key.prefix_len,
-            port: vip.key.port,
-            protocol: vip.key.protocol.number(),
-            generation: vip.generation,
-            vip: vip.number,
-            room: vip.room,
-        })
-        .collect()
-}
-
 fn balance(encapsulation: Encapsulation) -> Result<()> {
     let lab = Lab::new(LabOptions {
         reals: REALS,
@@ -87,7 +73,7 @@ fn balance(encapsulation: Encapsulation) -> Result<()> {
     let publisher = Publisher::new(Arc::clone(&table));
     let (mut redirect, workers) = lab.balancer().run(|| -> Result<_> {
         let mut redirect = Redirect::attach(plan::BALANCER_INTERFACE, XdpMode::Native)?;
-        redirect.apply_vips(&entries(&table))?;
+        redirect.apply_vips(&vips::entries(&table))?;
         let workers = (0..QUEUES)
             .map(|queue| {
                 let port = XskPort::open(&XskConfig::new(plan::BALANCER_INTERFACE, queue))?;

@@ -90,9 +90,7 @@ fn on_one_cpu<R>(work: impl FnOnce(&[usize]) -> Result<R>) -> Result<R> {
         .filter(|&cpu| allowed.is_set(cpu).unwrap_or(false))
         .collect();
     let last = *cpus.first().context("this thread has no CPU")?;
-    let mut one = CpuSet::new();
-    one.set(last).context("cannot name a CPU")?;
-    sched_setaffinity(this, &one).context("cannot pin this thread")?;
+    pin::pin(last)?;
     let result = work(&cpus);
     sched_setaffinity(this, &allowed).context("cannot free this thread")?;
     result

@@ -157,7 +157,7 @@ impl Forwarder {
         };
         let mut received_bytes = 0;
         let mut any_dropped = false;
-        let (mut plain_v4, mut plain_v6) = (Slots::NONE, Slots::NONE);
+        let (mut plain_v4, mut plain_v6) = (Slots::default(), Slots::default());
         let mut others = 0;
         for (slot, (packet, waiting)) in burst.iter_mut().zip(&mut self.waiting).enumerate() {
             received_bytes += packet.len() as u64;

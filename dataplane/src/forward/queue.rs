@@ -151,7 +151,8 @@ impl<A: Family> Queue<A> {
         any_dropped
     }
 
-    /// Apart, so that the loop for IPIP keeps the registers.
+    /// Apart, so that only the loop for IPIP is part of its caller: apart as well, it would take 9 instructions a
+    /// packet more.
     #[inline(never)]
     fn resolve_in_gue(
         &mut self,
@@ -179,6 +180,7 @@ impl<A: Family> Queue<A> {
         let shortcuts = Shortcuts::of(stage);
         let mut long = self.long.iter();
         for slot in slots {
+            // Every place is that of a packet of the burst.
             let Some(packet) = burst.get_mut(slot) else {
                 break;
             };
@@ -196,6 +198,7 @@ impl<A: Family> Queue<A> {
                 Way::New => lane.resolve_new(stage, &shortcuts, one, packet, slot),
                 Way::Long => match long.next() {
                     Some(pending) => lane.resolve_any(stage, pending, packet),
+                    // There is one for each; else the packet stays the kernel's, as at admission.
                     None => continue,
                 },
             };

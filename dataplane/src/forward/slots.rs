@@ -9,8 +9,6 @@ const _: () = assert!(BURST == u64::BITS as usize, "a bit for each packet");
 pub(super) struct Slots(u64);
 
 impl Slots {
-    pub(super) const NONE: Self = Self(0);
-
     /// Adds a place.
     #[inline]
     pub(super) const fn insert(&mut self, slot: usize) {
@@ -63,12 +61,12 @@ mod tests {
 
     #[test]
     fn places_come_out_in_order_and_once() {
-        let mut slots = Slots::NONE;
+        let mut slots = Slots::default();
         for slot in [63, 0, 7, 7] {
             slots.insert(slot);
         }
         assert_eq!(slots.into_iter().collect::<Vec<_>>(), [0, 7, 63]);
-        let mut others = Slots::NONE;
+        let mut others = Slots::default();
         assert!(others.is_empty());
         others.insert(8);
         slots.join(others);

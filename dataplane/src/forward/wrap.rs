@@ -53,6 +53,7 @@ macro_rules! wrap {
 
             #[inline]
             fn head_in(roomy: &Self::Roomy) -> &<$address as Headed>::Head {
+                // Room and head are all there is, so it is long enough.
                 const NONE: [u8; $head] = [0; $head];
                 roomy.last_chunk().unwrap_or(&NONE)
             }

@@ -1,6 +1,7 @@
 //! When to tell the kernel to transmit.
 //!
-//! In copy mode one call moves a limited number of frames (32) and says `EAGAIN` when there are
+//! In copy mode one call moves a limited number of frames (32, or as many as the
+//! socket was told to) and says `EAGAIN` when there are
 //! more, which is also what it says when it can take none. Only the ring tells the two apart: as
 //! long as a call makes it shorter, the next one is worth its price. A zero-copy driver takes frames
 //! by itself once it runs and clears its wish to be called.

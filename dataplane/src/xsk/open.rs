@@ -151,11 +151,12 @@ impl Attempt<'_> {
                 .and_then(|()| options::set_busy_poll_budget(fd, BUSY_POLL_BUDGET))
                 .map_err(|error| self.refused("setting busy polling", error))?;
         }
-        if !zero_copy && options::set_send_budget(fd, BURST as u16).is_err() {
+        if !zero_copy && let Err(error) = options::set_send_budget(fd, BURST as u16) {
             tracing::debug!(
                 interface = self.config.interface,
                 queue = self.config.queue,
-                "this kernel sends 32 frames at a time",
+                %error,
+                "the kernel keeps to 32 frames a send",
             );
         }
         let probe = SocketProbe::new(fd)

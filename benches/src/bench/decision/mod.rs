@@ -32,8 +32,7 @@ pub(crate) struct Setting {
 
 /// A datapath that is ready for samples.
 enum Subject {
-    /// And how many threads decide at the same time.
-    Xsk(Team, usize),
+    Xsk(Team),
     Kernel(Box<InKernel>),
 }
 
@@ -51,10 +50,7 @@ impl Subject {
             Datapath::Xsk => options
                 .workers()
                 .into_iter()
-                .map(|workers| {
-                    let team = Team::new(setting, options.burst, &cpus[..workers])?;
-                    Ok(Self::Xsk(team, workers))
-                })
+                .map(|workers| Team::new(setting, options.burst, &cpus[..workers]).map(Self::Xsk))
                 .collect(),
             Datapath::Kernel if flows <= MOST_KERNEL_FLOWS => {
                 Ok(vec![Self::Kernel(Box::new(InKernel::new(family, flows)?))])
@@ -65,14 +61,15 @@ impl Subject {
 
     const fn datapath(&self) -> Datapath {
         match self {
-            Self::Xsk(..) => Datapath::Xsk,
+            Self::Xsk(_) => Datapath::Xsk,
             Self::Kernel(_) => Datapath::Kernel,
         }
     }
 
+    /// How many threads decide at the same time.
     const fn workers(&self) -> usize {
         match self {
-            Self::Xsk(_, workers) => *workers,
+            Self::Xsk(team) => team.size(),
             Self::Kernel(_) => 1,
         }
     }
@@ -80,7 +77,7 @@ impl Subject {
     /// Nanoseconds per packet, over at least this many packets.
     fn sample(&mut self, case: Case, packets: u64) -> Result<f64> {
         match self {
-            Self::Xsk(team, _) => team.sample(case, packets),
+            Self::Xsk(team) => team.sample(case, packets),
             Self::Kernel(bench) => bench.sample(case, packets),
         }
     }

@@ -41,6 +41,11 @@ impl Team {
         })
     }
 
+    /// How many forwarders.
+    pub(crate) const fn size(&self) -> usize {
+        self.members.len()
+    }
+
     /// Each decides `packets` packets; nanoseconds per packet of all of them together: half of what one takes
     /// if two do not disturb each other.
     pub(crate) fn sample(&mut self, case: Case, packets: u64) -> Result<f64> {

@@ -11,9 +11,7 @@ use dataplane::{
     worker::{self, Balance, Priority, WorkerConfig, WorkerHandle},
     xsk::{SocketMode, SocketProbe, XskConfig, XskPort},
 };
-use xdp_redirect::{
-    Balancer, BalancerEvent, CountCounter, Redirect, ReflectProgram, VipEntry, XdpMode,
-};
+use xdp_redirect::{Balancer, BalancerEvent, CountCounter, Redirect, ReflectProgram, XdpMode};
 
 use super::{
     account::Workers,
@@ -25,6 +23,7 @@ use crate::bench::{
     row::{Datapath, Scheduling},
     services,
 };
+use crate::vips;
 
 /// A datapath that forwards, until it is dropped.
 pub(crate) enum Device {
@@ -158,7 +157,7 @@ impl Group {
         let name = site.near_name.as_str();
         let publisher = Publisher::new(Arc::clone(table));
         let mut redirect = Redirect::load()?;
-        redirect.apply_vips(&entries(table))?;
+        redirect.apply_vips(&vips::entries(table))?;
         redirect.attach_to(name, XdpMode::Native)?;
         let mut workers = Vec::new();
         for queue in 0..site.queues {
@@ -248,19 +247,4 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.redirect.detach();
     }
-}
-
-fn entries(table: &ServiceTable) -> Vec<VipEntry> {
-    table
-        .vips()
-        .map(|vip| VipEntry {
-            address: vip.key.address,
-            prefix_len: vip.key.prefix_len,
-            port: vip.key.port,
-            protocol: vip.key.protocol.number(),
-            generation: vip.generation,
-            vip: vip.number,
-            room: vip.room,
-        })
-        .collect()
 }
